@@ -1,0 +1,299 @@
+"""EMOJI_TOPIC → one record per emoji per micro-batch on MAIN_TOPIC, each event counted exactly once.
+
+Spark reads, checks and counts; one Kafka transaction per micro-batch then holds the batch's counts and the
+offsets up to which its events were read. These offsets, in the consumer group GROUP, are the only memory: a
+start begins where the last committed transaction ended, so a process that dies anywhere leaves nothing half done
+and its Spark checkpoint is thrown away. `kafka-consumer-groups` shows the group's lag like any other's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
+
+from emostream.broker import consumer, partitions, transactional_producer, wait_for_topics
+from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, encode
+from emostream.runtime import EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
+from emostream.settings import Settings
+
+NAME = "main_publisher"
+GROUP = "main-publisher"
+TRANSACTION_SECONDS = 15.0
+
+
+# --- the transformation: pure, native functions only ---
+
+
+def count_events(records: DataFrame) -> DataFrame:
+    """Kafka source columns (value, partition, offset, timestamp) → events counted per emoji and partition.
+
+    A record that is no event has a null `emoji`, so it is counted and can be named, but by itself.
+    """
+    value = F.col("value").cast("string")
+    event = F.from_json(value, "user_id string, emoji string, timestamp string")
+    emoji = event["emoji"]
+    valid = (
+        event["user_id"].isNotNull()
+        & event["timestamp"].isNotNull()
+        & (F.octet_length(emoji) <= MAX_TEXT_BYTES)
+        & (F.trim(emoji) != "")
+        & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
+        # from_json turns 5, true or {"a":1} into their text. What looks like such a text must have been a string.
+        & (~emoji.rlike(r"^[-0-9tfn\[{]") | value.rlike(r'"emoji"\s*:\s*"'))
+    )
+    return (
+        records.groupBy(F.when(valid, emoji).alias("emoji"), "partition")
+        .agg(
+            F.count("*").alias("events"),
+            F.min("offset").alias("first_offset"),
+            F.max("offset").alias("last_offset"),
+            F.min(F.unix_millis("timestamp")).alias("first_accepted_ms"),
+            F.max(F.unix_millis("timestamp")).alias("last_accepted_ms"),
+        )
+        .select("emoji", "partition", "events", "first_offset", "last_offset", "first_accepted_ms", "last_accepted_ms")
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch leaves: its counts, its next offset per partition, and its first bad record per partition."""
+
+    counts: list[Count] = field(default_factory=list)
+    next_offsets: dict[int, int] = field(default_factory=dict)
+    bad_records: int = 0
+    first_bad_offsets: dict[int, int] = field(default_factory=dict)
+
+
+def summarize(rows: Iterable[Row], batch_id: int, batched_ms: int, settings: Settings) -> Batch:
+    """Rows of count_events → a Batch. Counts are ordered by emoji; times are Unix milliseconds."""
+    by_emoji: dict[str, list[Row]] = {}
+    batch = Batch()
+    bad_records = 0
+    for row in rows:
+        next_offset = row["last_offset"] + 1
+        batch.next_offsets[row["partition"]] = max(next_offset, batch.next_offsets.get(row["partition"], 0))
+        if row["emoji"] is None:
+            bad_records += row["events"]
+            batch.first_bad_offsets[row["partition"]] = row["first_offset"]
+        else:
+            by_emoji.setdefault(row["emoji"], []).append(row)
+    for emoji, parts in sorted(by_emoji.items()):
+        events = sum(part["events"] for part in parts)
+        batch.counts.append(
+            Count(
+                emoji=emoji,
+                count=emoji_count(events, settings.events_per_emoji, settings.rounding),
+                events=events,
+                batch_id=batch_id,
+                first_accepted_ms=min(part["first_accepted_ms"] for part in parts),
+                last_accepted_ms=max(part["last_accepted_ms"] for part in parts),
+                batched_ms=batched_ms,
+            )
+        )
+    return Batch(batch.counts, batch.next_offsets, bad_records, batch.first_bad_offsets)
+
+
+def emoji_count(events: int, events_per_emoji: int, rounding: str) -> int:
+    """The `count` of an emoji with at least one event: ceil(events / n), or max(1, events // n) for `floor`."""
+    if rounding == "floor":
+        return max(1, events // events_per_emoji)
+    return -(-events // events_per_emoji)
+
+
+# --- the positions, and the transaction that moves them ---
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where to go on reading EMOJI_TOPIC: the next offset per partition, and the next batch's number."""
+
+    next_offsets: Mapping[int, int]
+    next_batch_id: int
+
+
+def read_positions(settings: Settings, log: Log) -> Positions:
+    """The positions of the last committed transaction; of the oldest events where there is none.
+
+    Events that the broker has deleted before they were read cannot be counted any more: that is said, once.
+    """
+    reader = consumer(settings, GROUP)
+    try:
+        all_partitions = partitions(settings.emoji_topic)
+        oldest, newest = reader.beginning_offsets(all_partitions), reader.end_offsets(all_partitions)
+        next_offsets: dict[int, int] = {}
+        next_batch_id = 0
+        for tp in all_partitions:
+            committed = reader.committed(tp, metadata=True)
+            wanted = committed.offset if committed else 0
+            if committed:
+                next_batch_id = max(next_batch_id, int(committed.metadata or 0) + 1)
+            # Behind the oldest: expired. Beyond the newest: the topic was replaced by a shorter one.
+            next_offsets[tp.partition] = wanted if oldest[tp] <= wanted <= newest[tp] else oldest[tp]
+            if committed and next_offsets[tp.partition] != wanted:
+                log.warning(
+                    "cannot go on where the last batch ended; going on at the oldest event there is",
+                    topic=tp.topic, partition=tp.partition, ended_at=wanted, oldest=oldest[tp], newest=newest[tp],
+                )  # fmt: skip
+        return Positions(next_offsets, next_batch_id)
+    finally:
+        reader.close()
+
+
+class BatchPublisher:
+    """Writes each micro-batch as one transaction: its counts and the positions after it, all or nothing."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self._settings = settings
+        self._log = log
+        self._time_box = TimeBox(log)
+        self._producer: KafkaProducer = transactional_producer(settings, GROUP)
+        self._next_batch_id = 0
+
+    def start(self) -> Positions:
+        """Fence any older publisher, end its open transaction, and return the positions that then stand."""
+        # In this order: positions read first could be those of a transaction that commits a moment later.
+        with self._time_box.limit(TRANSACTION_SECONDS, "starting transactions"):
+            self._producer.init_transactions()
+        with self._time_box.limit(TRANSACTION_SECONDS, "reading the committed positions"):
+            positions = read_positions(self._settings, self._log)
+        self._next_batch_id = positions.next_batch_id
+        return positions
+
+    def publish(self, records: DataFrame, spark_batch_id: int) -> None:
+        """Count a micro-batch and commit it; the shape that foreachBatch calls. Raises KafkaError."""
+        started = time.time()
+        rows = count_events(records).collect()
+        counted = time.time()
+        batch = summarize(rows, self._next_batch_id, round(counted * 1000), self._settings)
+        with self._time_box.limit(TRANSACTION_SECONDS, f"the transaction of batch {self._next_batch_id}"):
+            self._commit(batch)
+        self._next_batch_id += 1
+        events = sum(count.events or 0 for count in batch.counts)
+        if batch.bad_records:
+            self._log.warning(
+                "skipped records that are no events", topic=self._settings.emoji_topic, records=batch.bad_records,
+                first_offset_of_each_partition=json.dumps(batch.first_bad_offsets),
+            )  # fmt: skip
+        self._log.info(
+            "batch", batch_id=self._next_batch_id - 1, events=events, emojis=len(batch.counts),
+            bad=batch.bad_records, count_seconds=counted - started, commit_seconds=time.time() - counted,
+        )  # fmt: skip
+
+    def _commit(self, batch: Batch) -> None:
+        settings = self._settings
+        self._producer.begin_transaction()
+        for count in batch.counts:
+            # Keyed by emoji, so that one emoji's counts stay in order on every topic after this one.
+            self._producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count))
+        offsets = {
+            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(self._next_batch_id), -1)
+            for partition, offset in batch.next_offsets.items()
+        }
+        self._producer.send_offsets_to_transaction(offsets, GROUP)
+        self._producer.commit_transaction()
+
+
+# --- Spark around it ---
+
+
+def make_session(settings: Settings) -> SparkSession:
+    """A Spark session with the Kafka connector, which spark-submit --packages or DATA_DIR/jars brings."""
+    work_dir = settings.data_path / "spark"
+    connector = sorted(str(jar) for jar in (settings.data_path / "jars" / "connector").glob("*.jar"))
+    builder = (
+        SparkSession.builder.appName("emostream-main-publisher")
+        .master(settings.spark_master)
+        # As many as there are cores: each is a task, and 200, the default, took 11 s a batch.
+        .config("spark.sql.shuffle.partitions", 2)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.local.dir", str(work_dir))
+        .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
+        .config("spark.driver.memory", "600m")
+        .config("spark.driver.extraJavaOptions", f"-Djava.io.tmpdir={work_dir} -XX:+UseSerialGC")
+    )
+    if connector:
+        builder = builder.config("spark.jars", ",".join(connector))
+    work_dir.mkdir(parents=True, exist_ok=True)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
+    """EMOJI_TOPIC as a stream, from these offsets on."""
+    starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
+    return (
+        session.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.kafka_bootstrap_servers)
+        .option("subscribe", settings.emoji_topic)
+        .option("startingOffsets", json.dumps(starting))
+        .option("maxOffsetsPerTrigger", settings.max_events_per_batch)
+        .option("kafka.isolation.level", "read_committed")
+        # The source begins each batch behind a long poll that is already under way: 500 ms by default.
+        .option("kafka.fetch.max.wait.ms", 10)
+        .load()
+    )
+
+
+def run(settings: Settings) -> int:
+    """Aggregate until SIGTERM or SIGINT, then count what is on the topic and end."""
+    log = Log("aggregate")
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
+        return 0
+    session = make_session(settings)
+    stop.listen()  # again: PySpark has put its own handler for SIGINT in place
+    publisher = BatchPublisher(settings, log)
+    positions = publisher.start()
+    checkpoint = settings.data_path / "checkpoint"
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    query = (
+        read_events(session, settings, positions.next_offsets)
+        .writeStream.foreachBatch(publisher.publish)
+        .option("checkpointLocation", str(checkpoint))
+        .trigger(processingTime=f"{round(settings.batch_seconds * 1000)} milliseconds")
+        .start()
+    )
+    log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
+    try:
+        _follow(query, settings, stop, log)
+    except StreamingQueryException as error:
+        log.error("the query ended; a successor goes on after the last committed batch", reason=_first_line(error))
+        return EXIT_STUCK
+    finally:
+        session.stop()
+    log.info("stopped")
+    return 0
+
+
+def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log) -> None:
+    """Beat while the query runs; at a stop, let it count what is on the topic. Raises StreamingQueryException."""
+    heartbeat = Heartbeat(settings, NAME)
+    while not stop.requested:
+        if query.awaitTermination(0.5):
+            return
+        heartbeat.beat()
+    heartbeat.end()
+    rest = threading.Thread(target=query.processAllAvailable, daemon=True)
+    rest.start()
+    rest.join(settings.drain_seconds + settings.batch_seconds)
+    if rest.is_alive():
+        log.warning("stopping before all events were counted; the next start counts them", topic=settings.emoji_topic)
+    query.stop()
+
+
+def _first_line(error: StreamingQueryException) -> str:
+    return str(error).strip().splitlines()[0]

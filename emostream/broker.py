@@ -1,0 +1,247 @@
+"""Settings → Kafka producers and consumers, and the topics. The only builder of Kafka client objects.
+
+As a command: `python -m emostream.broker wait|create|replace` waits for the broker, creates the topics
+that are missing, or replaces every topic by an empty one.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+
+from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
+from emostream.settings import Settings
+
+PARTITIONS = 3
+REMINDER_SECONDS = 5.0
+TRANSACTION_TIMEOUT_MS = 10_000
+# kafka-python gives up on a record after two minutes; an accepted one waits as long as there is room.
+NEVER_EXPIRES_MS = 2**31 - 1
+
+
+class BufferFull(Exception):
+    """The producer holds as many records as it may, or the broker never told it of the topic."""
+
+
+def _common(settings: Settings) -> dict[str, object]:
+    return {
+        "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
+        # Back within a second of the broker; the default lets the pause grow to 30 s.
+        "reconnect_backoff_max_ms": 1_000,
+    }
+
+
+def _producing(settings: Settings) -> dict[str, object]:
+    # Idempotence and acks=all are the defaults, but unless named another setting switches them off silently.
+    return _common(settings) | {"metrics_enabled": False, "enable_idempotence": True, "acks": "all", "compression_type": "lz4"}
+
+
+class BoundedProducer:
+    """A producer that lingers and holds at most `max_buffered` records that the broker has not taken yet."""
+
+    def __init__(self, settings: Settings, topic: str, max_buffered: int, log: Log) -> None:
+        """Must be made in the process that uses it: its thread does not survive a fork."""
+        self._topic = topic
+        self._max_buffered = max_buffered
+        self._log = log
+        self._lock = threading.Lock()
+        self._accepted = 0
+        self._acknowledged = 0
+        self._lost = 0
+        self._producer = KafkaProducer(
+            **_producing(settings),
+            linger_ms=settings.linger_ms,
+            # Large enough that a batch ends by its age, not by its size.
+            batch_size=512 * 1024,
+            delivery_timeout_ms=NEVER_EXPIRES_MS,
+            request_timeout_ms=10_000,
+            max_block_ms=1_000,
+        )
+
+    def send(self, value: bytes) -> None:
+        """Accept a record; it goes out within the linger. Raises BufferFull, and then has not accepted it."""
+        with self._lock:
+            if self.buffered >= self._max_buffered:
+                raise BufferFull(f"{self._max_buffered} events are waiting for the broker already")
+            self._accepted += 1
+        try:
+            self._producer.send(self._topic, value).add_callback(self._on_acknowledged).add_errback(self._on_lost)
+        except KafkaError as error:
+            with self._lock:
+                self._accepted -= 1
+            raise BufferFull(f"the broker did not answer for topic {self._topic} ({error})") from error
+
+    @property
+    def buffered(self) -> int:
+        """Records accepted and neither acknowledged nor lost."""
+        return self._accepted - self._acknowledged - self._lost
+
+    def counts(self) -> dict[str, int]:
+        """Records so far by fate."""
+        return {"accepted": self._accepted, "acknowledged": self._acknowledged, "lost": self._lost}
+
+    def drain(self, timeout_seconds: float) -> int:
+        """Send what was accepted; returns how many records were given up after `timeout_seconds`."""
+        try:
+            self._producer.flush(timeout=timeout_seconds)
+        except KafkaTimeoutError:
+            self._log.error(
+                "the broker did not take these events in time; they are lost",
+                topic=self._topic, events=self.buffered, drain_seconds=timeout_seconds,
+            )  # fmt: skip
+        return self.buffered
+
+    # Both run in the producer's one thread, so neither needs the lock for its own counter.
+    def _on_acknowledged(self, _metadata: object) -> None:
+        self._acknowledged += 1
+
+    def _on_lost(self, error: BaseException) -> None:
+        self._lost += 1
+        if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: a flood stays readable
+            self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
+
+
+def transactional_producer(settings: Settings, transactional_id: str) -> KafkaProducer:
+    """A producer for transactions; `init_transactions` fences any older one of the same id."""
+    return KafkaProducer(
+        **_producing(settings),
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        linger_ms=0,
+        # Waits between the steps of a transaction; the default of 100 ms makes one take 220 ms instead of 40.
+        retry_backoff_ms=5,
+    )
+
+
+def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
+    """A consumer of committed records that is assigned its partitions by hand.
+
+    Not subscribed as a group member: after a kill -9 the successor of a member waits for its session to time out.
+    """
+    return KafkaConsumer(
+        **_common(settings),
+        metrics_enabled=False,
+        group_id=group_id,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        # Where a topic was replaced its records start over, and all of them are new.
+        auto_offset_reset="earliest",
+        max_poll_records=2_000,
+    )
+
+
+def partitions(topic: str) -> list[TopicPartition]:
+    """All partitions of a topic of ours."""
+    return [TopicPartition(topic, number) for number in range(PARTITIONS)]
+
+
+def wait_for_topics(settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log) -> bool:
+    """Return True when the broker answers and has all `topics`, False when a stop was requested first.
+
+    Says every few seconds what it is waiting for.
+    """
+    wanted = set(topics)
+
+    def missing() -> str | None:
+        absent = wanted - set(_list_topics(settings))
+        return f"missing topics {', '.join(sorted(absent))}; ./topic.sh creates them" if absent else None
+
+    return _wait(missing, settings, stop, log)
+
+
+def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
+    """Like wait_for_topics, for no topic in particular."""
+    return wait_for_topics(settings, (), stop, log)
+
+
+def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
+    waited_seconds, reminded_seconds = 0.0, -REMINDER_SECONDS
+    while not stop.requested:
+        try:
+            what = missing()
+        except RetriableError as error:
+            what = f"no broker at {settings.kafka_bootstrap_servers} ({error}); ./start.sh kafka starts one"
+        if what is None:
+            return True
+        if waited_seconds - reminded_seconds >= REMINDER_SECONDS:
+            log.warning(f"waiting: {what}", waited_seconds=round(waited_seconds))
+            reminded_seconds = waited_seconds
+        stop.wait(0.5)
+        waited_seconds += 0.5
+    return False
+
+
+def _admin(settings: Settings) -> KafkaAdminClient:
+    return KafkaAdminClient(**_common(settings), bootstrap_timeout_ms=1_000)
+
+
+def _list_topics(settings: Settings) -> list[str]:
+    admin = _admin(settings)
+    try:
+        return list(admin.list_topics())
+    finally:
+        admin.close()
+
+
+def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -> bool:
+    """Create every topic that is missing, after deleting all that are there where `replace` is set.
+
+    Returns False when a stop was requested before it was done.
+    """
+    if not wait_for_broker(settings, stop, log):
+        return False
+    admin = _admin(settings)
+    try:
+        wanted = set(settings.topics)
+        present = wanted & set(admin.list_topics())
+        if replace and present:
+            admin.delete_topics(sorted(present))
+            if not _wait(lambda: _still_there(admin, wanted), settings, stop, log):
+                return False
+            present = set()
+        for name in settings.topics:
+            if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
+                return False
+            log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
+    finally:
+        admin.close()
+    return wait_for_topics(settings, wanted, stop, log)
+
+
+def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
+    left = topics & set(admin.list_topics())
+    return f"the broker is deleting {', '.join(sorted(left))}" if left else None
+
+
+def _create(admin: KafkaAdminClient, name: str) -> str | None:
+    try:
+        # -1 is the broker's own default, which start.sh sets by the number of brokers.
+        admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=-1)])
+    except TopicAlreadyExistsError:
+        return f"the broker is still deleting {name}"
+    except UnknownTopicOrPartitionError:
+        return f"the broker does not know {name} yet"
+    return None
+
+
+def main() -> None:
+    """Entry point of the command in the module's docstring."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+
+    def run(settings: Settings) -> int:
+        stop, log = stop_on_signals(), Log("broker")
+        if command == "wait":
+            return 0 if wait_for_broker(settings, stop, log) else 1
+        return 0 if create_topics(settings, command == "replace", stop, log) else 1
+
+    known = command in ("wait", "create", "replace")
+    run_script(__doc__ or "", run, sys.argv[2:] if known else ["--help"])
+
+
+if __name__ == "__main__":
+    main()

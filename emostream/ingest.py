@@ -1,0 +1,130 @@
+"""POST /send-emoji → one record per tap on EMOJI_TOPIC."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from flask import Flask, Response, jsonify, request
+from granian import Granian
+from granian.constants import Interfaces
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+
+from emostream.broker import BoundedProducer, BufferFull, wait_for_topics
+from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
+from emostream.runtime import Counters, Heartbeat, Log, start_logging, stop_on_signals
+from emostream.settings import Settings
+
+RETRY_AFTER_SECONDS = 1
+# Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
+BROKER_AWAY_AFTER_SECONDS = 5.0
+
+
+def create_app(producer: BoundedProducer, counters: Counters) -> Flask:
+    """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
+    app = Flask("emostream.ingest")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    @app.post("/send-emoji")
+    def send_emoji() -> tuple[Response, int] | tuple[Response, int, dict[str, str]]:
+        """Accept one tap into the producer's buffer: 200, or 4xx for a bad request, or 503 when the buffer is full."""
+        if request.mimetype != "application/json":
+            came = request.mimetype or "none"
+            raise UnsupportedMediaType(f"expected Content-Type: application/json, got {came}")
+        body = request.get_data()
+        if len(body) > MAX_BODY_BYTES:  # Flask looks at Content-Length only, which a chunked body has not
+            raise RequestEntityTooLarge
+        try:
+            producer.send(encode(parse_request(body)))
+        except InvalidRecord as error:
+            counters.add("refused_invalid")
+            return jsonify(error=str(error)), 400
+        except BufferFull as error:
+            counters.add("refused_full")
+            return jsonify(error=f"try again: {error}"), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        counters.add("accepted")
+        return jsonify(status="success", message="Emoji sent to Kafka"), 200
+
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> Response:
+        counters.add("refused_http")
+        what = {
+            404: f"expected POST /send-emoji, got {request.method} {request.path}",
+            405: f"expected {' or '.join(sorted(getattr(error, 'valid_methods', None) or []))}, got {request.method}",
+            413: f"expected a body of at most {MAX_BODY_BYTES} bytes, got a larger one",
+        }.get(error.code or 0, error.description)
+        answer = jsonify(error=what)
+        answer.status_code = error.code or 500
+        allowed = [header for header in error.get_headers() if header[0] == "Allow"]
+        answer.headers.extend(allowed)
+        return answer
+
+    return app
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; what was accepted goes out before the process ends."""
+    log = Log("ingest")
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
+        return 0
+    server = Granian(
+        "emostream.ingest",
+        address=settings.bind_host,
+        port=settings.app_port,
+        interface=Interfaces.WSGI,
+        workers=settings.app_workers,
+        # One thread runs Python at a time anyway; two let one wait for a slow body.
+        blocking_threads=2,
+        respawn_failed_workers=True,
+        log_enabled=False,
+    )
+    log.info("listening", address=settings.bind_host, port=settings.app_port, workers=settings.app_workers)
+    supervisor_pid = os.getpid()
+    server.serve(target_loader=lambda: _start_worker(settings, supervisor_pid), wrap_loader=False)
+    log.info("stopped")
+    return 0
+
+
+def _start_worker(settings: Settings, parent_pid: int) -> Flask:
+    """Runs once in each worker process, after the fork: a producer's thread does not survive one."""
+    start_logging()
+    log = Log("ingest", worker=os.getpid())
+    producer = BoundedProducer(settings, settings.emoji_topic, settings.max_buffered_events, log)
+    counters = Counters(log)
+    # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
+    threading.Thread(target=_watch, args=(settings, producer, counters, log, parent_pid), name="watch").start()
+    return create_app(producer, counters)
+
+
+def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, log: Log, parent_pid: int) -> None:
+    """Tell that the worker is ready, end it when its parent was killed, and drain the producer at its end."""
+    heartbeat = Heartbeat(settings, "app", parent_pid)
+    acknowledged, progress = 0, time.monotonic()
+    away = False
+    main = threading.main_thread()
+    while main.is_alive():
+        main.join(0.5)
+        now = time.monotonic()
+        if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
+            acknowledged, progress = producer.counts()["acknowledged"], now
+        was_away, away = away, now - progress > BROKER_AWAY_AFTER_SECONDS
+        if away and not was_away:
+            log.warning("the broker takes no events", brokers=settings.kafka_bootstrap_servers, waiting=producer.buffered)
+        if was_away and not away:
+            log.info("the broker takes events again")
+        if not away:
+            heartbeat.beat()
+        counters.log_if_due()
+        if os.getppid() != parent_pid:
+            # An orphan would keep the port from the next app, and nobody would stop it.
+            log.error("the app's main process is gone; this worker ends too")
+            parent_pid = os.getppid()
+            os.kill(os.getpid(), signal.SIGTERM)
+    heartbeat.end()
+    given_up = producer.drain(settings.drain_seconds)
+    counters.log_if_due(final=True)
+    log.info("drained", given_up=given_up, **producer.counts())

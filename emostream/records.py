@@ -1,0 +1,138 @@
+"""The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
+
+    request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
+    event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
+    count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timezone
+
+import ciso8601
+import msgspec
+
+MAX_TEXT_BYTES = 64
+MAX_BODY_BYTES = 64 * 1024
+# C0, DEL and C1 steer terminals; line separators break lines; bidirectional overrides reorder
+# the text around them. Zero-width joiners and tags stay: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
+CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_control = re.compile(f"[{CONTROL_CHARACTERS}]")
+
+
+class InvalidRecord(ValueError):
+    """Bytes that are not the record that was expected; the text says what was expected and what came."""
+
+
+class Request(msgspec.Struct, gc=False):
+    """The body of POST /send-emoji, types checked, contents not yet."""
+
+    user_id: str
+    emoji_type: str
+    timestamp: str
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One tap. `timestamp` is ISO 8601 in UTC."""
+
+    user_id: str
+    emoji: str
+    timestamp: str
+
+
+class Count(msgspec.Struct, frozen=True, gc=False):
+    """One emoji's number in one micro-batch.
+
+    `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
+    milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
+    Only `emoji` and `count` are promised; what another publisher left out is None.
+    """
+
+    emoji: str
+    count: int
+    events: int | None = None
+    batch_id: int | None = None
+    first_accepted_ms: int | None = None
+    last_accepted_ms: int | None = None
+    batched_ms: int | None = None
+
+
+class _PlainCount(msgspec.Struct, gc=False):
+    """What every reader needs of a count; all other keys ride along unread."""
+
+    emoji: str
+    count: int
+
+
+_request_decoder = msgspec.json.Decoder(Request)
+_count_decoder = msgspec.json.Decoder(_PlainCount)
+_encoder = msgspec.json.Encoder()
+
+
+def parse_request(body: bytes) -> Event:
+    """The event in a request body. Raises InvalidRecord."""
+    request: Request = _decode(_request_decoder, body)
+    _check_text("user_id", request.user_id)
+    _check_text("emoji_type", request.emoji_type)
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp))
+
+
+def parse_count(value: bytes | None) -> tuple[str, int]:
+    """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
+    count: _PlainCount = _decode(_count_decoder, value or b"")
+    _check_text("emoji", count.emoji)
+    if count.count < 1:
+        raise InvalidRecord(f"count: expected at least 1, got {count.count}")
+    return count.emoji, count.count
+
+
+def encode(record: Event | Count | Mapping[str, object]) -> bytes:
+    """A record as UTF-8 JSON."""
+    return _encoder.encode(record)
+
+
+def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-untyped-def, type-arg]
+    try:
+        return decoder.decode(data)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecord(_plain(str(error))) from None
+    except RecursionError:
+        raise InvalidRecord("expected a JSON object, got one nested too deeply") from None
+
+
+def _plain(error: str) -> str:
+    """msgspec's words with the field in front: "emoji_type: expected str, got int"."""
+    if not error.startswith(("Expected", "Object missing")):
+        return f"expected a JSON object, got something else ({error})"
+    what, _, path = error.replace("`", "").partition(" - at ")
+    if path:
+        return f"{path.removeprefix('$.')}: {what.replace('Expected', 'expected')}"
+    if what.startswith("Object missing"):
+        return f"expected the field {what.split()[-1]}, got an object without it"
+    return what.replace("Expected", "expected a JSON")
+
+
+def _check_text(name: str, text: str) -> None:
+    """Raise InvalidRecord unless `text` may go on the wire: neither blank, nor too long, nor able to steer a terminal."""
+    if not text.strip():
+        raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got an empty string")
+    size = len(text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got {size}")
+    control = _control.search(text)
+    if control:
+        raise InvalidRecord(f"{name}: expected no control characters, got U+{ord(control[0]):04X}")
+
+
+def _utc(timestamp: str) -> str:
+    """An ISO 8601 time, with or without zone, in UTC. Raises InvalidRecord."""
+    try:
+        parsed = ciso8601.parse_datetime(timestamp)
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=timezone.utc)
+        return parsed.astimezone(timezone.utc).isoformat()
+    except (ValueError, OverflowError):
+        shown = timestamp[:40].encode("ascii", "backslashreplace").decode()
+        raise InvalidRecord(f"timestamp: expected ISO 8601, for example 2026-01-31T20:15:00Z, got {shown!r}") from None

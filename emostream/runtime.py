@@ -1,0 +1,206 @@
+"""What every process shares: log lines, the stop flag, the heartbeat that tells that it is ready, time-boxes, counters."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from emostream.settings import Settings, SettingError, load
+
+EXIT_BAD_SETTING = 2
+EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: a time-box overran, a successor should take over
+HEARTBEAT_SECONDS = 1.0
+STALE_AFTER_SECONDS = 10.0  # a process whose heartbeat is older than this is not ready
+
+
+class Log:
+    """Lines of key=value with the stage and the identity of the process in each."""
+
+    def __init__(self, stage: str, **identity: object) -> None:
+        self._prefix = _pairs({"stage": stage, **identity})
+        self._logger = logging.getLogger("emostream")
+
+    def info(self, message: str, **fields: object) -> None:
+        """What an operator wants to have seen afterwards; never a line per event."""
+        self._write(logging.INFO, message, fields)
+
+    def warning(self, message: str, **fields: object) -> None:
+        """Something was skipped, dropped or has to wait."""
+        self._write(logging.WARNING, message, fields)
+
+    def error(self, message: str, **fields: object) -> None:
+        """Something was lost, or the process ends."""
+        self._write(logging.ERROR, message, fields)
+
+    def _write(self, level: int, message: str, fields: dict[str, object]) -> None:
+        self._logger.log(level, "%s", " ".join(filter(None, (self._prefix, _pairs({"msg": message, **fields})))))
+
+
+def _pairs(fields: dict[str, object]) -> str:
+    return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return text if text and not any(c in text for c in ' "=\n\r\t\\') else json.dumps(text, ensure_ascii=False)
+
+
+def start_logging() -> None:
+    """Send log lines to stderr; the libraries' only from warnings, kafka-python's not at all."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("emostream").setLevel(logging.INFO)
+    # While a broker is away kafka-python logs an error at every attempt. What matters of them comes back
+    # as an exception or a failed record, and is told by the stage.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: Sequence[str]) -> NoReturn:
+    """Run a stage with the settings from a script's arguments and end the process with its status.
+
+    `--help` prints `usage`; a setting that cannot be used is one sentence and exit status 2.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(usage.strip())
+        sys.exit(0)
+    start_logging()
+    try:
+        sys.exit(stage(load(arguments)))
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_BAD_SETTING)
+
+
+class StopFlag:
+    """Whether SIGTERM or SIGINT has come since `listen`; the second of one kind ends the process at once."""
+
+    def __init__(self) -> None:
+        # A plain attribute: threading.Event.set takes a lock that the interrupted thread may hold.
+        self.requested = False
+
+    def listen(self) -> None:
+        """Put the signal handlers in place; main thread only."""
+        signal.signal(signal.SIGTERM, self._request)
+        signal.signal(signal.SIGINT, self._request)
+
+    def _request(self, signum: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signum, signal.SIG_DFL)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, at most until a stop is requested; returns whether it is."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        return self.requested
+
+
+def stop_on_signals() -> StopFlag:
+    """A flag that listens already."""
+    flag = StopFlag()
+    flag.listen()
+    return flag
+
+
+class Heartbeat:
+    """A file under DATA_DIR/run whose age tells whether a process is ready, and whose text is its process id."""
+
+    def __init__(self, settings: Settings, name: str, pid: int | None = None) -> None:
+        self._path = heartbeat_path(settings, name)
+        self._pid = os.getpid() if pid is None else pid
+        self._due = 0.0
+
+    def beat(self) -> None:
+        """Say that work can be taken; cheap enough to be called in every turn of a loop."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + HEARTBEAT_SECONDS
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(str(self._pid))
+
+    def end(self) -> None:
+        """Say that no more work is taken."""
+        self._path.unlink(missing_ok=True)
+
+
+def heartbeat_path(settings: Settings, name: str) -> Path:
+    """Where the process of this name leaves its heartbeat."""
+    return settings.data_path / "run" / f"{name}.ready"
+
+
+class TimeBox:
+    """Ends the process when a step takes too long: a call that hangs for good cannot be abandoned, only survived.
+
+    One thread watches one step at a time; steps do not nest.
+    """
+
+    def __init__(self, log: Log, check_seconds: float = 0.2) -> None:
+        self._log = log
+        self._check_seconds = check_seconds
+        self._step: tuple[float, float, str] | None = None
+        threading.Thread(target=self._watch, name="time-box", daemon=True).start()
+
+    @contextmanager
+    def limit(self, seconds: float, step: str) -> Iterator[None]:
+        """Let the enclosed step take at most `seconds`."""
+        self._step = (time.monotonic() + seconds, seconds, step)
+        try:
+            yield
+        finally:
+            self._step = None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(self._check_seconds)
+            step = self._step
+            if step and time.monotonic() > step[0]:
+                self._log.error(f"{step[2]} took over {step[1]:g} s; this process ends so that a successor goes on")
+                logging.shutdown()
+                os._exit(EXIT_STUCK)
+
+
+class Counters:
+    """Named counts that threads add to, and a log line of them every `seconds` in which one changed."""
+
+    def __init__(self, log: Log, seconds: float = 10.0) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._logged: dict[str, int] = {}
+        self._due = time.monotonic() + seconds
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Add to a count."""
+        with self._lock:
+            self._counts[name] += number
+
+    def snapshot(self) -> dict[str, int]:
+        """All counts that are not zero."""
+        with self._lock:
+            return dict(self._counts)
+
+    def log_if_due(self, final: bool = False) -> None:
+        """Write the line when its time has come, or now where this is the last one."""
+        now = time.monotonic()
+        if now < self._due and not final:
+            return
+        self._due = now + self._seconds
+        counts = self.snapshot()
+        if counts != self._logged:
+            self._log.info("so far", **counts)
+            self._logged = counts

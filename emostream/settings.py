@@ -1,0 +1,164 @@
+"""Arguments, environment, .env and config/emostream.env → one frozen, validated Settings.
+
+The only reader of configuration. As a command it prints settings for shell scripts:
+
+    python -m emostream.settings                 every setting as an export statement, quoted for a shell
+    python -m emostream.settings DATA_DIR ...    the values of these, one a line
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
+LOCAL_FILE = PROJECT_DIR / ".env"
+CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
+SUBSCRIBERS_PER_CLUSTER = 3
+
+TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*$")]
+TcpPort = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the text names it, what was expected and what came."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=str.upper):
+    """All settings. config/emostream.env says what each means and holds its default; units are in the names."""
+
+    kafka_bootstrap_servers: HostPorts
+    brokers: Literal[0, 1, 3]
+    emoji_topic: TopicName
+    main_topic: TopicName
+    cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
+    bind_host: Annotated[str, Meta(min_length=1)]
+    app_port: TcpPort
+    app_workers: Annotated[int, Meta(ge=1, le=64)]
+    linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
+    max_buffered_events: Annotated[int, Meta(ge=1)]
+    spark_master: Annotated[str, Meta(min_length=1)]
+    batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
+    events_per_emoji: Annotated[int, Meta(ge=1)]
+    rounding: Literal["ceil", "floor"]
+    max_events_per_batch: Annotated[int, Meta(ge=1)]
+    subscriber: Annotated[int, Meta(ge=1, le=9)]
+    subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    max_clients: Annotated[int, Meta(ge=1)]
+    port: TcpPort
+    data_dir: Annotated[str, Meta(min_length=1)]
+    drain_seconds: Annotated[float, Meta(ge=0, le=600)]
+
+    @property
+    def data_path(self) -> Path:
+        """DATA_DIR as an absolute path."""
+        return (PROJECT_DIR / self.data_dir).resolve()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic of the pipeline, in the order of the data."""
+        return (self.emoji_topic, self.main_topic, *CLUSTER_TOPICS)
+
+    def required_cluster_topic(self) -> str:
+        """CLUSTER_TOPIC; raises SettingError where it was not given."""
+        if not self.cluster_topic:
+            raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(CLUSTER_TOPICS)}")
+        return self.cluster_topic
+
+    def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
+        """TCP port of a cluster's subscriber, which counts from 1."""
+        return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    @property
+    def subscriber_ports(self) -> tuple[int, ...]:
+        """The ports of all subscribers that ./start.sh runs."""
+        numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
+        return tuple(self.subscriber_port(topic, number) for topic in CLUSTER_TOPICS for number in numbers)
+
+    @property
+    def client_host(self) -> str:
+        """The address at which a process on this machine reaches the servers bound to BIND_HOST."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_host, self.bind_host)
+
+
+SETTING_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Settings))
+
+
+def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from KEY=VALUE arguments (`-` and `_` alike), the environment, .env and the defaults, strongest first.
+
+    Raises SettingError for an unknown name or a value out of bounds.
+    """
+    values: dict[str, str | None] = {}
+    for source in (DEFAULTS_FILE, LOCAL_FILE):
+        # interpolate=False: a `$` in a value is that character, as it is for every other source.
+        for name, value in dotenv_values(source, interpolate=False).items():
+            values[_known(name, source.name)] = value
+    values |= {name: environ[name] for name in SETTING_NAMES if name in environ}
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if not separator:
+            raise SettingError(f"argument {argument!r}: expected KEY=VALUE, for example LINGER_MS=500")
+        values[_known(name.replace("-", "_").upper(), f"argument {argument!r}")] = value
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingError(_sentence(str(error), values)) from None
+
+
+def _known(name: str, where: str) -> str:
+    if name in SETTING_NAMES:
+        return name
+    close = difflib.get_close_matches(name, SETTING_NAMES, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(SETTING_NAMES)}"
+    raise SettingError(f"{where}: there is no setting {name}; {hint}")
+
+
+def _sentence(error: str, values: Mapping[str, str | None]) -> str:
+    """What msgspec says of a value, in the words of the one who set it."""
+    named = re.search(r"`\$\.(\w+)`", error)
+    if not named:
+        missing = re.search(r"required field `(\w+)`", error)
+        return f"{missing[1]} is not set: {DEFAULTS_FILE} should hold its default" if missing else error
+    name = named[1]
+    expected = error.split(" - at ")[0].split(", got")[0].replace("Expected", "expected").replace("`", "")
+    if expected.startswith("Invalid enum value"):
+        field = next(field for field in msgspec.structs.fields(Settings) if field.encode_name == name)
+        choices = [str(choice) for choice in _choices(field.type) if choice != ""]
+        expected = f"expected one of {', '.join(choices)}"
+    return f"{name}={values[name]!r}: {expected}"
+
+
+def _choices(literal: object) -> tuple[object, ...]:
+    return tuple(getattr(literal, "__args__", ()))
+
+
+def main() -> None:
+    """Print settings for a shell; exits 2 with one sentence where they cannot be used."""
+    wanted = [name for name in sys.argv[1:] if "=" not in name]
+    try:
+        settings = load([argument for argument in sys.argv[1:] if "=" in argument])
+        shown = {name: str(value) for name, value in msgspec.to_builtins(settings).items()}
+        if wanted:
+            print("\n".join(shown[_known(name, "settings")] for name in wanted))
+        else:
+            print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in shown.items()))
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
