@@ -237,7 +237,7 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
     starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
     return (
         session.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", settings.kafka_bootstrap_servers)
+        .option("kafka.bootstrap.servers", ",".join(settings.bootstrap_servers))
         .option("subscribe", settings.emoji_topic)
         .option("startingOffsets", json.dumps(starting))
         .option("maxOffsetsPerTrigger", settings.max_events_per_batch)

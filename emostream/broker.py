@@ -15,11 +15,13 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
-from emostream.settings import Settings
+from emostream.settings import REGISTRY_TOPIC, Settings
 
 PARTITIONS = 3
 REMINDER_SECONDS = 5.0
 TRANSACTION_TIMEOUT_MS = 10_000
+# Small segments, because the newest one is never compacted.
+COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 # kafka-python gives up on a record after two minutes; an accepted one waits as long as there is room.
 NEVER_EXPIRES_MS = 2**31 - 1
 
@@ -30,7 +32,7 @@ class BufferFull(Exception):
 
 def _common(settings: Settings) -> dict[str, object]:
     return {
-        "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
+        "bootstrap_servers": settings.bootstrap_servers,
         # Back within a second of the broker; the default lets the pause grow to 30 s.
         "reconnect_backoff_max_ms": 1_000,
     }
@@ -118,6 +120,11 @@ def transactional_producer(settings: Settings, transactional_id: str) -> KafkaPr
     )
 
 
+def registry_producer(settings: Settings) -> KafkaProducer:
+    """A producer for the few records of the subscribers' registry; whoever waits for one waits 5 s at most."""
+    return KafkaProducer(**_producing(settings), request_timeout_ms=4_000, delivery_timeout_ms=5_000, max_block_ms=5_000)
+
+
 def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
     """A consumer of committed records that is assigned its partitions by hand.
 
@@ -165,7 +172,7 @@ def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag,
         try:
             what = missing()
         except RetriableError as error:
-            what = f"no broker at {settings.kafka_bootstrap_servers} ({error}); ./start.sh kafka starts one"
+            what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); ./start.sh kafka starts one"
         if what is None:
             return True
         if waited_seconds - reminded_seconds >= REMINDER_SECONDS:
@@ -176,19 +183,30 @@ def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag,
     return False
 
 
-def _admin(settings: Settings) -> KafkaAdminClient:
-    return KafkaAdminClient(**_common(settings), bootstrap_timeout_ms=1_000)
+def _admin(settings: Settings, brokers: list[str] | None = None) -> KafkaAdminClient:
+    where = {"bootstrap_servers": brokers} if brokers else {}
+    return KafkaAdminClient(**_common(settings) | where, bootstrap_timeout_ms=1_000)
 
 
-def _list_topics(settings: Settings) -> list[str]:
-    admin = _admin(settings)
+def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[str]:
+    admin = _admin(settings, brokers)
     try:
         return list(admin.list_topics())
     finally:
         admin.close()
 
 
-def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -> bool:
+def broker_missing(settings: Settings, number: int) -> bool:
+    """Whether a broker of ./start.sh does not answer."""
+    host, port = settings.broker_address(number)
+    try:
+        _list_topics(settings, [f"{host}:{port}"])
+    except RetriableError:
+        return True
+    return False
+
+
+def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, quiet: bool = False) -> bool:
     """Create every topic that is missing, after deleting all that are there where `replace` is set.
 
     Returns False when a stop was requested before it was done.
@@ -207,7 +225,8 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
         for name in settings.topics:
             if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
                 return False
-            log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
+            if not quiet:
+                log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
     finally:
         admin.close()
     return wait_for_topics(settings, wanted, stop, log)
@@ -221,7 +240,8 @@ def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
 def _create(admin: KafkaAdminClient, name: str) -> str | None:
     try:
         # -1 is the broker's own default, which start.sh sets by the number of brokers.
-        admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=-1)])
+        configs = COMPACTED if name == REGISTRY_TOPIC else {}
+        admin.create_topics([NewTopic(name, PARTITIONS, replication_factor=-1, topic_configs=configs)])
     except TopicAlreadyExistsError:
         return f"the broker is still deleting {name}"
     except UnknownTopicOrPartitionError:

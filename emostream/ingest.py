@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from emostream.broker import BoundedProducer, BufferFull, wait_for_topics
 from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
-from emostream.runtime import Counters, Heartbeat, Log, start_logging, stop_on_signals
+from emostream.runtime import Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
@@ -71,6 +71,8 @@ def serve(settings: Settings) -> int:
     stop = stop_on_signals()
     if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
         return 0
+    # Granian shares its port with whoever listens on it already; this says so instead.
+    bound_socket(settings.bind_host, settings.app_port, setting="APP_PORT").close()
     server = Granian(
         "emostream.ingest",
         address=settings.bind_host,
@@ -113,7 +115,7 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
             acknowledged, progress = producer.counts()["acknowledged"], now
         was_away, away = away, now - progress > BROKER_AWAY_AFTER_SECONDS
         if away and not was_away:
-            log.warning("the broker takes no events", brokers=settings.kafka_bootstrap_servers, waiting=producer.buffered)
+            log.warning("the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered)
         if was_away and not away:
             log.info("the broker takes events again")
         if not away:

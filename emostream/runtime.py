@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import NoReturn
 from emostream.settings import Settings, SettingError, load
 
 EXIT_BAD_SETTING = 2
+EXIT_FENCED = 3  # another process of the same role has taken over; the supervisor lets it rest
 EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: a time-box overran, a successor should take over
 HEARTBEAT_SECONDS = 1.0
 STALE_AFTER_SECONDS = 10.0  # a process whose heartbeat is older than this is not ready
@@ -83,6 +85,19 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
     except SettingError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_BAD_SETTING)
+
+
+def bound_socket(host: str, port: int, setting: str) -> socket.socket:
+    """A TCP socket bound to a port but not listening yet. Raises SettingError, naming `setting`, where it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise SettingError(f"{setting}: cannot listen on {host}:{port} ({error.strerror}); is it running already?") from None
+    return bound
 
 
 class StopFlag:

@@ -26,6 +26,8 @@ DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
 LOCAL_FILE = PROJECT_DIR / ".env"
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
+# Where subscribers keep their registrations; ours alone, no part of the contract.
+REGISTRY_TOPIC = "subscriber-registry"
 
 TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*$")]
@@ -57,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
+    max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
+    evict_after_seconds: Annotated[float, Meta(gt=0)]
     port: TcpPort
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
@@ -68,8 +72,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Every topic of the pipeline, in the order of the data."""
-        return (self.emoji_topic, self.main_topic, *CLUSTER_TOPICS)
+        """Every topic, in the order of the data."""
+        return (self.emoji_topic, self.main_topic, *CLUSTER_TOPICS, REGISTRY_TOPIC)
+
+    @property
+    def bootstrap_servers(self) -> list[str]:
+        """host:port of every broker: those that were named, or all that ./start.sh runs."""
+        named = self.kafka_bootstrap_servers.split(",")
+        if self.brokers > len(named):
+            return [f"{host}:{port}" for host, port in map(self.broker_address, range(1, self.brokers + 1))]
+        return named
+
+    def broker_address(self, number: int) -> tuple[str, int]:
+        """Host and TCP port of a broker that ./start.sh runs, counted from 1; its controller has the next port."""
+        host, port = self.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
+        return host, int(port) + 2 * (number - 1)
 
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC; raises SettingError where it was not given."""

@@ -1,0 +1,269 @@
+"""One cluster's topic → every registered client, with the HTTP interface by which clients come and go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from urllib.parse import urlsplit
+
+import msgspec
+import waitress
+from flask import Flask, Response, jsonify, request
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+from werkzeug.exceptions import HTTPException
+
+from emostream.broker import consumer, partitions, wait_for_topics
+from emostream.history import History, Record
+from emostream.push import PushClient, PushPolicy
+from emostream.records import InvalidRecord, parse_count
+from emostream.registry import Full, Registration, Registry, RegistryTopic
+from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
+
+POLL_MS = 500
+SAVE_EVERY_SECONDS = 1.0
+MAX_HISTORY_RECORDS = 100_000
+MAX_BODY_BYTES = 8 * 1024
+MAX_URL_CHARACTERS = 2048
+
+
+class Subscriber:
+    """The consumer of one cluster topic, the history it fills, and the clients that are served from it."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        """Connects to the broker. Raises KafkaError."""
+        self.cluster_topic = settings.required_cluster_topic()
+        self.number = settings.subscriber
+        self.counters = Counters(log)
+        self._log = log
+        self._max_age_seconds = settings.max_age_seconds
+        self._policy = PushPolicy(
+            self.cluster_topic, self.number, settings.max_age_seconds, settings.evict_after_seconds
+        )
+        self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
+        self._registry: Registry[PushClient] = Registry(settings.max_clients)
+        # The end of the history and, per partition, the offset after it. Replaced as one, so that other
+        # threads see a pair that belongs together and never touch the consumer, which is not thread-safe.
+        self._end: tuple[int, dict[int, int]] = (0, {})
+        self._saved: dict[str, dict[int, int]] = {}
+        self._store = RegistryTopic(settings, self.cluster_topic, self.number)
+        self._consumer: KafkaConsumer = consumer(settings, group_id=None)
+
+    def start(self) -> None:
+        """Read the history up to the end of the topic, and go on with the clients that were registered before.
+
+        Only after that can a client register: it gets what is published from then on. Raises KafkaError.
+        """
+        assigned = partitions(self.cluster_topic)
+        self._consumer.assign(assigned)
+        ends = self._consumer.end_offsets(assigned)
+        oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
+        found = self._consumer.offsets_for_times({tp: oldest_ms for tp in assigned})
+        for tp in assigned:
+            self._consumer.seek(tp, found[tp].offset if found.get(tp) else ends[tp])
+        self.run_once(poll_ms=0)
+        while any(self._end[1][tp.partition] < end for tp, end in ends.items()):
+            self.run_once()
+        for registration in self._store.read():
+            try:
+                self._add(registration.client_url, cursor=0, next_offsets=dict(registration.next_offsets))
+            except Full:
+                self._log.warning("no slot left for a client of before", client_url=registration.client_url)
+        self._log.info("delivering", clients=len(self._registry.clients()), positions=self._end[1])
+
+    def run_once(self, poll_ms: int = POLL_MS) -> int:
+        """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
+        records = []
+        for polled in self._consumer.poll(timeout_ms=poll_ms).values():
+            for record in polled:
+                try:
+                    parse_count(record.value)
+                except InvalidRecord as error:
+                    self.counters.add("skipped")
+                    self._log.warning(
+                        "skipped a record that is no count", topic=record.topic,
+                        partition=record.partition, offset=record.offset, reason=error,
+                    )  # fmt: skip
+                else:
+                    records.append(Record(record.partition, record.offset, record.timestamp, record.value))
+        self._history.append(records, now_ms=time.time() * 1000)
+        next_offsets = {tp.partition: self._consumer.position(tp) for tp in self._consumer.assignment()}
+        self._end = (self._history.end, next_offsets)
+        self.counters.add("consumed", len(records))
+        return len(records)
+
+    def register(self, client_url: str) -> bool:
+        """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
+        cursor, next_offsets = self._end
+        if not self._add(client_url, cursor, next_offsets):
+            return False
+        try:
+            self._store.save(Registration(client_url, next_offsets), wait=True)
+        except KafkaError:
+            self._registry.remove(client_url)
+            raise
+        self._log.info("registered", client_url=client_url, available_slots=self._registry.free_slots())
+        return True
+
+    def deregister(self, client_url: str) -> bool:
+        """Free a client's slot; False where it had none."""
+        if not self._registry.remove(client_url):
+            return False
+        self._forget(client_url)
+        self._log.info("deregistered", client_url=client_url, available_slots=self._registry.free_slots())
+        return True
+
+    def status(self) -> dict[str, object]:
+        """The body of GET /status."""
+        clients = self._registry.clients()
+        return {
+            "available_slots": self._registry.free_slots(),
+            "cluster_topic": self.cluster_topic,
+            "subscriber": self.number,
+            "clients": sorted(clients),
+            "counts": self.counters.snapshot(),
+        }
+
+    def save_positions(self) -> None:
+        """Keep how far each client has come, where that changed."""
+        clients = self._registry.clients()
+        self._saved = {url: saved for url, saved in self._saved.items() if url in clients}
+        for client_url, client in clients.items():
+            next_offsets = client.next_offsets()
+            if next_offsets != self._saved.get(client_url):
+                self._saved[client_url] = next_offsets
+                self._store.save(Registration(client_url, next_offsets), wait=False)
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Deliver what is in the history, for at most `timeout_seconds`, and keep how far each client has come."""
+        self._history.close()
+        deadline = time.monotonic() + timeout_seconds
+        clients = self._registry.clients()
+        while time.monotonic() < deadline and not all(client.drained() for client in clients.values()):
+            time.sleep(0.02)
+        behind = sorted(url for url, client in clients.items() if not client.drained())
+        if behind:
+            self._log.warning("stopping before these clients had all; the next start goes on there", clients=behind)
+        for client in clients.values():
+            client.close()
+        self.save_positions()
+        self._store.close()
+        self._consumer.close(autocommit=False, timeout_ms=1_000)
+
+    def _add(self, client_url: str, cursor: int, next_offsets: dict[int, int]) -> bool:
+        return self._registry.add(
+            client_url,
+            lambda: PushClient(
+                client_url, self._history, cursor, next_offsets, self._policy, self.counters, self._log, self._evict
+            ),
+        )
+
+    def _evict(self, client_url: str, client: PushClient, reason: str) -> None:
+        if self._registry.remove(client_url, only=client):
+            self._forget(client_url)
+            self.counters.add("evicted")
+            self._log.warning("evicted", client_url=client_url, reason=reason)
+
+    def _forget(self, client_url: str) -> None:
+        try:
+            self._store.forget(client_url)
+        except KafkaError as error:
+            self._log.warning("could not note that a client has left; a restart finds out", client_url=client_url, reason=error)
+
+
+class _ClientUrl(msgspec.Struct):
+    client_url: str
+
+
+def create_app(subscriber: Subscriber) -> Flask:
+    """GET /status, POST /register, POST /deregister; every answer is JSON."""
+    app = Flask("emostream.deliver")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    @app.get("/status")
+    def status() -> Response:
+        return jsonify(subscriber.status())
+
+    @app.post("/register")
+    def register() -> tuple[Response, int]:
+        client_url = _client_url(request.get_data())
+        try:
+            added = subscriber.register(client_url)
+        except Full as error:
+            return jsonify(error=f"no slot is free: {error}"), 503
+        except KafkaError as error:
+            return jsonify(error=f"the broker did not keep the registration in {REGISTRY_TOPIC} ({error})"), 503
+        return jsonify(status="registered" if added else "already_registered", client_url=client_url), 200
+
+    @app.post("/deregister")
+    def deregister() -> tuple[Response, int]:
+        client_url = _client_url(request.get_data())
+        found = subscriber.deregister(client_url)
+        return jsonify(status="deregistered" if found else "not_found", client_url=client_url), 200 if found else 404
+
+    @app.errorhandler(InvalidRecord)
+    def refuse(error: InvalidRecord) -> tuple[Response, int]:
+        return jsonify(error=str(error)), 400
+
+    @app.errorhandler(HTTPException)
+    def refuse_http(error: HTTPException) -> tuple[Response, int]:
+        return jsonify(error=error.description), error.code or 500
+
+    return app
+
+
+def _client_url(body: bytes) -> str:
+    """The client_url in a request body. Raises InvalidRecord."""
+    try:
+        url = msgspec.json.decode(body, type=_ClientUrl).client_url
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
+    if not valid or len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
+        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
+    return url
+
+
+def run(settings: Settings) -> int:
+    """Serve clients until SIGTERM or SIGINT, then deliver what is on the topic, and end."""
+    cluster_topic = settings.required_cluster_topic()
+    log = Log("deliver", cluster=cluster_topic, subscriber=settings.subscriber)
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log):
+        return 0
+    port = settings.subscriber_port(cluster_topic, settings.subscriber)
+    name = f"subscriber_{CLUSTER_TOPICS.index(cluster_topic) + 1}_{settings.subscriber}"
+    # Bound first, because that may fail, but not listened on before a client may register.
+    listener = bound_socket(settings.bind_host, port, setting="SUBSCRIBER_BASE_PORT")
+    try:
+        subscriber = Subscriber(settings, log)
+        subscriber.start()
+        server = waitress.create_server(create_app(subscriber), sockets=[listener], threads=4)
+        threading.Thread(target=server.run, name="http", daemon=True).start()
+        log.info("listening", address=settings.bind_host, port=port)
+        _follow(subscriber, Heartbeat(settings, name), stop)
+        server.close()
+        while subscriber.run_once(poll_ms=200):
+            pass
+    except KafkaError as error:
+        log.error("the broker failed this subscriber; a successor goes on", reason=error)
+        return EXIT_STUCK
+    subscriber.drain(settings.drain_seconds)
+    subscriber.counters.log_if_due(final=True)
+    log.info("stopped")
+    return 0
+
+
+def _follow(subscriber: Subscriber, heartbeat: Heartbeat, stop: StopFlag) -> None:
+    save_due = 0.0
+    while not stop.requested:
+        subscriber.run_once()
+        heartbeat.beat()
+        subscriber.counters.log_if_due()
+        if time.monotonic() >= save_due:
+            subscriber.save_positions()
+            save_due = time.monotonic() + SAVE_EVERY_SECONDS
+    heartbeat.end()

@@ -1,0 +1,67 @@
+"""The last MAX_AGE_SECONDS of a cluster topic, shared by all clients of a subscriber; each has a cursor into it.
+
+So a slow client costs a cursor, not a queue: memory is bounded once for all, and Kafka holds what is older.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    value: bytes
+
+
+class History:
+    """A sliding window of records, numbered from 0 in the order in which they were read."""
+
+    def __init__(self, max_age_seconds: float, max_records: int) -> None:
+        """`max_records` bounds memory where very much happens within `max_age_seconds`: the oldest go first."""
+        self._max_age_ms = max_age_seconds * 1000
+        self._max_records = max_records
+        self._changed = threading.Condition()
+        self._records: deque[Record] = deque()
+        self._first = 0
+        self._closed = False
+
+    @property
+    def end(self) -> int:
+        """The cursor that the next record will have."""
+        with self._changed:
+            return self._first + len(self._records)
+
+    def append(self, records: list[Record], now_ms: float) -> None:
+        """Add records, forget those that are too old or too many, and wake every reader."""
+        with self._changed:
+            self._records.extend(records)
+            while self._records and (
+                len(self._records) > self._max_records or self._records[0].timestamp_ms < now_ms - self._max_age_ms
+            ):
+                self._records.popleft()
+                self._first += 1
+            self._changed.notify_all()
+
+    def after(self, cursor: int, limit: int, timeout_seconds: float) -> tuple[int, list[Record]]:
+        """`(first, records)`: up to `limit` records from `cursor` on, where `first` is the cursor of the first one.
+
+        Waits up to `timeout_seconds` for one. `first` is above `cursor` where records between were forgotten.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._first + len(self._records) > cursor, timeout_seconds)
+            first = max(cursor, self._first)
+            return first, list(islice(self._records, first - self._first, first - self._first + limit))
+
+    def close(self) -> None:
+        """No record comes any more: readers that are at the end do not wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,116 @@
+"""MAIN_TOPIC → one cluster's topic, every record unchanged and exactly once.
+
+Each step consumes, produces and moves its position in one transaction. The position is the committed offset of
+the consumer group `<cluster topic>-publisher`, which is also the transactional id: a second publisher for the same
+cluster fences the first.
+"""
+
+from __future__ import annotations
+
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
+
+from emostream.broker import consumer, partitions, transactional_producer, wait_for_topics
+from emostream.records import InvalidRecord, parse_count
+from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
+from emostream.settings import CLUSTER_TOPICS, Settings
+
+POLL_MS = 500
+TRANSACTION_SECONDS = 5.0
+
+
+class Router:
+    """Copies MAIN_TOPIC to one cluster topic, a transaction a step."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self._settings = settings
+        self._cluster_topic = settings.required_cluster_topic()
+        self._group = f"{self._cluster_topic}-publisher"
+        self._log = log
+        self._time_box = TimeBox(log)
+        self.counters = Counters(log)
+        self._producer: KafkaProducer = transactional_producer(settings, self._group)
+        self._consumer: KafkaConsumer = consumer(settings, self._group)
+
+    def start(self) -> None:
+        """Fence any older publisher of this cluster and go on where its last transaction ended."""
+        # In this order: a position read first could be that of a transaction that commits a moment later.
+        with self._time_box.limit(2 * TRANSACTION_SECONDS, "starting transactions"):
+            self._producer.init_transactions()
+        with self._time_box.limit(2 * TRANSACTION_SECONDS, "finding the position"):
+            assigned = partitions(self._settings.main_topic)
+            self._consumer.assign(assigned)
+            positions = {tp.partition: self._consumer.position(tp) for tp in assigned}
+        self._log.info("routing", source=self._settings.main_topic, positions=positions)
+
+    def run_once(self, poll_ms: int = POLL_MS) -> int:
+        """Route what has come, waiting at most `poll_ms` for a first record; returns the number of records read.
+
+        Raises KafkaError; what the broken transaction held is then read again by the successor.
+        """
+        with self._time_box.limit(poll_ms / 1000 + TRANSACTION_SECONDS, "polling"):
+            polled: dict[TopicPartition, list[ConsumerRecord]] = self._consumer.poll(timeout_ms=poll_ms)
+        if not polled:
+            return 0
+        with self._time_box.limit(TRANSACTION_SECONDS, "the transaction"):
+            self._producer.begin_transaction()
+            for record in (record for records in polled.values() for record in records):
+                self._route(record)
+            offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
+            self._producer.send_offsets_to_transaction(offsets, self._group)
+            self._producer.commit_transaction()
+        self.counters.add("transactions")
+        return sum(map(len, polled.values()))
+
+    def _route(self, record: ConsumerRecord) -> None:
+        try:
+            parse_count(record.value)
+        except InvalidRecord as error:
+            self.counters.add("skipped")
+            self._log.warning(
+                "skipped a record that is no count", topic=record.topic,
+                partition=record.partition, offset=record.offset, reason=error,
+            )  # fmt: skip
+            return
+        # The same partition, so that the order within it, which is that of each emoji, stays.
+        self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
+        self.counters.add("routed")
+
+    def close(self) -> None:
+        """Close both connections; an open transaction is aborted by the successor."""
+        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self._producer.close(timeout=1)
+
+
+def run(settings: Settings) -> int:
+    """Route until SIGTERM or SIGINT, then what is on MAIN_TOPIC, and end."""
+    cluster_topic = settings.required_cluster_topic()
+    log = Log("route", cluster=cluster_topic)
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
+        return 0
+    try:
+        router = Router(settings, log)
+        router.start()
+        _follow(router, Heartbeat(settings, f"cluster_publisher_{CLUSTER_TOPICS.index(cluster_topic) + 1}"), stop)
+    except (ProducerFencedError, InvalidProducerEpochError):
+        log.error("another publisher for this cluster has taken over; this one ends")
+        return EXIT_FENCED
+    except KafkaError as error:
+        log.error("the transaction failed; a successor goes on after the last committed one", reason=error)
+        return EXIT_STUCK
+    router.close()
+    log.info("stopped")
+    return 0
+
+
+def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
+    while not stop.requested:
+        router.run_once()
+        heartbeat.beat()
+        router.counters.log_if_due()
+    heartbeat.end()
+    while router.run_once(poll_ms=200):
+        pass
+    router.counters.log_if_due(final=True)

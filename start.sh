@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# Sets EmoStream up, starts it, shows it, stops it. See usage below, or ./start.sh --help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'USAGE'
+usage: ./start.sh [COMMAND] [--brokers N] [KEY=VALUE ...]
+
+  (none)        set up on the first run, start every process, run the client in this terminal;
+                Ctrl-C, or unsub + Enter, ends the client and stops what this call has started
+  up            start every process in the background; returns when each is ready
+  down          stop every process, in the order of the data
+  status        state, readiness, pid, uptime and restarts of each process; exit 0 when all are ready
+  logs [NAME]   follow the log of one process, or of all
+  setup         only install: Python packages, the Kafka broker, Spark's Kafka connector
+  kafka         start only the broker, for processes started by hand
+
+  --brokers N   run 1 (default) or 3 Kafka brokers on this machine, or 0 to use those that
+                KAFKA_BOOTSTRAP_SERVERS names
+  KEY=VALUE     a setting, stronger than the environment, .env and config/emostream.env,
+                for example ./start.sh up APP_PORT=8080
+USAGE
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+# step WHAT LOG DIRECTORY COMMAND...: run a long command, showing its time and how much DIRECTORY has grown.
+step() {
+  local what=$1 log=$2 directory=$3 began=$SECONDS pid seconds size
+  shift 3
+  mkdir -p "$(dirname "$log")" "$directory"
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  trap 'kill $pid 2>/dev/null || true; wait $pid 2>/dev/null || true; exit 130' INT TERM
+  while kill -0 "$pid" 2>/dev/null; do
+    seconds=$((SECONDS - began))
+    size=$(du -sm "$directory" 2>/dev/null | cut -f1) || true
+    if [ -t 2 ]; then
+      printf '\r\033[K  %s: %d s, %s MB' "$what" "$seconds" "${size:-0}" >&2
+    elif [ $((seconds % 10)) -eq 9 ]; then
+      say "  $what: $seconds s, ${size:-0} MB"
+    fi
+    sleep 1
+  done
+  trap - INT TERM
+  [ -t 2 ] && printf '\r\033[K' >&2
+  if wait "$pid"; then
+    say "  $what: done in $((SECONDS - began)) s"
+    return
+  fi
+  tail -n 15 "$log" | sed 's/^/    /' >&2
+  if grep -q 'No space left' "$log"; then
+    die "$what failed: the disk of $directory is full. Make room, then run this again."
+  elif grep -qiE 'connection|resolve|timed out|unreachable|UNRESOLVED|Could not find a version' "$log"; then
+    die "$what failed: the download did not come through. Check the network or proxy, then run this again. Whole log: $log"
+  fi
+  die "$what failed. The whole log: $log. After mending the cause, run this again."
+}
+
+python_is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+    if python_is_recent "$candidate"; then command -v "$candidate"; return; fi
+  done
+  die "Python 3.10 or later is needed and was not found. On Debian or Ubuntu: apt-get install python3 python3-venv"
+}
+
+java_is_recent() {
+  local java=${JAVA_HOME:+$JAVA_HOME/bin/}java major
+  major=$("$java" -version 2>&1 | sed -nE '1s/.*version "([0-9]+).*/\1/p') || return 1
+  [ "${major:-0}" -ge 17 ]
+}
+
+# install DEBIAN-PACKAGE FEDORA-PACKAGE: with the system's package manager, when this user may.
+install_package() {
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  "${as_root[@]}" true 2>/dev/null || return 1
+  if command -v apt-get >/dev/null; then
+    "${as_root[@]}" apt-get update && "${as_root[@]}" apt-get install -y "$1"
+  elif command -v dnf >/dev/null; then
+    "${as_root[@]}" dnf install -y "$2"
+  else
+    return 1
+  fi
+}
+
+ensure_java() {
+  java_is_recent && return
+  if [ -n "${JAVA_HOME:-}" ]; then
+    die "JAVA_HOME=$JAVA_HOME holds no Java 17 or later, which Kafka and Spark need. Point it at one, or unset it."
+  fi
+  say "Java 17 or later is needed and was not found; installing it."
+  ( step "installing Java" "${TMPDIR:-/tmp}/emostream-java.log" /tmp install_package openjdk-17-jre-headless java-17-openjdk-headless ) && java_is_recent ||
+    die "Java could not be installed from here. Install it, then run this again. Debian, Ubuntu: sudo apt-get install openjdk-17-jre-headless. Fedora: sudo dnf install java-17-openjdk-headless. macOS: brew install openjdk@17"
+}
+
+# A part is complete when its stamp holds the checksum of what it was made from; anything less is made anew.
+complete() { [ -f "$1/.complete" ] && [ "$(cat "$1/.complete")" = "$(cksum <"$2")" ]; }
+stamp() { cksum <"$2" >"$1/.complete"; }
+
+ensure_packages() {
+  complete .venv requirements.lock && return
+  local python
+  python=$(find_python)
+  if [ "$(df -Pm . | awk 'NR == 2 {print $4}')" -lt 2000 ]; then
+    die "Less than 2 GB are free on the disk of $PWD; Spark and Kafka need about 1.5. Make room, then run this again."
+  fi
+  say "Setting up, once:"
+  rm -rf .venv
+  if ! "$python" -m venv .venv >/dev/null 2>&1; then
+    rm -rf .venv
+    say "Python's venv module is missing; installing it."
+    install_package python3-venv python3 >/dev/null 2>&1 && "$python" -m venv .venv ||
+      die "No virtual environment could be made. On Debian or Ubuntu: sudo apt-get install python3-venv, then run this again."
+  fi
+  step "installing Python packages" .venv/install.log .venv \
+    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+  stamp .venv requirements.lock
+}
+
+ensure_jars() {
+  local jars=$DATA_DIR/jars ivy
+  complete "$jars" config/ivy.xml && return
+  ivy=$(echo .venv/lib/python3*/site-packages/pyspark/jars/ivy-2*.jar)
+  rm -rf "$jars" "$jars.partial"
+  # A cache of its own: one that others have half filled makes Ivy fail.
+  step "fetching the Kafka broker and Spark's connector" "$DATA_DIR/log/ivy.log" "$jars.partial" \
+    "${JAVA_HOME:+$JAVA_HOME/bin/}java" -jar "$ivy" -cache "$jars.partial/cache" -ivy config/ivy.xml \
+    -retrieve "$jars.partial/[conf]/[artifact]-[revision](-[classifier]).[ext]"
+  rm -rf "$jars.partial/cache"
+  mv "$jars.partial" "$jars"
+  stamp "$jars" config/ivy.xml
+}
+
+# Everything that may be called twice at a time goes through here, one after the other.
+locked() {
+  mkdir -p "$DATA_DIR"
+  if command -v flock >/dev/null; then
+    exec 9>"$DATA_DIR/lock"
+    flock -n 9 || { say "Another ./start.sh is at work on $DATA_DIR; waiting for it."; flock 9; }
+  fi
+}
+
+setup() {
+  ensure_java
+  ensure_packages
+  # Only Python reads the settings; from here on they are in the environment of all that is started.
+  local settings
+  settings=$(.venv/bin/python -m emostream.settings "${overrides[@]}") || exit 2
+  eval "$settings"
+  DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)')
+  locked
+  ensure_jars
+}
+
+operate() { .venv/bin/python -m emostream.operate "$@" 9>&-; }
+
+command=run name=
+overrides=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+    --brokers) overrides+=("BROKERS=${2:-}"); shift $(($# > 1)) ;;
+    *=*) overrides+=("$1") ;;
+    up | down | status | logs | setup | kafka) command=$1 ;;
+    *) if [ "$command" = logs ] && [ -z "$name" ]; then name=$1; else usage >&2; exit 2; fi ;;
+  esac
+  shift
+done
+
+case $command in
+  down | status | logs)
+    [ -f .venv/.complete ] || die "Nothing is installed yet, so nothing runs. ./start.sh sets up and starts."
+    settings=$(.venv/bin/python -m emostream.settings "${overrides[@]}") || exit 2
+    eval "$settings"
+    DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)') ;;
+  *) setup ;;
+esac
+
+case $command in
+  setup) say "Everything is installed." ;;
+  kafka)
+    operate start kafka
+    say "Kafka is ready at $KAFKA_BOOTSTRAP_SERVERS; ./topic.sh creates the topics, ./start.sh down stops it." ;;
+  up)
+    operate start
+    say "EmoStream is ready: POST http://$BIND_HOST:$APP_PORT/send-emoji; PORT=8001 .venv/bin/python client.py shows the stream." ;;
+  down) operate stop; say "Everything is stopped." ;;
+  status) operate status ;;
+  logs)
+    logs=("$DATA_DIR"/log/${name:-*}.log)
+    [ -f "${logs[0]}" ] || die "There is no log of ${name:-any process} in $DATA_DIR/log; ./start.sh status names the processes."
+    exec tail -n 20 -F "${logs[@]}" ;;
+  run)
+    if operate status >/dev/null 2>&1; then
+      say "EmoStream runs already; this client joins it, and leaves it running."
+      exec .venv/bin/python client.py 9>&-
+    fi
+    trap 'operate stop; say "Everything is stopped."' EXIT
+    operate start
+    say "EmoStream is ready. This is the client: it sends 100 emojis and shows the crowd's. Ctrl-C stops everything."
+    trap : INT  # the client hears it too and deregisters; what comes after it is ours
+    .venv/bin/python client.py 9>&- || true ;;
+esac
