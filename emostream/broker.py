@@ -6,6 +6,7 @@ that are missing, or replaces every topic by an empty one.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -78,6 +79,11 @@ class BoundedProducer:
                 self._accepted -= 1
             raise BufferFull(f"the broker did not answer for topic {self._topic} ({error})") from error
 
+    def flush(self, timeout_seconds: float) -> None:
+        """Send what has been accepted now, however much of its linger is left, for at most `timeout_seconds`."""
+        with contextlib.suppress(KafkaTimeoutError):  # what is left stays accepted and is sent later
+            self._producer.flush(timeout=timeout_seconds)
+
     @property
     def buffered(self) -> int:
         """Records accepted and neither acknowledged nor lost."""
@@ -89,9 +95,8 @@ class BoundedProducer:
 
     def drain(self, timeout_seconds: float) -> int:
         """Send what was accepted; returns how many records were given up after `timeout_seconds`."""
-        try:
-            self._producer.flush(timeout=timeout_seconds)
-        except KafkaTimeoutError:
+        self.flush(timeout_seconds)
+        if self.buffered:
             self._log.error(
                 "the broker did not take these events in time; they are lost",
                 topic=self._topic, events=self.buffered, drain_seconds=timeout_seconds,

@@ -20,6 +20,11 @@ from emostream.settings import Settings
 RETRY_AFTER_SECONDS = 1
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
+# A flush begins this long before a multiple of the linger: time for its request to be answered.
+FLUSH_LEAD_SECONDS = 0.06
+# With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
+SHORTEST_FLUSH_SECONDS = 0.1
+FLUSH_SECONDS = 1.0
 
 
 def create_app(producer: BoundedProducer, counters: Counters) -> Flask:
@@ -102,14 +107,25 @@ def _start_worker(settings: Settings, parent_pid: int) -> Flask:
     return create_app(producer, counters)
 
 
+def seconds_to_flush(now: float, linger_ms: int) -> float:
+    """How long from `now`, in Unix seconds, until the next flush: one linger after the other, aligned to the clock.
+
+    Spark's micro-batches start at whole multiples of theirs. A flush that lands just before such a moment saves its
+    events the wait for the next batch; left to itself it would land anywhere.
+    """
+    linger_seconds = max(linger_ms / 1000, SHORTEST_FLUSH_SECONDS)
+    return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
+
+
 def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, log: Log, parent_pid: int) -> None:
-    """Tell that the worker is ready, end it when its parent was killed, and drain the producer at its end."""
+    """Flush by the clock, tell that the worker is ready, end it when its parent was killed, and drain at its end."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
     acknowledged, progress = 0, time.monotonic()
     away = False
     main = threading.main_thread()
     while main.is_alive():
-        main.join(0.5)
+        main.join(seconds_to_flush(time.time(), settings.linger_ms))
+        producer.flush(timeout_seconds=FLUSH_SECONDS)
         now = time.monotonic()
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now

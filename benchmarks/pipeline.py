@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Measure a running system (./start.sh up), from the outside: only its HTTP interfaces, Kafka, and /proc.
+
+usage: .venv/bin/python benchmarks/pipeline.py latency [--rate 10] [--seconds 60]
+       .venv/bin/python benchmarks/pipeline.py load [--rate 2000] [--seconds 60]
+       .venv/bin/python benchmarks/pipeline.py rest [--seconds 30]
+
+latency   tap → client: every tap has an emoji of its own, so each of the three clients, one on each cluster, knows when
+          its count should have come. Taps are sent by the clock whether or not earlier ones were answered (open loop).
+load      `rate` events/s for `seconds`; then how many were counted on MAIN_TOPIC, and how long the last took to arrive.
+rest      resident memory and CPU time of every process, while nobody taps. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from emostream.broker import consumer, partitions
+from emostream.settings import CLUSTER_TOPICS, Settings, load
+
+SENDERS = 8
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The value that `percent` of `values` do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+
+
+def send_open_loop(settings: Settings, emojis: Iterator[str], rate: float, seconds: float) -> tuple[dict[str, float], int]:
+    """Send a tap every 1/rate s over kept-alive connections; `({emoji: when it was due, Unix seconds}, refused)`."""
+    due: dict[str, float] = {}
+    refused = 0
+    lock = threading.Lock()
+    total = int(rate * seconds)
+    began = time.time() + 0.2
+
+    def send(sender: int) -> None:
+        nonlocal refused
+        connection = http.client.HTTPConnection(settings.client_host, settings.app_port, timeout=10)
+        for number in range(sender, total, SENDERS):
+            when = began + number / rate
+            with lock:
+                emoji = next(emojis)
+                due.setdefault(emoji, when)
+            time.sleep(max(0.0, when - time.time()))
+            body = json.dumps({"user_id": "benchmark", "emoji_type": emoji, "timestamp": "2026-01-01T00:00:00Z"})
+            connection.request("POST", "/send-emoji", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                with lock:
+                    refused += 1
+
+    threads = [threading.Thread(target=send, args=(sender,)) for sender in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return due, refused
+
+
+def receiving_client(settings: Settings, cluster_topic: str, came: dict[str, float]) -> ThreadingHTTPServer:
+    """A client registered with a subscriber of this cluster; `came` gets emoji → Unix seconds."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            count = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            came.setdefault(count["emoji"], time.time())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((settings.client_host, 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    call_subscriber(settings, cluster_topic, "/register", server)
+    return server
+
+
+def call_subscriber(settings: Settings, cluster_topic: str, path: str, client: ThreadingHTTPServer) -> None:
+    """POST a client's URL to the first subscriber of a cluster."""
+    port = settings.subscriber_port(cluster_topic, 1)
+    connection = http.client.HTTPConnection(settings.client_host, port, timeout=10)
+    url = f"http://{settings.client_host}:{client.server_port}/"
+    connection.request("POST", path, json.dumps({"client_url": url}), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise SystemExit(f"{path} at port {port}: {answer.status} {answer.read().decode()}")
+
+
+def measure_latency(settings: Settings, rate: float, seconds: float) -> None:
+    """Print tap → client percentiles over three clusters."""
+    came: dict[str, dict[str, float]] = {topic: {} for topic in CLUSTER_TOPICS}
+    clients = {topic: receiving_client(settings, topic, came[topic]) for topic in CLUSTER_TOPICS}
+    run = f"{os.getpid():x}"
+    send_open_loop(settings, (f"warm-{run}-{n}" for n in range(10**9)), rate, 10)
+    due, refused = send_open_loop(settings, (f"tap-{run}-{n}" for n in range(10**9)), rate, seconds)
+    deadline = time.time() + 15
+    while time.time() < deadline and any(emoji not in seen for seen in came.values() for emoji in due):
+        time.sleep(0.1)
+    for topic, client in clients.items():
+        call_subscriber(settings, topic, "/deregister", client)
+    delays = [seen[emoji] - when for seen in came.values() for emoji, when in due.items() if emoji in seen]
+    print(
+        f"tap → client at {rate:g} events/s for {seconds:g} s, one client on each of 3 clusters: p50 {percentile(delays, 50):.2f} s, "
+        f"p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, mean {statistics.mean(delays):.2f} s; "
+        f"{len(due)} taps, {refused} refused, {3 * len(due) - len(delays)} deliveries missing"
+    )
+
+
+def measure_load(settings: Settings, rate: float, seconds: float) -> None:
+    """Print how many of `rate` events/s were counted, and how far the count was behind when the last was sent."""
+    reader = consumer(settings, None)
+    assigned = partitions(settings.main_topic)
+    reader.assign(assigned)
+    reader.seek_to_end()
+    for tp in assigned:
+        reader.position(tp)
+    run = f"{os.getpid():x}"
+    emojis = (f"load-{run}-{n % 5}" for n in range(10**9))
+    counted: list[tuple[float, int, float]] = []
+    done = threading.Event()
+    total = int(rate * seconds)
+
+    def count() -> None:
+        while not done.is_set():
+            for records in reader.poll(timeout_ms=100).values():
+                for record in records:
+                    value = json.loads(record.value)
+                    if value["emoji"].startswith(f"load-{run}"):
+                        counted.append((time.time(), value["events"], value["last_accepted_ms"] / 1000))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    began = time.time()
+    _, refused = send_open_loop(settings, emojis, rate, seconds)
+    ended = time.time()
+    deadline = ended + 60
+    while time.time() < deadline and sum(events for _, events, _ in counted) < total - refused:
+        time.sleep(0.05)
+    done.set()
+    counting.join()
+    events = sum(events for _, events, _ in counted)
+    last = max(when for when, _, _ in counted)
+    print(
+        f"load: {total} events at {rate:g} events/s (reached {total / (ended - began):.0f}/s), {refused} refused; "
+        f"counted {events} = accepted {total - refused}: {events == total - refused}; "
+        f"the last count came {last - ended:.2f} s after the last tap (one batch and one linger: {settings.batch_seconds + settings.linger_ms / 1000:g} s)"
+    )
+
+
+def measure_rest(settings: Settings, seconds: float) -> None:
+    """Print memory and CPU time of supervisord and everything below it."""
+    root = int((settings.data_path / "run" / "supervisord.pid").read_text())
+    before = cpu_seconds(root)
+    time.sleep(seconds)
+    after = cpu_seconds(root)
+    resident_kb = {pid: int(field(pid, "status", "VmRSS:")) for pid in after}
+    shared_out_kb = {pid: int(field(pid, "smaps_rollup", "Pss:")) for pid in after}
+    used = {pid: 100 * (after[pid] - before.get(pid, after[pid])) / seconds for pid in after}
+    for pid in after:
+        command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        print(f"{pid:>8} {resident_kb[pid] / 1024:7.0f} MB {used[pid]:6.1f} % of a core  {command[:90]}")
+    print(
+        f"at rest: {sum(resident_kb.values()) / 1024:.0f} MB resident ({sum(shared_out_kb.values()) / 1024:.0f} MB with shared pages "
+        f"counted once), {sum(used.values()):.1f} % of one core, over {len(after)} processes in {seconds:g} s"
+    )
+
+
+def cpu_seconds(root: int) -> dict[int, float]:
+    """CPU seconds of a process and all its descendants, by pid."""
+    children: dict[int, list[int]] = {}
+    used: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        children.setdefault(int(fields[1]), []).append(pid)
+        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found, queue = {}, [root]
+    while queue:
+        pid = queue.pop()
+        found[pid] = used[pid]
+        queue += children.get(pid, [])
+    return found
+
+
+def field(pid: int, file: str, name: str) -> str:
+    """The first number behind `name` in a file of /proc/<pid>."""
+    return next(line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name))
+
+
+def main() -> None:
+    """Entry point of the command in the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["latency", "load", "rest"])
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--seconds", type=float)
+    args = parser.parse_args()
+    settings = load()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}")
+    if args.what == "latency":
+        measure_latency(settings, args.rate or 10, args.seconds or 60)
+    elif args.what == "load":
+        measure_load(settings, args.rate or 2000, args.seconds or 60)
+    else:
+        measure_rest(settings, args.seconds or 30)
+
+
+if __name__ == "__main__":
+    main()
