@@ -2,7 +2,6 @@
 """Receive: register with a subscriber, send emojis, print those that come. Type unsub or press Ctrl-C to end."""
 
 import argparse
-import sys
 
 from emostream.receive import ClientOptions, run
 from emostream.runtime import run_script

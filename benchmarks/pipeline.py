@@ -40,7 +40,9 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
 
 
-def send_open_loop(settings: Settings, emojis: Iterator[str], rate: float, seconds: float) -> tuple[dict[str, float], int]:
+def send_open_loop(
+    settings: Settings, emojis: Iterator[str], rate: float, seconds: float
+) -> tuple[dict[str, float], int]:
     """Send a tap every 1/rate s over kept-alive connections; `({emoji: when it was due, Unix seconds}, refused)`."""
     due: dict[str, float] = {}
     refused = 0
@@ -119,8 +121,8 @@ def measure_latency(settings: Settings, rate: float, seconds: float) -> None:
         call_subscriber(settings, topic, "/deregister", client)
     delays = [seen[emoji] - when for seen in came.values() for emoji, when in due.items() if emoji in seen]
     print(
-        f"tap → client at {rate:g} events/s for {seconds:g} s, one client on each of 3 clusters: p50 {percentile(delays, 50):.2f} s, "
-        f"p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, mean {statistics.mean(delays):.2f} s; "
+        f"tap → client at {rate:g} events/s for {seconds:g} s, one client on each of 3 clusters: "
+        f"p50 {percentile(delays, 50):.2f} s, p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, mean {statistics.mean(delays):.2f} s; "
         f"{len(due)} taps, {refused} refused, {3 * len(due) - len(delays)} deliveries missing"
     )
 
@@ -162,7 +164,8 @@ def measure_load(settings: Settings, rate: float, seconds: float) -> None:
     print(
         f"load: {total} events at {rate:g} events/s (reached {total / (ended - began):.0f}/s), {refused} refused; "
         f"counted {events} = accepted {total - refused}: {events == total - refused}; "
-        f"the last count came {last - ended:.2f} s after the last tap (one batch and one linger: {settings.batch_seconds + settings.linger_ms / 1000:g} s)"
+        f"the last count came {last - ended:.2f} s after the last tap "
+        f"(one batch and one linger: {settings.batch_seconds + settings.linger_ms / 1000:g} s)"
     )
 
 
@@ -179,8 +182,8 @@ def measure_rest(settings: Settings, seconds: float) -> None:
         command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         print(f"{pid:>8} {resident_kb[pid] / 1024:7.0f} MB {used[pid]:6.1f} % of a core  {command[:90]}")
     print(
-        f"at rest: {sum(resident_kb.values()) / 1024:.0f} MB resident ({sum(shared_out_kb.values()) / 1024:.0f} MB with shared pages "
-        f"counted once), {sum(used.values()):.1f} % of one core, over {len(after)} processes in {seconds:g} s"
+        f"at rest: {sum(resident_kb.values()) / 1024:.0f} MB resident ({sum(shared_out_kb.values()) / 1024:.0f} MB "
+        f"with shared pages counted once), {sum(used.values()):.1f} % of one core, over {len(after)} processes in {seconds:g} s"
     )
 
 
@@ -206,7 +209,9 @@ def cpu_seconds(root: int) -> dict[int, float]:
 
 def field(pid: int, file: str, name: str) -> str:
     """The first number behind `name` in a file of /proc/<pid>."""
-    return next(line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name))
+    return next(
+        line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name)
+    )
 
 
 def main() -> None:
@@ -217,7 +222,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     args = parser.parse_args()
     settings = load()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}"
+    )
     if args.what == "latency":
         measure_latency(settings, args.rate or 10, args.seconds or 60)
     elif args.what == "load":

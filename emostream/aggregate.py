@@ -80,7 +80,7 @@ def _measures() -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one micro-batch leaves: its counts, its next offset per partition, and its first bad record per partition."""
+    """What one micro-batch leaves: its counts, and per partition its next offset and its first bad record's."""
 
     counts: list[Count] = field(default_factory=list)
     next_offsets: dict[int, int] = field(default_factory=dict)
@@ -313,7 +313,7 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
     """Beat while the query runs; at a stop, let it count what is on the topic. Raises StreamingQueryException."""
     heartbeat = Heartbeat(settings, NAME)
     while not stop.requested:
-        if query.awaitTermination(0.5):
+        if query.awaitTermination(1):
             return
         heartbeat.beat()
     heartbeat.end()

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    RetriableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
 
 from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
@@ -41,7 +47,12 @@ def _common(settings: Settings) -> dict[str, object]:
 
 def _producing(settings: Settings) -> dict[str, object]:
     # Idempotence and acks=all are the defaults, but unless named another setting switches them off silently.
-    return _common(settings) | {"metrics_enabled": False, "enable_idempotence": True, "acks": "all", "compression_type": "lz4"}
+    return _common(settings) | {
+        "metrics_enabled": False,
+        "enable_idempotence": True,
+        "acks": "all",
+        "compression_type": "lz4",
+    }
 
 
 class BoundedProducer:
@@ -127,7 +138,9 @@ def transactional_producer(settings: Settings, transactional_id: str) -> KafkaPr
 
 def registry_producer(settings: Settings) -> KafkaProducer:
     """A producer for the few records of the subscribers' registry; whoever waits for one waits 5 s at most."""
-    return KafkaProducer(**_producing(settings), request_timeout_ms=4_000, delivery_timeout_ms=5_000, max_block_ms=5_000)
+    return KafkaProducer(
+        **_producing(settings), request_timeout_ms=4_000, delivery_timeout_ms=5_000, max_block_ms=5_000
+    )
 
 
 def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:

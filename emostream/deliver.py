@@ -59,7 +59,7 @@ class Subscriber:
         self._consumer.assign(assigned)
         ends = self._consumer.end_offsets(assigned)
         oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
-        found = self._consumer.offsets_for_times({tp: oldest_ms for tp in assigned})
+        found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
         for tp in assigned:
             self._consumer.seek(tp, found[tp].offset if found.get(tp) else ends[tp])
         self.run_once(poll_ms=0)
@@ -169,7 +169,9 @@ class Subscriber:
         try:
             self._store.forget(client_url)
         except KafkaError as error:
-            self._log.warning("could not note that a client has left; a restart finds out", client_url=client_url, reason=error)
+            self._log.warning(
+                "could not note that a client has left; a restart finds out", client_url=client_url, reason=error
+            )
 
 
 class _ClientUrl(msgspec.Struct):

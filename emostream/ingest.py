@@ -131,7 +131,9 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
             acknowledged, progress = producer.counts()["acknowledged"], now
         was_away, away = away, now - progress > BROKER_AWAY_AFTER_SECONDS
         if away and not was_away:
-            log.warning("the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered)
+            log.warning(
+                "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
+            )
         if was_away and not away:
             log.info("the broker takes events again")
         if not away:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,11 +19,17 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from emostream.broker import create_topics, broker_missing
+from emostream.broker import broker_missing, create_topics
 from emostream.runtime import (
-    STALE_AFTER_SECONDS, Log, StopFlag, bound_socket, heartbeat_path, start_logging, stop_on_signals,
+    STALE_AFTER_SECONDS,
+    Log,
+    StopFlag,
+    bound_socket,
+    heartbeat_path,
+    start_logging,
+    stop_on_signals,
 )  # fmt: skip
-from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SUBSCRIBERS_PER_CLUSTER, Settings, SettingError, load
+from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SUBSCRIBERS_PER_CLUSTER, SettingError, Settings, load
 
 READY_SECONDS = 120.0
 SHOWN_LOG_LINES = 20
@@ -201,7 +206,7 @@ def start(settings: Settings, only_kafka: bool) -> None:
 
 
 def await_ready(supervisor: Supervisor, names: list[str], stop: StopFlag) -> None:
-    """Return when each is ready. Raises OperatingError, with the end of its log, for one that failed or takes too long."""
+    """Return when each is ready. Raises OperatingError, with the end of the log, where one failed or takes too long."""
     began = time.monotonic()
     while not stop.requested:
         processes = [process for process in supervisor.processes() if process.name in names]
@@ -286,14 +291,19 @@ def show_status(settings: Settings) -> bool:
         return False
     print(f"{'process':<20} {'state':<9} {'ready':<6} {'pid':>7} {'uptime':>9} {'restarts':>9}")
     for process in processes:
-        uptime = f"{process.uptime_seconds // 3600}:{process.uptime_seconds // 60 % 60:02}:{process.uptime_seconds % 60:02}"
+        uptime = (
+            f"{process.uptime_seconds // 3600}:{process.uptime_seconds // 60 % 60:02}:{process.uptime_seconds % 60:02}"
+        )
         ready = "yes" if process.ready else "no"
-        print(f"{process.name:<20} {process.state.lower():<9} {ready:<6} {process.pid:>7} {uptime:>9} {process.restarts:>9}")
+        print(
+            f"{process.name:<20} {process.state.lower():<9} {ready:<6} "
+            f"{process.pid:>7} {uptime:>9} {process.restarts:>9}"
+        )
     return all(process.ready for process in processes)
 
 
 def _namespec(name: str) -> str:
-    """supervisor's `group:process`."""
+    """Supervisor's `group:process`."""
     return f"{name.rstrip('_0123456789')}:{name}"
 
 

@@ -23,7 +23,7 @@ SMALL_BODY_BYTES = 1024
 
 @dataclass(frozen=True)
 class PushPolicy:
-    """Who pushes, and when it gives up: on a record after `max_age_seconds`, on a client after `evict_after_seconds`."""
+    """Who pushes, and when it gives up on a record (`max_age_seconds`) and on a client (`evict_after_seconds`)."""
 
     cluster_topic: str
     subscriber: int

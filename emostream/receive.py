@@ -35,7 +35,7 @@ REMEMBERED_RECORDS = 10_000
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """What a client does: `events` taps, one every `interval_seconds`; whether it sends, receives, and waits for a slot."""
+    """What a client does: `events` taps, one every `interval_seconds`; whether it sends, receives, waits for a slot."""
 
     events: int = 100
     interval_seconds: float = 0.1
@@ -121,7 +121,9 @@ class Membership:
         """Deregister; a subscriber that cannot be reached evicts the client by itself."""
         if self._subscriber_url:
             answer = self._post(f"{self._subscriber_url}/deregister")
-            _say("deregistered" if answer is not None and answer.ok else "the subscriber did not answer; it will notice")
+            _say(
+                "deregistered" if answer is not None and answer.ok else "the subscriber did not answer; it will notice"
+            )
 
     def _with_free_slots(self) -> list[str]:
         """The subscribers that have free slots, those with the most first, equals in random order."""

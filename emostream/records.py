@@ -1,8 +1,8 @@
 """The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
 
-    request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
-    event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
-    count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
+request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
+event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
+count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-unty
 
 
 def _plain(error: str) -> str:
-    """msgspec's words with the field in front: "emoji_type: expected str, got int"."""
+    """Msgspec's words with the field in front: "emoji_type: expected str, got int"."""
     if not error.startswith(("Expected", "Object missing")):
         return f"expected a JSON object, got something else ({error})"
     what, _, path = error.replace("`", "").partition(" - at ")
@@ -115,7 +115,7 @@ def _plain(error: str) -> str:
 
 
 def _check_text(name: str, text: str) -> None:
-    """Raise InvalidRecord unless `text` may go on the wire: neither blank, nor too long, nor able to steer a terminal."""
+    """Raise InvalidRecord unless `text` may go on the wire: not blank, not too long, unable to steer a terminal."""
     if not text.strip():
         raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got an empty string")
     size = len(text.encode())

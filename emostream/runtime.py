@@ -1,4 +1,4 @@
-"""What every process shares: log lines, the stop flag, the heartbeat that tells that it is ready, time-boxes, counters."""
+"""What every process shares: log lines, the stop flag, the heartbeat that shows it ready, time-boxes, counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from emostream.settings import Settings, SettingError, load
+from emostream.settings import SettingError, Settings, load
 
 EXIT_BAD_SETTING = 2
 EXIT_FENCED = 3  # another process of the same role has taken over; the supervisor lets it rest
@@ -96,7 +96,9 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise SettingError(f"{setting}: cannot listen on {host}:{port} ({error.strerror}); is it running already?") from None
+        raise SettingError(
+            f"{setting}: cannot listen on {host}:{port} ({error.strerror}); is it running already?"
+        ) from None
     return bound
 
 
