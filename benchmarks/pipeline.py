@@ -122,7 +122,8 @@ def measure_latency(settings: Settings, rate: float, seconds: float) -> None:
     delays = [seen[emoji] - when for seen in came.values() for emoji, when in due.items() if emoji in seen]
     print(
         f"tap → client at {rate:g} events/s for {seconds:g} s, one client on each of 3 clusters: "
-        f"p50 {percentile(delays, 50):.2f} s, p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, mean {statistics.mean(delays):.2f} s; "
+        f"p50 {percentile(delays, 50):.2f} s, p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, "
+        f"mean {statistics.mean(delays):.2f} s; "
         f"{len(due)} taps, {refused} refused, {3 * len(due) - len(delays)} deliveries missing"
     )
 
@@ -183,7 +184,8 @@ def measure_rest(settings: Settings, seconds: float) -> None:
         print(f"{pid:>8} {resident_kb[pid] / 1024:7.0f} MB {used[pid]:6.1f} % of a core  {command[:90]}")
     print(
         f"at rest: {sum(resident_kb.values()) / 1024:.0f} MB resident ({sum(shared_out_kb.values()) / 1024:.0f} MB "
-        f"with shared pages counted once), {sum(used.values()):.1f} % of one core, over {len(after)} processes in {seconds:g} s"
+        f"with shared pages counted once), {sum(used.values()):.1f} % of one core, "
+        f"over {len(after)} processes in {seconds:g} s"
     )
 
 

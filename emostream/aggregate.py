@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
-from pyspark.errors import StreamingQueryException
+from pyspark.errors import PySparkRuntimeError, StreamingQueryException
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
@@ -283,7 +283,12 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
         return 0
-    session = make_session(settings)
+    try:
+        session = make_session(settings)
+    except PySparkRuntimeError as error:
+        log.error("Spark did not start; SPARK_MASTER names where, and it needs Java 17 or later",
+                  SPARK_MASTER=settings.spark_master, reason=_first_line(error))  # fmt: skip
+        return 1
     stop.listen()  # again: PySpark has put its own handler for SIGINT in place
     warm_up(session)
     publisher = BatchPublisher(settings, log)
@@ -325,5 +330,5 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
     query.stop()
 
 
-def _first_line(error: StreamingQueryException) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]

@@ -185,7 +185,7 @@ def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
 
 
 def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
-    waited_seconds, reminded_seconds = 0.0, -REMINDER_SECONDS
+    waited_seconds, reminded_seconds = 0.0, 1.0 - REMINDER_SECONDS
     while not stop.requested:
         try:
             what = missing()

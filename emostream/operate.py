@@ -31,6 +31,7 @@ from emostream.runtime import (
 )  # fmt: skip
 from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SUBSCRIBERS_PER_CLUSTER, SettingError, Settings, load
 
+GROUPS = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")  # in the order of the data
 READY_SECONDS = 120.0
 SHOWN_LOG_LINES = 20
 SUPERVISOR_CONF = PROJECT_DIR / "config" / "supervisord.conf"
@@ -111,15 +112,19 @@ class Supervisor:
                 if fault.faultCode not in (Faults.ALREADY_STARTED, Faults.SPAWN_ERROR):
                     raise
 
-    def shutdown(self, stop: StopFlag) -> None:
-        """Stop everything in the order of the data, and supervisord."""
+    def shutdown(self) -> None:
+        """Stop everything in the order of the data, and supervisord. Each is killed when it takes too long."""
+        began = time.monotonic()
+        for group in GROUPS:
+            self._rpc.stopProcessGroup(group, False)
+            while running := [
+                process.name for process in self.processes() if _group(process.name) == group and process.pid
+            ]:
+                _progress(f"stopping {running[0]}", began)
+                time.sleep(0.1)
         pid = self._rpc.getPID()
         self._rpc.shutdown()
-        began = time.monotonic()
         while _alive(pid):
-            if time.monotonic() - began > 1:
-                still = [process.name for process in self.processes() if process.state != "STOPPED"]
-                _progress(f"stopping {', '.join(still[-3:]) or 'supervisor'}", began)
             time.sleep(0.1)
         _progress_done()
 
@@ -304,7 +309,11 @@ def show_status(settings: Settings) -> bool:
 
 def _namespec(name: str) -> str:
     """Supervisor's `group:process`."""
-    return f"{name.rstrip('_0123456789')}:{name}"
+    return f"{_group(name)}:{name}"
+
+
+def _group(name: str) -> str:
+    return name.rstrip("_0123456789")
 
 
 def _alive(pid: int) -> bool:
@@ -340,7 +349,7 @@ def main() -> int:
         elif words == ["stop"]:
             supervisor = Supervisor(settings)
             if supervisor.running():
-                supervisor.shutdown(StopFlag())
+                supervisor.shutdown()
         elif words == ["status"]:
             return 0 if show_status(settings) else 1
         else:

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+import requests
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -31,6 +34,18 @@ def wait_until(what: str, condition: Callable[[], T], timeout_seconds: float = 6
         assert time.monotonic() < deadline, f"waited {timeout_seconds:g} s in vain: {what}"
         time.sleep(0.05)
     return value
+
+
+def call(url: str, body: object = None) -> tuple[int, Any]:
+    """GET, or POST with a body as JSON: the status and what the answer's JSON says."""
+    answer = requests.get(url, timeout=30) if body is None else requests.post(url, json=body, timeout=30)
+    return answer.status_code, answer.json()
+
+
+def listening(port: int) -> bool:
+    """Whether somebody on this machine listens on a TCP port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port_block(size: int) -> int:
@@ -149,6 +164,49 @@ class Broker:
         futures = [producer.send(topic, value=value, partition=partition) for value in values]
         for future in futures:
             future.get(timeout=30)
+        producer.close()
+
+    def produce_at_once(self, topic: str, values: list[bytes], partition: int = 0) -> None:
+        """Write values as one transaction on one partition: readers of committed records see all of them or none."""
+        producer = KafkaProducer(bootstrap_servers=self.servers, transactional_id=f"test-{uuid.uuid4()}")
+        producer.init_transactions()
+        producer.begin_transaction()
+        for value in values:
+            producer.send(topic, value=value, partition=partition)
+        producer.commit_transaction()
+        producer.close()
+
+    @contextmanager
+    def stream(
+        self, topic: str, value: Callable[[int], bytes], per_second: int = 200, transactional: bool = False
+    ) -> Iterator[list[bytes]]:
+        """Write value(0), value(1), ... at a steady pace until the end of the block, which is given those written."""
+        name = {"transactional_id": f"test-{uuid.uuid4()}"} if transactional else {}
+        producer = KafkaProducer(bootstrap_servers=self.servers, **name)
+        written: list[bytes] = []
+        stop = threading.Event()
+
+        def write() -> None:
+            if transactional:
+                producer.init_transactions()
+            while not stop.wait(0.05):
+                if transactional:
+                    producer.begin_transaction()
+                values = [value(number) for number in range(len(written), len(written) + per_second // 20)]
+                futures = [producer.send(topic, value=value) for value in values]
+                if transactional:
+                    producer.commit_transaction()
+                for future in futures:
+                    future.get(timeout=30)
+                written.extend(values)
+
+        with ThreadPoolExecutor(1) as executor:
+            writing = executor.submit(write)
+            try:
+                yield written
+            finally:
+                stop.set()
+            writing.result(timeout=60)
         producer.close()
 
     def read(self, topic: str) -> list[Any]:

@@ -1,0 +1,206 @@
+"""The real ./start.sh, as its users call it, on ports and in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import JSON, PROJECT_DIR, HttpClient, environment_for, http_client, wait_until
+
+CLUSTERS, SUBSCRIBERS = 3, 3
+
+
+class System:
+    """A system that ./start.sh runs."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def start_sh(self, *arguments: str, timeout_seconds: float = 200) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["./start.sh", *arguments], cwd=PROJECT_DIR, env=self.environment, timeout=timeout_seconds,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """The table of `./start.sh status`, by process."""
+        lines = self.start_sh("status").stdout.splitlines()
+        if not lines or not lines[0].startswith("process"):
+            return {}
+        columns = lines[0].split()[1:]
+        return {line.split()[0]: dict(zip(columns, line.split()[1:], strict=True)) for line in lines[1:]}
+
+    def pid(self, name: str) -> int:
+        return int(self.status()[name]["pid"])
+
+    def all_ready(self) -> bool:
+        return self.start_sh("status").returncode == 0
+
+    def tap(self, emoji: str) -> None:
+        body = json.dumps({"user_id": "u", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}).encode()
+        url = f"http://127.0.0.1:{self.environment['APP_PORT']}/send-emoji"
+        with urllib.request.urlopen(urllib.request.Request(url, body, JSON), timeout=10) as answer:
+            assert json.load(answer) == {"status": "success", "message": "Emoji sent to Kafka"}
+
+    def subscriber_url(self, cluster: int, subscriber: int) -> str:
+        return f"http://127.0.0.1:{int(self.environment['SUBSCRIBER_BASE_PORT']) + 10 * (cluster - 1) + subscriber}"
+
+    def call(self, cluster: int, subscriber: int, path: str, client: HttpClient) -> Any:
+        body = json.dumps({"client_url": client.url}).encode()
+        request = urllib.request.Request(self.subscriber_url(cluster, subscriber) + path, body, JSON)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["status"]
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    found = System(environment_for(tmp_path_factory.mktemp("e2e")))
+    up = found.start_sh("up")
+    assert up.returncode == 0, up.stderr
+    yield found
+    found.start_sh("down")
+
+
+def test_up_returns_when_every_process_is_ready(system: System) -> None:
+    status = system.status()
+    assert len(status) == 1 + 1 + 1 + CLUSTERS + CLUSTERS * SUBSCRIBERS
+    assert {row["ready"] for row in status.values()} == {"yes"}
+
+
+def test_a_second_up_leaves_everything_as_it_is(system: System) -> None:
+    before = {name: row["pid"] for name, row in system.status().items()}
+    assert system.start_sh("up").returncode == 0
+    assert {name: row["pid"] for name, row in system.status().items()} == before
+
+
+def test_a_tap_reaches_a_client_of_every_subscriber(system: System) -> None:
+    with ExitStack() as stack:
+        clients = {
+            (cluster, subscriber): stack.enter_context(http_client())
+            for cluster in range(1, CLUSTERS + 1)
+            for subscriber in range(1, SUBSCRIBERS + 1)
+        }
+        for where, client in clients.items():
+            assert system.call(*where, "/register", client) == "registered"
+        for _ in range(3):
+            system.tap("🏏")
+        for client in clients.values():
+            wait_until("all three events at the client", lambda client=client: _events(client, "🏏") == 3)  # type: ignore[misc]
+        for where, client in clients.items():
+            assert system.call(*where, "/deregister", client) == "deregistered"
+
+
+def _events(client: HttpClient, emoji: str) -> int:
+    return sum(record["events"] for record in client.received if record["emoji"] == emoji)
+
+
+def test_every_process_that_is_killed_comes_back_and_the_stream_goes_on(system: System) -> None:
+    names = ["app", "main_publisher", "cluster_publisher_1", "subscriber_1_1", "kafka_1"]
+    with http_client() as client:
+        system.call(1, 1, "/register", client)
+        restarts = {name: int(system.status()[name]["restarts"]) for name in names}
+        for name in names:
+            pid = system.pid(name)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(f"a successor of {name}", lambda pid=pid, name=name: system.pid(name) not in (0, pid))  # type: ignore[misc]
+        wait_until("everything ready again", system.all_ready, timeout_seconds=120)
+        for name in names:
+            assert int(system.status()[name]["restarts"]) > restarts[name], name
+        system.tap("🦉")
+        wait_until("the event at the client of before", lambda: _events(client, "🦉") == 1)
+        system.call(1, 1, "/deregister", client)
+
+
+def test_the_client_prints_the_stream_and_unsub_ends_it(system: System) -> None:
+    command = [sys.executable, "client.py", "--receive-only"]
+    with subprocess.Popen(
+        command,
+        cwd=PROJECT_DIR,
+        env=system.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as client:
+        assert client.stdin
+        assert client.stdout
+        assert client.stderr
+        for line in client.stderr:
+            if b"registered with" in line:
+                break
+        system.tap("🐙")
+        assert client.stdout.read(len("🐙".encode())).decode() == "🐙"
+        client.stdin.write(b"unsub\n")
+        client.stdin.flush()
+        assert client.wait(20) == 0
+        assert b"deregistered" in client.stderr.read()
+
+
+def test_a_port_that_is_taken_is_one_sentence_and_nothing_is_left_running(tmp_path: Path) -> None:
+    other = System(environment_for(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(other.environment["APP_PORT"])))
+        taken.listen()
+        up = other.start_sh("up")
+    assert up.returncode == 2
+    assert "APP_PORT" in up.stderr
+    assert "Traceback" not in up.stderr
+    assert other.status() == {}
+
+
+def test_up_names_the_process_that_fails_and_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    other = System(environment_for(tmp_path, SPARK_MASTER="nonsense"))
+    try:
+        up = other.start_sh("up")
+        assert up.returncode == 1
+        assert "main_publisher failed" in up.stderr
+        assert "nonsense" in up.stderr
+    finally:
+        other.start_sh("down")
+
+
+def test_ctrl_c_stops_everything_that_start_sh_has_started(tmp_path: Path) -> None:
+    environment = environment_for(tmp_path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(PROJECT_DIR)
+        os.execve("./start.sh", ["./start.sh"], environment)  # noqa: S606 - it is its own shell
+    shown = b""
+
+    def read_until(what: bytes) -> None:
+        nonlocal shown
+        while what not in shown:
+            try:
+                shown += os.read(terminal, 4096)
+            except OSError:  # the terminal is gone with the last process on it
+                break
+        assert what in shown, shown.decode(errors="replace")
+
+    read_until(b"registered with")
+    read_until("😊".encode())
+    os.write(terminal, b"\x03")
+    read_until(b"deregistered")
+    read_until(b"Everything is stopped.")
+    os.waitpid(pid, 0)
+    left = subprocess.run(["pgrep", "-f", re.escape(str(tmp_path))], capture_output=True, text=True).stdout
+    assert left == ""
+    assert System(environment).status() == {}
+
+
+def test_down_leaves_no_process_behind(system: System) -> None:
+    assert system.start_sh("down").returncode == 0
+    left = subprocess.run(["pgrep", "-f", system.environment["DATA_DIR"]], capture_output=True, text=True).stdout
+    assert left == ""
+    assert system.start_sh("status").returncode == 1

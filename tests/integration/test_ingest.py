@@ -1,0 +1,216 @@
+"""Hop 1: HTTP requests → app.py → emoji-topic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+
+from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
+
+TIMESTAMP = "2026-01-31T20:15:00Z"
+
+
+def tap(user_id: str = "u", emoji: object = "🔥", timestamp: object = TIMESTAMP) -> dict[str, object]:
+    return {"user_id": user_id, "emoji_type": emoji, "timestamp": timestamp}
+
+
+def url_of(broker: Broker) -> str:
+    return f"http://127.0.0.1:{broker.environment['APP_PORT']}/send-emoji"
+
+
+def serving(broker: Broker, app: Script) -> None:
+    """Return when the app takes requests."""
+    app.wait_for("listening")
+    wait_until("the app listens", lambda: listening(int(broker.environment["APP_PORT"])))
+
+
+def users_on(broker: Broker, topic: str = "emoji-topic") -> set[str]:
+    return {event["user_id"] for event in broker.counts(topic)}
+
+
+def group_alive(group: int) -> bool:
+    """Whether a process of this group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def app(broker: Broker) -> Iterator[str]:
+    """One running app for the tests that only send it requests: its URL."""
+    broker.replace_topics()
+    port = free_port_block(1)  # the tests that start an app of their own use the broker's APP_PORT
+    with script(broker.environment, "app.py", APP_PORT=port):
+        wait_until("the app listens", lambda: listening(port))
+        yield f"http://127.0.0.1:{port}/send-emoji"
+
+
+def test_a_tap_is_answered_200_as_the_contract_says(app: str) -> None:
+    assert call(app, tap()) == (200, {"status": "success", "message": "Emoji sent to Kafka"})
+
+
+def test_a_tap_lies_on_emoji_topic_as_user_id_emoji_and_timestamp(broker: Broker, app: str) -> None:
+    call(app, tap("viewer-1", "👩‍🚀", "2026-01-31T21:15:00+01:00"))
+
+    def found() -> list[dict[str, Any]]:
+        return [event for event in broker.counts("emoji-topic") if event["user_id"] == "viewer-1"]
+
+    (event,) = wait_until("the tap on the topic", found)
+    assert event == {"user_id": "viewer-1", "emoji": "👩‍🚀", "timestamp": "2026-01-31T20:15:00+00:00"}
+
+
+BAD_BODIES = {
+    "nothing": b"",
+    "no JSON": b"emoji=fire",
+    "an array": b"[1, 2]",
+    "a string": b'"tap"',
+    "no UTF-8": b'{"user_id": "bad", "emoji_type": "\xff\xfe", "timestamp": "2026-01-31T20:15:00Z"}',
+    "half a surrogate pair": rb'{"user_id": "bad", "emoji_type": "\ud83d", "timestamp": "2026-01-31T20:15:00Z"}',
+    "nested very deeply": b'{"user_id": ' + b"[" * 30_000,
+    "something after the object": json.dumps(tap("bad")).encode() + b"}",
+    "a missing field": b'{"user_id": "bad", "timestamp": "2026-01-31T20:15:00Z"}',
+    "null for a field": json.dumps(tap("bad", None)).encode(),
+    "a number for an emoji": json.dumps(tap("bad", 5)).encode(),
+    "an object for an emoji": json.dumps(tap("bad", {"a": 1})).encode(),
+    "an empty emoji": json.dumps(tap("bad", " ")).encode(),
+    "an emoji of 65 bytes": json.dumps(tap("bad", "e" * 65)).encode(),
+    "a control character": json.dumps(tap("bad", "\x1b[2J")).encode(),
+    "an empty user": json.dumps(tap("")).encode(),
+    "no date": json.dumps(tap("bad", timestamp="yesterday")).encode(),
+    "a number for a date": json.dumps(tap("bad", timestamp=1_769_890_500)).encode(),
+    "a date beyond the calendar": json.dumps(tap("bad", timestamp="0001-01-01T00:00:00+23:59")).encode(),
+    "more than 64 KB": json.dumps(tap("bad" * 30_000)).encode(),
+}
+
+
+@pytest.mark.parametrize("what", BAD_BODIES)
+def test_a_bad_body_is_refused_with_4xx_and_a_reason_in_json(app: str, what: str) -> None:
+    answer = requests.post(app, data=BAD_BODIES[what], headers=JSON, timeout=30)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert list(answer.json()) == ["error"]
+    assert "expected" in answer.json()["error"]
+
+
+def test_a_chunked_body_over_64_kb_is_refused_with_413_in_json(app: str) -> None:
+    body = json.dumps(tap("bad" * 30_000)).encode()
+    chunks = (body[start : start + 4096] for start in range(0, len(body), 4096))
+    answer = requests.post(app, data=chunks, headers=JSON, timeout=30)
+    assert answer.status_code == 413, answer.text
+    assert "expected" in answer.json()["error"]
+
+
+def test_a_chunked_body_within_64_kb_is_taken(broker: Broker, app: str) -> None:
+    body = json.dumps(tap("chunked")).encode()
+    answer = requests.post(app, data=iter([body[:10], body[10:]]), headers=JSON, timeout=30)
+    assert answer.status_code == 200, answer.text
+    wait_until("the tap on the topic", lambda: "chunked" in users_on(broker))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/send-emoji", JSON, 405),
+        ("PUT", "/send-emoji", JSON, 405),
+        ("POST", "/", JSON, 404),
+        ("POST", "/send-emoji/more", JSON, 404),
+        ("POST", "/send-emoji", {"Content-Type": "text/plain"}, 415),
+    ],
+)
+def test_a_request_for_something_else_is_refused_in_json(
+    app: str, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    url = app.removesuffix("/send-emoji") + path
+    answer = requests.request(method, url, data=json.dumps(tap("bad")), headers=headers, timeout=30)
+    assert answer.status_code == status
+    assert "expected" in answer.json()["error"]
+
+
+def test_good_taps_between_bad_ones_all_arrive_and_no_bad_one_does(broker: Broker, app: str) -> None:
+    wanted = set()
+    for number, bad in enumerate(BAD_BODIES.values()):
+        requests.post(app, data=bad, headers=JSON, timeout=30)
+        assert call(app, tap(f"beside-{number}"))[0] == 200
+        wanted.add(f"beside-{number}")
+    wait_until("the good ones on the topic", lambda: wanted <= users_on(broker))
+    assert users_on(broker) <= wanted | {"u", "viewer-1", "chunked"}
+
+
+def test_it_says_that_its_topic_is_missing_and_serves_when_it_comes(broker: Broker) -> None:
+    with script(broker.environment, "app.py", EMOJI_TOPIC="late-topic") as app:
+        app.wait_for("missing topics late-topic")
+        admin = KafkaAdminClient(bootstrap_servers=broker.servers)
+        admin.create_topics([NewTopic("late-topic", 3, 1)])
+        admin.close()
+        serving(broker, app)
+        assert call(url_of(broker), tap("late"))[0] == 200
+        wait_until("the tap on the late topic", lambda: users_on(broker, "late-topic") == {"late"})
+        assert "Traceback" not in app.log
+
+
+def test_it_says_that_the_broker_is_missing_and_serves_when_it_comes(tmp_path: Path) -> None:
+    late = Broker(environment_for(tmp_path))
+    with script(late.environment, "app.py") as app:
+        app.wait_for(f"no broker at {late.servers}")
+        try:
+            late.operate("emostream.operate", "start", "kafka")
+            late.replace_topics()
+            serving(late, app)
+            assert call(url_of(late), tap("late"))[0] == 200
+            wait_until("the tap on the late broker", lambda: users_on(late) == {"late"})
+            assert "Traceback" not in app.log
+        finally:
+            late.operate("emostream.operate", "stop")
+
+
+def test_it_ends_at_sigterm_while_it_waits_for_a_broker(tmp_path: Path) -> None:
+    environment = environment_for(tmp_path)
+    with script(environment, "app.py") as app:
+        app.wait_for("no broker at")
+        assert app.terminate() == 0
+
+
+def test_sigterm_loses_nothing_that_was_answered_200(empty_topics: Broker) -> None:
+    url = url_of(empty_topics)
+    with script(empty_topics.environment, "app.py", LINGER_MS=60_000) as app:
+        serving(empty_topics, app)
+        with ThreadPoolExecutor(8) as senders:
+            answers = list(senders.map(lambda number: call(url, tap(f"user-{number}"))[0], range(500)))
+        assert answers == [200] * 500
+        assert app.terminate() == 0
+    assert users_on(empty_topics) == {f"user-{number}" for number in range(500)}
+    assert len(empty_topics.read("emoji-topic")) == 500
+
+
+def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered_200_is_lost(
+    empty_topics: Broker,
+) -> None:
+    with script(empty_topics.environment, "app.py", LINGER_MS=60_000) as app:
+        serving(empty_topics, app)
+        for number in range(50):
+            assert call(url_of(empty_topics), tap(f"user-{number}"))[0] == 200
+        os.kill(app.process.pid, signal.SIGKILL)
+        app.process.wait(10)
+        wait_until("every worker has ended", lambda: not group_alive(app.process.pid), 90)
+    assert not listening(int(empty_topics.environment["APP_PORT"]))
+    assert users_on(empty_topics) == {f"user-{number}" for number in range(50)}
+
+
+def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:
+    port = int(broker.environment["APP_PORT"])
+    with socket.create_server(("127.0.0.1", port)), script(broker.environment, "app.py") as app:
+        assert app.process.wait(30) == 2
+        assert app.log.count("\n") == 1
+        assert f"APP_PORT: cannot listen on 127.0.0.1:{port}" in app.log
