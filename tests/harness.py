@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -158,10 +158,12 @@ class Broker:
         """Every topic, empty."""
         self.operate("emostream.broker", "replace")
 
-    def produce(self, topic: str, values: list[bytes], partition: int | None = None) -> None:
+    def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""
         producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=5)
-        futures = [producer.send(topic, value=value, partition=partition) for value in values]
+        # Only a key lets kafka-python write a record without a value.
+        keys = [b"" if value is None else None for value in values]
+        futures = [producer.send(topic, value, key, partition=partition) for key, value in zip(keys, values, strict=True)]
         for future in futures:
             future.get(timeout=30)
         producer.close()
