@@ -17,14 +17,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 from pyspark.errors import PySparkRuntimeError, StreamingQueryException
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from emostream.broker import consumer, partitions, transactional_producer, wait_for_topics
+from emostream.broker import FENCED, consumer, partitions, transactional_producer, wait_for_topics
 from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, encode
-from emostream.runtime import EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
+from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import Settings
 
 NAME = "main_publisher"
@@ -172,6 +173,11 @@ class BatchPublisher:
         self._time_box = TimeBox(log)
         self._producer: KafkaProducer = transactional_producer(settings, GROUP)
         self._next_batch_id = 0
+        self.fenced = False
+
+    def close(self) -> None:
+        """Close the connection; an open transaction is aborted by the next `start`."""
+        self._producer.close(timeout=0)
 
     def start(self) -> Positions:
         """Fence any older publisher, end its open transaction, and return the positions that then stand."""
@@ -183,16 +189,23 @@ class BatchPublisher:
         self._next_batch_id = positions.next_batch_id
         return positions
 
-    def publish(self, records: DataFrame, spark_batch_id: int) -> None:
-        """Count a micro-batch and commit it; the shape that foreachBatch calls. Raises KafkaError."""
+    def publish(self, records: DataFrame, _spark_batch_id: int) -> None:
+        """Count a micro-batch and commit it; the shape that foreachBatch calls. Raises KafkaError.
+
+        Spark numbers batches from its checkpoint, which is thrown away; ours go on from the last committed one.
+        """
         started = time.time()
         rows = count_events(records).collect()
         if not rows:
             return
         counted = time.time()
         batch = summarize(rows, self._next_batch_id, round(counted * 1000), self._settings)
-        with self._time_box.limit(TRANSACTION_SECONDS, f"the transaction of batch {self._next_batch_id}"):
-            self._commit(batch)
+        try:
+            with self._time_box.limit(TRANSACTION_SECONDS, f"the transaction of batch {self._next_batch_id}"):
+                self._commit(batch)
+        except FENCED:
+            self.fenced = True
+            raise
         self._next_batch_id += 1
         events = sum(count.events or 0 for count in batch.counts)
         if batch.bad_records:
@@ -246,7 +259,7 @@ def make_session(settings: Settings) -> SparkSession:
         builder = builder.config("spark.jars", ",".join(connector))
     work_dir.mkdir(parents=True, exist_ok=True)
     session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
+    session.sparkContext.setLogLevel("FATAL")  # what ends a query comes back as an exception, with its cause
     return session
 
 
@@ -273,6 +286,9 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
         .option("kafka.isolation.level", "read_committed")
         # The source begins each batch behind a long poll that is already under way: 500 ms by default.
         .option("kafka.fetch.max.wait.ms", 10)
+        # A broker that is away is noticed, and waited for, well before the default of 60 s.
+        .option("kafka.request.timeout.ms", 5_000)
+        .option("kafka.default.api.timeout.ms", 10_000)
         .load()
     )
 
@@ -281,37 +297,47 @@ def run(settings: Settings) -> int:
     """Aggregate until SIGTERM or SIGINT, then count what is on the topic and end."""
     log = Log("aggregate")
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
-        return 0
     try:
         session = make_session(settings)
     except PySparkRuntimeError as error:
         log.error("Spark did not start; SPARK_MASTER names where, and it needs Java 17 or later",
-                  SPARK_MASTER=settings.spark_master, reason=_first_line(error))  # fmt: skip
+                  SPARK_MASTER=settings.spark_master, reason=_reason(error))  # fmt: skip
         return 1
     stop.listen()  # again: PySpark has put its own handler for SIGINT in place
     warm_up(session)
-    publisher = BatchPublisher(settings, log)
+    try:
+        while not stop.requested:
+            # Only now, so that Spark is warm when a broker that was away comes back.
+            if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
+                break
+            publisher = BatchPublisher(settings, log)
+            try:
+                _follow(_start_query(session, publisher, settings, log), settings, stop, log)
+            except (StreamingQueryException, KafkaError) as error:
+                if publisher.fenced:
+                    log.error("another main publisher has taken over; this one ends")
+                    return EXIT_FENCED
+                log.error("the query failed; going on after the last committed batch", reason=_reason(error))
+            finally:
+                publisher.close()
+    finally:
+        session.stop()
+    log.info("stopped")
+    return 0
+
+
+def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
     checkpoint = settings.data_path / "checkpoint"
     shutil.rmtree(checkpoint, ignore_errors=True)
-    query = (
+    log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
+    return (
         read_events(session, settings, positions.next_offsets)
         .writeStream.foreachBatch(publisher.publish)
         .option("checkpointLocation", str(checkpoint))
         .trigger(processingTime=f"{round(settings.batch_seconds * 1000)} milliseconds")
         .start()
     )
-    log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
-    try:
-        _follow(query, settings, stop, log)
-    except StreamingQueryException as error:
-        log.error("the query ended; a successor goes on after the last committed batch", reason=_first_line(error))
-        return EXIT_STUCK
-    finally:
-        session.stop()
-    log.info("stopped")
-    return 0
 
 
 def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log) -> None:
@@ -330,5 +356,7 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
     query.stop()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _reason(error: Exception) -> str:
+    """The innermost cause in an error's text, without the stack around it."""
+    lines = str(error).strip().splitlines()
+    return next((line for line in reversed(lines) if line.startswith("Caused by:")), lines[0] if lines else repr(error))

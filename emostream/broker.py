@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import (
+    InvalidProducerEpochError,
     KafkaError,
     KafkaTimeoutError,
+    ProducerFencedError,
     RetriableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -33,8 +35,16 @@ COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable
 NEVER_EXPIRES_MS = 2**31 - 1
 
 
+# What a transactional producer gets when a newer one of the same id has begun.
+FENCED = (ProducerFencedError, InvalidProducerEpochError)
+
+
 class BufferFull(Exception):
     """The producer holds as many records as it may, or the broker never told it of the topic."""
+
+
+class NotAcknowledged(Exception):
+    """The broker has not said that it has a record; it may have it, or get it later."""
 
 
 def _common(settings: Settings) -> dict[str, object]:
@@ -56,20 +66,23 @@ def _producing(settings: Settings) -> dict[str, object]:
 
 
 class BoundedProducer:
-    """A producer that lingers and holds at most `max_buffered` records that the broker has not taken yet."""
+    """A producer that lingers and holds at most MAX_BUFFERED_EVENTS records that the broker has not taken yet."""
 
-    def __init__(self, settings: Settings, topic: str, max_buffered: int, log: Log) -> None:
+    def __init__(self, settings: Settings, topic: str, linger_ms: int, log: Log) -> None:
         """Must be made in the process that uses it: its thread does not survive a fork."""
         self._topic = topic
-        self._max_buffered = max_buffered
+        self._max_buffered = settings.max_buffered_events
         self._log = log
         self._lock = threading.Lock()
         self._accepted = 0
         self._acknowledged = 0
         self._lost = 0
+        # Bound once: for each record anew they would be a sixth of what it costs in memory.
+        self._acknowledge = self._on_acknowledged
+        self._lose = self._on_lost
         self._producer = KafkaProducer(
             **_producing(settings),
-            linger_ms=settings.linger_ms,
+            linger_ms=linger_ms,
             # Large enough that a batch ends by its age, not by its size.
             batch_size=512 * 1024,
             delivery_timeout_ms=NEVER_EXPIRES_MS,
@@ -77,18 +90,27 @@ class BoundedProducer:
             max_block_ms=1_000,
         )
 
-    def send(self, value: bytes) -> None:
-        """Accept a record; it goes out within the linger. Raises BufferFull, and then has not accepted it."""
+    def send(self, value: bytes, wait_seconds: float = 0.0) -> None:
+        """Accept a record; it goes out within the linger. Raises BufferFull, and then has not accepted it.
+
+        With `wait_seconds`, return only when the broker has it; all that share its request wait for the same
+        answer. Raises NotAcknowledged when that does not come in time, though it may still come later.
+        """
         with self._lock:
             if self.buffered >= self._max_buffered:
                 raise BufferFull(f"{self._max_buffered} events are waiting for the broker already")
             self._accepted += 1
         try:
-            self._producer.send(self._topic, value).add_callback(self._on_acknowledged).add_errback(self._on_lost)
+            sent = self._producer.send(self._topic, value).add_callback(self._acknowledge).add_errback(self._lose)
         except KafkaError as error:
             with self._lock:
                 self._accepted -= 1
             raise BufferFull(f"the broker did not answer for topic {self._topic} ({error})") from error
+        if wait_seconds:
+            try:
+                sent.get(timeout=wait_seconds)
+            except KafkaError as error:
+                raise NotAcknowledged(f"the broker has not acknowledged the event in {wait_seconds:g} s") from error
 
     def flush(self, timeout_seconds: float) -> None:
         """Send what has been accepted now, however much of its linger is left, for at most `timeout_seconds`."""

@@ -12,7 +12,7 @@ from granian import Granian
 from granian.constants import Interfaces
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
-from emostream.broker import BoundedProducer, BufferFull, wait_for_topics
+from emostream.broker import BoundedProducer, BufferFull, NotAcknowledged, wait_for_topics
 from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
 from emostream.runtime import Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
@@ -25,9 +25,15 @@ FLUSH_LEAD_SECONDS = 0.06
 # With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
 SHORTEST_FLUSH_SECONDS = 0.1
 FLUSH_SECONDS = 1.0
+# One thread runs Python at a time anyway; a second lets one wait for a slow body.
+BUSY_THREADS = 2
+# With ACK=broker a request holds its thread until the broker has answered, and somebody waits for it.
+WAITING_THREADS = 64
+WAITED_LINGER_MS = 20
+ACK_SECONDS = 10.0
 
 
-def create_app(producer: BoundedProducer, counters: Counters) -> Flask:
+def create_app(producer: BoundedProducer, counters: Counters, wait_seconds: float = 0.0) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
     app = Flask("emostream.ingest")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -35,7 +41,7 @@ def create_app(producer: BoundedProducer, counters: Counters) -> Flask:
 
     @app.post("/send-emoji")
     def send_emoji() -> tuple[Response, int] | tuple[Response, int, dict[str, str]]:
-        """Accept one tap into the producer's buffer: 200, or 4xx for a bad request, or 503 when the buffer is full."""
+        """Accept one tap: 200, or 4xx for a bad request, or 503 when the broker does not take events."""
         if request.mimetype != "application/json":
             came = request.mimetype or "none"
             raise UnsupportedMediaType(f"expected Content-Type: application/json, got {came}")
@@ -43,13 +49,16 @@ def create_app(producer: BoundedProducer, counters: Counters) -> Flask:
         if len(body) > MAX_BODY_BYTES:  # Flask looks at Content-Length only, which a chunked body has not
             raise RequestEntityTooLarge
         try:
-            producer.send(encode(parse_request(body)))
+            producer.send(encode(parse_request(body)), wait_seconds)
         except InvalidRecord as error:
             counters.add("refused_invalid")
             return jsonify(error=str(error)), 400
         except BufferFull as error:
             counters.add("refused_full")
             return jsonify(error=f"try again: {error}"), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        except NotAcknowledged as error:
+            counters.add("not_acknowledged")
+            return jsonify(error=f"unknown whether it counts: {error}"), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
         counters.add("accepted")
         return jsonify(status="success", message="Emoji sent to Kafka"), 200
 
@@ -84,8 +93,7 @@ def serve(settings: Settings) -> int:
         port=settings.app_port,
         interface=Interfaces.WSGI,
         workers=settings.app_workers,
-        # One thread runs Python at a time anyway; two let one wait for a slow body.
-        blocking_threads=2,
+        blocking_threads=WAITING_THREADS if settings.ack == "broker" else BUSY_THREADS,
         respawn_failed_workers=True,
         log_enabled=False,
     )
@@ -100,11 +108,13 @@ def _start_worker(settings: Settings, parent_pid: int) -> Flask:
     """Runs once in each worker process, after the fork: a producer's thread does not survive one."""
     start_logging()
     log = Log("ingest", worker=os.getpid())
-    producer = BoundedProducer(settings, settings.emoji_topic, settings.max_buffered_events, log)
+    waits = settings.ack == "broker"
+    linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
+    producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, log)
     counters = Counters(log)
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
     threading.Thread(target=_watch, args=(settings, producer, counters, log, parent_pid), name="watch").start()
-    return create_app(producer, counters)
+    return create_app(producer, counters, ACK_SECONDS if waits else 0.0)
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:

@@ -112,6 +112,10 @@ class Supervisor:
                 if fault.faultCode not in (Faults.ALREADY_STARTED, Faults.SPAWN_ERROR):
                     raise
 
+    def hold(self, name: str) -> None:
+        """Stop one process and leave it stopped until `start`."""
+        self._rpc.stopProcess(_namespec(name), True)
+
     def shutdown(self) -> None:
         """Stop everything in the order of the data, and supervisord. Each is killed when it takes too long."""
         began = time.monotonic()
@@ -137,7 +141,8 @@ class Supervisor:
         spawned = self._spawns()
         found = {}
         for info in infos:
-            name, running = info["name"], info["statename"] == "RUNNING"
+            # STARTING is supervisor's first second or two, in which an exit counts as a failed start.
+            name, running = info["name"], info["statename"] in ("RUNNING", "STARTING")
             found[name] = Process(
                 name, info["statename"], info["pid"], info["now"] - info["start"] if running else 0,
                 max(0, spawned.get(name, 0) - 1), running and self._ready(name, info["pid"]),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
+from kafka.errors import KafkaError
 
-from emostream.broker import consumer, partitions, transactional_producer, wait_for_topics
+from emostream.broker import FENCED, consumer, partitions, transactional_producer, wait_for_topics
 from emostream.records import InvalidRecord, parse_count
 from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
@@ -94,7 +94,7 @@ def run(settings: Settings) -> int:
         router = Router(settings, log)
         router.start()
         _follow(router, Heartbeat(settings, f"cluster_publisher_{CLUSTER_TOPICS.index(cluster_topic) + 1}"), stop)
-    except (ProducerFencedError, InvalidProducerEpochError):
+    except FENCED:
         log.error("another publisher for this cluster has taken over; this one ends")
         return EXIT_FENCED
     except KafkaError as error:

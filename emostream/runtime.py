@@ -20,7 +20,7 @@ from typing import NoReturn
 from emostream.settings import SettingError, Settings, load
 
 EXIT_BAD_SETTING = 2
-EXIT_FENCED = 3  # another process of the same role has taken over; the supervisor lets it rest
+EXIT_FENCED = 3  # another process of the same role has taken over
 EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: a time-box overran, a successor should take over
 HEARTBEAT_SECONDS = 1.0
 STALE_AFTER_SECONDS = 10.0  # a process whose heartbeat is older than this is not ready

@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     bind_host: Annotated[str, Meta(min_length=1)]
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
+    ack: Literal["buffer", "broker"]
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
     max_buffered_events: Annotated[int, Meta(ge=1)]
     spark_master: Annotated[str, Meta(min_length=1)]

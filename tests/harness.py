@@ -161,9 +161,11 @@ class Broker:
     def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""
         producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=5)
-        # Only a key lets kafka-python write a record without a value.
-        keys = [b"" if value is None else None for value in values]
-        futures = [producer.send(topic, value, key, partition=partition) for key, value in zip(keys, values, strict=True)]
+        futures = [
+            # Only a key lets kafka-python write a record without a value.
+            producer.send(topic, value=value, key=b"" if value is None else None, partition=partition)
+            for value in values
+        ]
         for future in futures:
             future.get(timeout=30)
         producer.close()
@@ -263,7 +265,10 @@ def http_client(status: int = 200) -> Iterator[HttpClient]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if len(data) < int(self.headers["Content-Length"]):
+                return  # whoever sent it died meanwhile
+            body = json.loads(data)
             if 200 <= client.status < 300:
                 client.received.append(body)
                 client.headers.append(dict(self.headers))

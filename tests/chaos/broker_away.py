@@ -1,0 +1,146 @@
+"""Take the broker away under load, bring it back, and see that all flows again and nothing was lost or grew.
+
+usage: .venv/bin/python -m tests.chaos.broker_away [--how kill|stop] [--seconds 60] [--rate 2000] [KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from emostream.operate import Supervisor
+from emostream.settings import load
+from tests.chaos.ledger import start_system, stop_system
+from tests.harness import JSON, Broker, wait_until
+
+SENDERS = 8
+STEADY_SECONDS = 5.0
+
+
+@dataclass
+class Outcome:
+    """What was sent and counted, and how the system bore it."""
+
+    accepted: int
+    counted: int
+    refused: Counter[int]
+    retry_after: bool
+    grown_mb: float
+    back_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"accepted {self.accepted}, counted {self.counted}; refused by status {dict(self.refused)}, each with "
+            f"Retry-After: {self.retry_after}; the app grew by {self.grown_mb:.0f} MB; the first count of an "
+            f"event accepted after the broker was back came after {self.back_seconds:.1f} s"
+        )
+
+
+def take_away(environment: dict[str, str], how: str, seconds: float, rate: float) -> Outcome:
+    """Run the experiment on a system that is up."""
+    settings = load(environ=environment)
+    supervisor = Supervisor(settings)
+    processes = {process.name: process for process in supervisor.processes()}
+    accepted, refused, retry_after = [0] * SENDERS, Counter[int](), [True]
+    done = threading.Event()
+    began = time.monotonic()
+
+    def tap(sender: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", settings.app_port, timeout=30)
+        number = sender
+        while not done.wait(max(0.0, began + number / rate - time.monotonic())):
+            body = json.dumps({"user_id": "u", "emoji_type": f"e{number % 5}", "timestamp": "2026-01-31T20:15:00Z"})
+            connection.request("POST", "/send-emoji", body, JSON)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200:
+                accepted[sender] += 1
+            else:
+                refused[answer.status] += 1
+                retry_after[0] &= answer.headers["Retry-After"] is not None
+            number += SENDERS
+
+    threads = [threading.Thread(target=tap, args=(sender,)) for sender in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    time.sleep(STEADY_SECONDS)
+    before_mb = resident_mb(processes["app"].pid)
+    broker_pid = processes["kafka_1"].pid
+    if how == "kill":
+        supervisor.hold("kafka_1")
+    else:
+        os.kill(broker_pid, signal.SIGSTOP)
+    largest_mb = before_mb
+    away_until = time.monotonic() + seconds
+    while time.monotonic() < away_until:
+        largest_mb = max(largest_mb, resident_mb(processes["app"].pid))
+        time.sleep(0.5)
+    back_ms = time.time() * 1000
+    if how == "kill":
+        supervisor.start(["kafka_1"])
+    else:
+        os.kill(broker_pid, signal.SIGCONT)
+    kafka = Broker(environment)
+
+    def first_count() -> float:
+        try:
+            records = kafka.read("cluster1-emoji-topic")
+            return min((r.timestamp for r in records if json.loads(r.value)["last_accepted_ms"] > back_ms), default=0)
+        except Exception as error:
+            if "Kafka" not in type(error).__name__:
+                raise
+            return 0  # not back yet
+
+    first_ms = wait_until("a count after the broker is back", first_count, 120)
+    largest_mb = max(largest_mb, resident_mb(processes["app"].pid))
+    time.sleep(STEADY_SECONDS)
+    done.set()
+    for thread in threads:
+        thread.join(60)
+
+    def counted() -> int:
+        return sum(value["events"] for value in kafka.counts("cluster1-emoji-topic"))
+
+    wait_until("every accepted event counted", lambda: counted() >= sum(accepted), 60)
+    return Outcome(
+        sum(accepted), counted(), refused, retry_after[0], largest_mb - before_mb, (first_ms - back_ms) / 1000
+    )
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process and its children, Linux only."""
+    family = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in family)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    """Entry point of the command in the module's docstring."""
+    from tests.harness import environment_for
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--how", choices=["kill", "stop"], default="stop")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=2000)
+    args = parser.parse_args()
+    settings = dict(argument.split("=", 1) for argument in args.settings)
+    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-chaos-")), **settings)
+    start_system(environment)
+    try:
+        print(take_away(environment, args.how, args.seconds, args.rate))
+    finally:
+        stop_system(environment)
+
+
+if __name__ == "__main__":
+    main()

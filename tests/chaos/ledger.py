@@ -1,0 +1,276 @@
+"""Kill, stop and starve every process of a real system under load, and keep a ledger of every event.
+
+usage: .venv/bin/python -m tests.chaos.ledger [--kills 100] [--rate 50] [--seed N] [KEY=VALUE ...]
+
+Each tap has an emoji of its own, and EVENTS_PER_EMOJI=1, so each must be exactly one count on each cluster topic and
+exactly one at a client of each cluster, which was written against the contract alone. With ACK=broker, the default
+here, that holds for every tap that was answered 200; with ACK=buffer, for every event that is on emoji-topic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emostream.operate import Process, Supervisor, all_names
+from emostream.settings import CLUSTER_TOPICS, load
+from tests.harness import JSON, PROJECT_DIR, Broker, HttpClient, environment_for, http_client, wait_until
+
+RECOVERY_SECONDS = 120.0
+SENDERS = 16
+KILL_SHARE = 0.75  # of what is done to processes; the rest is SIGSTOP for a while
+
+
+@dataclass
+class Report:
+    """What a run found. `lost` and `doubled` are by place; each must be empty."""
+
+    answered_200: int = 0
+    unknown: int = 0
+    on_emoji_topic: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    stops: Counter[str] = field(default_factory=Counter)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    doubled: dict[str, list[str]] = field(default_factory=dict)
+    repeats_at_clients: int = 0
+    recovery_seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __str__(self) -> str:
+        lines = [
+            f"{sum(self.kills.values())} kills, {sum(self.stops.values())} stops; "
+            f"{self.answered_200} taps answered 200, {self.unknown} not; {self.on_emoji_topic} events on emoji-topic; "
+            f"{self.repeats_at_clients} repeats that clients could tell by their key",
+            *(f"lost at {place}: {len(events)} {events[:5]}" for place, events in self.lost.items()),
+            *(f"doubled at {place}: {len(events)} {events[:5]}" for place, events in self.doubled.items()),
+            f"{'process':<20} kills stops  recovery p50     max",
+        ]
+        for name in sorted({*self.kills, *self.stops}):
+            times = self.recovery_seconds.get(name)
+            shown = f"{statistics.median(times):11.1f} s {max(times):5.1f} s" if times else ""
+            lines.append(f"{name:<20} {self.kills[name]:5} {self.stops[name]:5}  {shown}")
+        return "\n".join(lines)
+
+
+class Taps:
+    """Numbered taps at a steady rate, sent by the clock; a tap is never sent twice, whatever came of it."""
+
+    def __init__(self, port: int, rate: float) -> None:
+        self.answered_200: set[str] = set()
+        self.unknown: set[str] = set()
+        self._port = port
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._number = 0
+        self._began = time.monotonic()
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(SENDERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Send no more, and return when every answer has come or failed."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _send(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        while not self._done.is_set():
+            with self._lock:
+                number, self._number = self._number, self._number + 1
+            if self._done.wait(max(0.0, self._began + number / self._rate - time.monotonic())):
+                return
+            emoji = f"e{number}"
+            body = json.dumps({"user_id": "chaos", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"})
+            try:
+                connection.request("POST", "/send-emoji", body, JSON)
+                answer = connection.getresponse()
+                answer.read()
+                taken = answer.status == 200
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                taken = False
+            (self.answered_200 if taken else self.unknown).add(emoji)
+
+
+class Chaos:
+    """One system, its load, its witnesses, and what is done to it."""
+
+    def __init__(self, environment: dict[str, str], rate: float, seed: int) -> None:
+        self.environment = environment
+        self.random = random.Random(seed)
+        self.report = Report()
+        self.settings = load(environ=environment)
+        self.supervisor = Supervisor(self.settings)
+        self._rate = rate
+        self._killed: set[str] = set()  # the last thing done to a process was a kill
+
+    def run(self, kills: int, each_of: list[str] | None = None) -> Report:
+        """Kill until `kills` processes were killed, or one after the other `each_of`; then balance the ledger."""
+        with ExitStack() as stack:
+            witnesses = [stack.enter_context(http_client()) for _ in CLUSTER_TOPICS]
+            for topic, witness in zip(CLUSTER_TOPICS, witnesses, strict=True):
+                self._register(topic, witness)
+            taps = Taps(self.settings.app_port, self._rate)
+            for name in each_of or []:
+                self._round([name], kill_share=1.0)
+            while sum(self.report.kills.values()) < kills:
+                self._round(self._some_of(self._targets()), KILL_SHARE)
+            time.sleep(2 * self.settings.batch_seconds)  # a last stretch of undisturbed load, not a wait for anything
+            taps.stop()
+            self._balance(taps, witnesses)
+        return self.report
+
+    def _targets(self) -> list[str]:
+        """Every process that something hangs on: of the subscribers, those with a witness."""
+        unwatched = {name for name in all_names(self.settings) if name.startswith("subscriber_") and name[-2:] != "_1"}
+        return [name for name in all_names(self.settings) if name not in unwatched]
+
+    def _some_of(self, targets: list[str]) -> list[str]:
+        return self.random.sample(targets, k=self.random.choices([1, 2, 3], [7, 2, 1])[0])
+
+    def _round(self, chosen: list[str], kill_share: float) -> None:
+        """Do something to these processes at once, and wait until those that were killed are ready again."""
+        self._await_ready()
+        time.sleep(self.random.uniform(0.0, 3.0))  # a random moment is the point
+        before = {process.name: process for process in self.supervisor.processes()}
+        began = time.monotonic()
+        for name in chosen:
+            if self.random.random() < kill_share:
+                self._kill(before[name])
+            else:
+                self._stop_for_a_while(before[name])
+        pending = {name for name in chosen if name in self._killed}
+        while pending:
+            assert time.monotonic() - began < RECOVERY_SECONDS, f"not back: {pending}"
+            for process in self.supervisor.processes():
+                if process.name in pending and process.ready and process.pid != before[process.name].pid:
+                    self.report.recovery_seconds[process.name].append(time.monotonic() - began)
+                    pending.discard(process.name)
+            time.sleep(0.05)
+
+    def _kill(self, process: Process) -> None:
+        self._killed.add(process.name)
+        self.report.kills[process.name] += 1
+        os.kill(process.pid, signal.SIGKILL)
+
+    def _stop_for_a_while(self, process: Process) -> None:
+        self._killed.discard(process.name)
+        self.report.stops[process.name] += 1
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(self.random.uniform(0.5, 12.0), _continue, [process.pid]).start()
+
+    def _await_ready(self) -> None:
+        def ready() -> bool:
+            processes = self.supervisor.processes()
+            return bool(processes) and all(process.ready for process in processes)
+
+        wait_until("every process ready", ready, RECOVERY_SECONDS)
+
+    def _register(self, cluster_topic: str, witness: HttpClient) -> None:
+        port = self.settings.subscriber_port(cluster_topic, 1)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/register", json.dumps({"client_url": witness.url}), JSON)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+
+    def _balance(self, taps: Taps, witnesses: list[HttpClient]) -> None:
+        self._await_ready()
+        report, kafka = self.report, Broker(self.environment)
+        events = Counter(value["emoji"] for value in kafka.counts("emoji-topic"))
+        owed = taps.answered_200 if self.settings.ack == "broker" else set()
+        report.answered_200, report.unknown, report.on_emoji_topic = (
+            len(taps.answered_200),
+            len(taps.unknown),
+            len(events),
+        )
+        self._compare("emoji-topic", Counter(owed | set(events)), events)
+        for cluster_topic, witness in zip(CLUSTER_TOPICS, witnesses, strict=True):
+            counts = _settled(lambda topic=cluster_topic: kafka.counts(topic), len(events))
+            self._compare(cluster_topic, Counter(set(events)), _sum(counts))
+            seen = _settled(lambda witness=witness: _without_repeats(witness), len(events))
+            report.repeats_at_clients += len(witness.received) - len(seen)
+            self._compare(f"a client of {cluster_topic}", Counter(set(events)), _sum(seen))
+
+    def _compare(self, place: str, owed: Counter[str], found: Counter[str]) -> None:
+        self.report.lost[place] = sorted((owed - found).elements())
+        self.report.doubled[place] = sorted((found - owed).elements())
+
+
+def _continue(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return  # killed meanwhile
+
+
+def _settled(read: Any, expected: int) -> list[dict[str, Any]]:
+    """What `read` returns once it is as much as expected, or when no more comes."""
+    deadline = time.monotonic() + 60
+    while len(found := read()) < expected and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return list(found)
+
+
+def _without_repeats(witness: HttpClient) -> list[dict[str, Any]]:
+    received = list(zip(witness.headers, witness.received, strict=False))
+    return list({headers["Idempotency-Key"]: record for headers, record in received}.values())
+
+
+def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for record in counts:
+        total[record["emoji"]] += record["count"]
+    return total
+
+
+def start_system(environment: dict[str, str]) -> None:
+    """./start.sh up."""
+    subprocess.run(
+        ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+
+
+def stop_system(environment: dict[str, str]) -> None:
+    """./start.sh down."""
+    subprocess.run(["./start.sh", "down"], cwd=PROJECT_DIR, env=environment, check=True, timeout=120)
+
+
+def main() -> int:
+    """Entry point of the command in the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--rate", type=float, default=50.0, help="taps a second")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    args = parser.parse_args()
+    settings = dict(argument.split("=", 1) for argument in args.settings)
+    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-chaos-")), **CHAOS_SETTINGS | settings)
+    print(f"seed {args.seed}, DATA_DIR {environment['DATA_DIR']}", flush=True)
+    start_system(environment)
+    try:
+        report = Chaos(environment, args.rate, args.seed).run(args.kills)
+    finally:
+        stop_system(environment)
+    print(report)
+    return 1 if any(report.lost.values()) or any(report.doubled.values()) else 0
+
+
+CHAOS_SETTINGS = {"EVENTS_PER_EMOJI": "1", "ACK": "broker"}
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,58 @@
+"""A short round of what tests/chaos can do for as long as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.broker_away import take_away
+from tests.chaos.ledger import CHAOS_SETTINGS, Chaos, Report, start_system, stop_system
+from tests.harness import environment_for
+
+
+@pytest.fixture
+def one_broker(tmp_path: Path) -> Iterator[dict[str, str]]:
+    environment = environment_for(tmp_path, **CHAOS_SETTINGS)
+    start_system(environment)
+    yield environment
+    stop_system(environment)
+
+
+@pytest.fixture
+def three_brokers(tmp_path: Path) -> Iterator[dict[str, str]]:
+    environment = environment_for(tmp_path, **CHAOS_SETTINGS, BROKERS=3)
+    start_system(environment)
+    yield environment
+    stop_system(environment)
+
+
+def assert_balanced(report: Report) -> None:
+    assert report.answered_200 > 0
+    assert not any(report.lost.values()), str(report)
+    assert not any(report.doubled.values()), str(report)
+
+
+def test_no_event_is_lost_or_doubled_while_processes_are_killed_and_stopped(one_broker: dict[str, str]) -> None:
+    report = Chaos(one_broker, rate=50, seed=1).run(kills=8)
+    print(report)
+    assert_balanced(report)
+
+
+def test_no_event_is_lost_or_doubled_while_each_of_three_brokers_is_killed(three_brokers: dict[str, str]) -> None:
+    report = Chaos(three_brokers, rate=50, seed=1).run(kills=3, each_of=["kafka_1", "kafka_2", "kafka_3"])
+    print(report)
+    assert_balanced(report)
+
+
+def test_events_wait_in_bounded_memory_while_the_broker_is_stopped(tmp_path: Path) -> None:
+    environment = environment_for(tmp_path, MAX_BUFFERED_EVENTS=2000)
+    start_system(environment)
+    try:
+        outcome = take_away(environment, "stop", seconds=15, rate=500)
+    finally:
+        stop_system(environment)
+    assert outcome.counted == outcome.accepted
+    assert set(outcome.refused) == {503}
+    assert outcome.retry_after
