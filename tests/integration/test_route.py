@@ -118,6 +118,7 @@ def test_kill_9_again_and_again_routes_every_record_exactly_once(empty_topics: B
                 time.sleep(random.uniform(0, 1))  # any moment: before, in and after a transaction
                 running.kill()
     with publisher(empty_topics) as running:
+        running.wait_for("routing")
         routed(empty_topics, len(plain) + len(transactional))
         assert running.terminate() == 0
     wrong = Counter(values(empty_topics))

@@ -1,0 +1,242 @@
+"""Hop 2: emoji-topic → main_publisher.py (a real Spark) → main-pub-topic.
+
+Spark needs 15 s to start, so each class shares one publisher, and its events are there before it starts where it does
+not matter when they come: its first micro-batch then holds all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+
+from tests.harness import PROJECT_DIR, Broker, Script, script, wait_until, with_children_gone
+
+SIZES = {"one": 1, "999": 999, "1000": 1000, "1001": 1001, "3785": 3785}
+
+
+def event(emoji: str) -> bytes:
+    return json.dumps({"user_id": "u", "emoji": emoji, "timestamp": "2026-01-31T20:15:00+00:00"}).encode()
+
+
+def events_of_all_sizes() -> list[bytes]:
+    """As many events of each emoji as SIZES says, mixed."""
+    events = [event(emoji) for emoji, size in SIZES.items() for _ in range(size)]
+    random.shuffle(events)
+    return events
+
+
+# Each names itself in its emoji, where it has one that could be counted by mistake.
+BAD: list[bytes | None] = [
+    None,
+    b"",
+    b" ",
+    b"no JSON",
+    b"\xff\xfe",
+    b"null",
+    b"5",
+    b'"text"',
+    b"[]",
+    b'[{"user_id": "u", "emoji": "in an array", "timestamp": "t"}]',
+    b"{}",
+    b'{"user_id": "u", "timestamp": "t"}',
+    b'{"emoji": "no user", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "no timestamp"}',
+    b'{"user_id": null, "emoji": "null user", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": null, "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": 5, "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": -1.5, "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": true, "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": {"a": "object"}, "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": ["array"], "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "  ", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "' + b"6" * 65 + b'", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "escape \\u001b[2J", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "newline \\n", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "C1 \\u0085", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "right to left \\u202e", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "separator \\u2028", "timestamp": "t"}',
+    b'{"user_id": "u", "emoji": "trailing", "timestamp": "t"} garbage',
+    b'{"user_id": "u", "emoji": "trailing brace", "timestamp": "t"}}',
+    b'{"user_id": "u", "emoji": "cut off", "timestamp": "t"',
+]
+GOOD = {
+    b'{"user_id": "u", "emoji": "\\ud83d\\udd25", "timestamp": "t"}': "🔥",
+    b' {"timestamp":"t","later":{"emoji":5},"user_id":"u","emoji":"\xf0\x9f\x91\x8f"} ': "👏",
+    b'{"user_id": "u", "emoji": "5", "timestamp": "t"}': "5",
+    b'{"user_id": "u", "emoji": "true", "timestamp": "t"}': "true",
+    b'{"user_id": "u", "emoji": "[x]", "timestamp": "t"}': "[x]",
+    b'{"user_id": "u", "emoji": "say \\"hi\\"", "timestamp": "t"}': 'say "hi"',
+    b'{"user_id": "u", "emoji": "' + b"6" * 64 + b'", "timestamp": "t"}': "6" * 64,
+}
+
+
+def batches(log: str) -> int:
+    return log.count("msg=batch ")
+
+
+def of(broker: Broker, emoji: str) -> list[dict[str, Any]]:
+    """The records of one emoji on main-pub-topic."""
+    return [count for count in broker.counts("main-pub-topic") if count["emoji"] == emoji]
+
+
+def counted(broker: Broker, emoji: str, events: int) -> list[dict[str, Any]]:
+    """The records of one emoji, once they sum up to as many events."""
+    wait_until(
+        f"{events} events of {emoji} counted", lambda: sum(count["events"] for count in of(broker, emoji)) >= events
+    )
+    return of(broker, emoji)
+
+
+def commit_beyond_the_end(broker: Broker) -> None:
+    """The position that a publisher leaves on a topic with more events than the present one ever had."""
+    consumer = KafkaConsumer(bootstrap_servers=broker.servers, group_id="main-publisher", enable_auto_commit=False)
+    tps = [TopicPartition("emoji-topic", number) for number in range(3)]
+    consumer.assign(tps)
+    consumer.commit({tp: OffsetAndMetadata(1_000_000, "41", -1) for tp in tps})
+    consumer.close()
+
+
+@pytest.fixture(scope="class")
+def publisher(broker: Broker) -> Iterator[Script]:
+    """A publisher whose first micro-batch held events of all sizes, and good and bad records beside each other."""
+    broker.replace_topics()
+    broker.produce("emoji-topic", events_of_all_sizes())
+    broker.produce("emoji-topic", [*BAD, *GOOD], partition=2)
+    with script(broker.environment, "main_publisher.py") as running:
+        running.wait_for("msg=batch ", 120)
+        yield running
+
+
+@pytest.fixture(scope="class")
+def successor(broker: Broker) -> Iterator[Script]:
+    """A publisher with ROUNDING=floor, where the one before it had read further than emoji-topic now reaches."""
+    broker.replace_topics()
+    commit_beyond_the_end(broker)
+    broker.produce("emoji-topic", events_of_all_sizes())
+    with script(broker.environment, "main_publisher.py", ROUNDING="floor") as running:
+        running.wait_for("msg=batch ", 120)
+        yield running
+
+
+class TestARunningPublisher:
+    def test_each_emoji_has_one_record_with_the_events_and_their_thousands_rounded_up(
+        self, broker: Broker, publisher: Script
+    ) -> None:
+        found = [count for count in broker.counts("main-pub-topic") if count["emoji"] in SIZES]
+        assert sorted((count["emoji"], count["events"], count["count"]) for count in found) == [
+            ("1000", 1000, 1), ("1001", 1001, 2), ("3785", 3785, 4), ("999", 999, 1), ("one", 1, 1),
+        ]  # fmt: skip
+
+    def test_bad_records_are_not_counted_and_the_good_beside_them_are(self, broker: Broker, publisher: Script) -> None:
+        found = {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic") if count["batch_id"] == 0}
+        assert found == SIZES | dict.fromkeys(GOOD.values(), 1)
+
+    def test_bad_records_are_logged_with_their_number_topic_partition_and_first_offset(
+        self, broker: Broker, publisher: Script
+    ) -> None:
+        first = min(
+            record.offset for record in broker.read("emoji-topic") if record.partition == 2 and not record.value
+        )
+        assert f"topic=emoji-topic records={len(BAD)} " in publisher.log
+        assert f'first_offset_of_each_partition="{{\\"2\\": {first}}}"' in publisher.log
+
+    def test_every_micro_batch_starts_from_zero(self, broker: Broker, publisher: Script) -> None:
+        for batch in (1, 2):
+            broker.produce_at_once("emoji-topic", [event("again")] * 1000)
+            records = counted(broker, "again", batch * 1000)
+            assert [(count["events"], count["count"]) for count in records] == [(1000, 1)] * batch
+
+    def test_an_emoji_without_events_in_a_micro_batch_has_no_record_for_it(
+        self, broker: Broker, publisher: Script
+    ) -> None:
+        for emoji in ("once", "then another"):
+            broker.produce_at_once("emoji-topic", [event(emoji)])
+            counted(broker, emoji, 1)
+        assert len(of(broker, "once")) == 1
+
+    def test_a_micro_batch_without_events_publishes_nothing(self, broker: Broker, publisher: Script) -> None:
+        before = len(broker.read("main-pub-topic"))
+        broker.produce_at_once("emoji-topic", [b"no event"])
+        wait_until("the bad record is skipped", lambda: "records=1 " in publisher.log)
+        assert len(broker.read("main-pub-topic")) == before
+
+    def test_at_sigterm_it_counts_what_is_there_and_ends_with_status_0(self, broker: Broker, publisher: Script) -> None:
+        broker.produce("emoji-topic", [event("at the end")] * 2500)
+        assert publisher.terminate() == 0
+        assert sum(count["events"] for count in of(broker, "at the end")) == 2500
+        assert "Traceback" not in publisher.log
+
+
+class TestAPublisherWhoseTopicWasReplaced:
+    def test_it_says_so_and_goes_on_with_the_first_event(self, broker: Broker, successor: Script) -> None:
+        assert "cannot go on where the last batch ended; going on at the oldest event there is" in successor.log
+        assert {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic")} == SIZES
+        assert "Traceback" not in successor.log
+
+    def test_rounding_floor_counts_full_thousands_and_at_least_one(self, broker: Broker, successor: Script) -> None:
+        found = {count["emoji"]: count["count"] for count in broker.counts("main-pub-topic")}
+        assert found == {"one": 1, "999": 1, "1000": 1, "1001": 1, "3785": 3}
+
+    def test_when_another_publisher_takes_over_it_publishes_nothing_and_ends_with_status_3(
+        self, broker: Broker, successor: Script
+    ) -> None:
+        other = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="main-publisher")
+        other.init_transactions()
+        broker.produce("emoji-topic", [event("for the other")])
+        status = successor.process.wait(60)
+        other.close()
+        assert of(broker, "for the other") == []
+        assert status == 3, successor.log[-2000:]
+
+
+def test_kill_9_at_any_moment_counts_every_event_exactly_once(empty_topics: Broker) -> None:
+    emojis = [f"emoji {number}" for number in range(5)]
+    with empty_topics.stream("emoji-topic", lambda number: event(emojis[number % 5]), per_second=500) as written:
+        for life in range(2):
+            with script(empty_topics.environment, "main_publisher.py", BATCH_SECONDS=1) as running:
+                running.wait_for("aggregating" if life else "msg=batch ", 120)
+                time.sleep(random.uniform(0, 3))  # any moment: before, in and after a transaction
+                running.kill()
+    with script(empty_topics.environment, "main_publisher.py") as running:
+        running.wait_for("msg=batch ", 120)
+        assert running.terminate() == 0
+    counted = Counter[str]()
+    for count in empty_topics.counts("main-pub-topic"):
+        assert count["count"] == -(-count["events"] // 1000)
+        counted[count["emoji"]] += count["events"]
+    assert counted == Counter(json.loads(value)["emoji"] for value in written)
+
+
+def test_spark_submit_with_packages_runs_it_as_well(empty_topics: Broker, tmp_path: Path) -> None:
+    empty_topics.produce("emoji-topic", [event("submitted")] * 1001)
+    # No connector in its DATA_DIR: --packages has to bring it.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = empty_topics.environment | {"DATA_DIR": str(tmp_path / "data"), "PATH": path}
+    command = [
+        str(Path(sys.executable).parent / "spark-submit"), "--conf", f"spark.jars.ivy={tmp_path / 'ivy'}",
+        "--packages", "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0", "main_publisher.py", "BATCH_SECONDS=1",
+    ]  # fmt: skip
+    log_path = tmp_path / "log"
+    with log_path.open("wb") as log:
+        submitted = subprocess.Popen(
+            command, cwd=PROJECT_DIR, env=environment, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        Script(submitted, log_path).wait_for("msg=batch ", 240)
+        assert [(count["events"], count["count"]) for count in empty_topics.counts("main-pub-topic")] == [(1001, 2)]
+    finally:
+        with_children_gone(submitted.pid)
+        submitted.wait(30)
