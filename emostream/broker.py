@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -207,7 +208,8 @@ def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
 
 
 def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
-    waited_seconds, reminded_seconds = 0.0, 1.0 - REMINDER_SECONDS
+    began = time.monotonic()
+    remind_at = began + 1.0  # what is there within a second is not worth a line
     while not stop.requested:
         try:
             what = missing()
@@ -215,11 +217,10 @@ def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag,
             what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); ./start.sh kafka starts one"
         if what is None:
             return True
-        if waited_seconds - reminded_seconds >= REMINDER_SECONDS:
-            log.warning(f"waiting: {what}", waited_seconds=round(waited_seconds))
-            reminded_seconds = waited_seconds
+        if time.monotonic() >= remind_at:
+            remind_at = time.monotonic() + REMINDER_SECONDS
+            log.warning(f"waiting: {what}", waited_seconds=round(time.monotonic() - began))
         stop.wait(0.5)
-        waited_seconds += 0.5
     return False
 
 

@@ -12,10 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from emostream.settings import SettingError, Settings, load
 
@@ -159,8 +161,35 @@ def heartbeat_path(settings: Settings, name: str) -> Path:
     return settings.data_path / "run" / f"{name}.ready"
 
 
+class StepTimeout(Exception):
+    """A step took longer than it may; it may still be under way."""
+
+
+T = TypeVar("T")
+
+
+def within(seconds: float, step: str, function: Callable[[], T]) -> T:
+    """What `function` returns, called in a thread of its own. Raises what it raises, or StepTimeout after `seconds`.
+
+    Then the call goes on by itself, so it must be one that a later step makes harmless.
+    """
+    outcome: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - not swallowed: it goes to whoever waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, name=step, daemon=True).start()
+    try:
+        return outcome.result(timeout=seconds)
+    except FutureTimeoutError:  # another class than TimeoutError before Python 3.11
+        raise StepTimeout(f"{step} took over {seconds:g} s") from None
+
+
 class TimeBox:
-    """Ends the process when a step takes too long: a call that hangs for good cannot be abandoned, only survived.
+    """Ends the process when a step takes too long, where a successor is up sooner than the step could be mended.
 
     One thread watches one step at a time; steps do not nest.
     """

@@ -245,6 +245,7 @@ class HttpClient:
     status: int = 200
     received: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
     @property
@@ -272,6 +273,7 @@ def http_client(status: int = 200) -> Iterator[HttpClient]:
             if 200 <= client.status < 300:
                 client.received.append(body)
                 client.headers.append(dict(self.headers))
+                client.times.append(time.monotonic())
             self.send_response(client.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import random
@@ -47,13 +48,15 @@ class Report:
     lost: dict[str, list[str]] = field(default_factory=dict)
     doubled: dict[str, list[str]] = field(default_factory=dict)
     repeats_at_clients: int = 0
+    longest_pause_seconds: float = 0.0
     recovery_seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def __str__(self) -> str:
         lines = [
             f"{sum(self.kills.values())} kills, {sum(self.stops.values())} stops; "
             f"{self.answered_200} taps answered 200, {self.unknown} not; {self.on_emoji_topic} events on emoji-topic; "
-            f"{self.repeats_at_clients} repeats that clients could tell by their key",
+            f"{self.repeats_at_clients} repeats that clients could tell by their key; "
+            f"longest pause at a client {self.longest_pause_seconds:.1f} s",
             *(f"lost at {place}: {len(events)} {events[:5]}" for place, events in self.lost.items()),
             *(f"doubled at {place}: {len(events)} {events[:5]}" for place, events in self.doubled.items()),
             f"{'process':<20} kills stops  recovery p50     max",
@@ -203,6 +206,8 @@ class Chaos:
             counts = _settled(lambda topic=cluster_topic: kafka.counts(topic), len(events))
             self._compare(cluster_topic, Counter(set(events)), _sum(counts))
             seen = _settled(lambda witness=witness: _without_repeats(witness), len(events))
+            pauses = (later - earlier for earlier, later in itertools.pairwise(witness.times))
+            report.longest_pause_seconds = max(report.longest_pause_seconds, *pauses)
             report.repeats_at_clients += len(witness.received) - len(seen)
             self._compare(f"a client of {cluster_topic}", Counter(set(events)), _sum(seen))
 
