@@ -1,0 +1,85 @@
+"""emostream.aggregate without Spark: the count of the contract, and rows of a micro-batch → its Batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import Row
+
+from emostream.aggregate import emoji_count, summarize
+from tests.unit.support import settings_with
+
+Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
+
+
+@pytest.mark.parametrize(
+    ("events", "ceil", "floor"),
+    [
+        (1, 1, 1),
+        (999, 1, 1),
+        (1000, 1, 1),
+        (1001, 2, 1),
+        (1999, 2, 1),
+        (2000, 2, 2),
+        (3785, 4, 3),
+        (10**9, 10**6, 10**6),
+    ],
+)
+def test_a_count_is_what_the_contract_says(events: int, ceil: int, floor: int) -> None:
+    assert (emoji_count(events, 1000, "ceil"), emoji_count(events, 1000, "floor")) == (ceil, floor)
+
+
+@given(st.integers(1, 10**18), st.integers(1, 10**6))
+def test_a_count_is_at_least_1_and_within_one_of_the_exact_share(events: int, events_per_emoji: int) -> None:
+    up = emoji_count(events, events_per_emoji, "ceil")
+    down = emoji_count(events, events_per_emoji, "floor")
+    assert (up - 1) * events_per_emoji < events <= up * events_per_emoji
+    assert down == 1 or down * events_per_emoji <= events < (down + 1) * events_per_emoji
+    assert min(up, down) >= 1
+
+
+def rows_of(events: list[Event]) -> list[Row]:
+    """What Spark makes of events: one row per emoji and partition. An event's offset is its place in its partition."""
+    offsets: Counter[int] = Counter()
+    groups: dict[tuple[str | None, int], list[tuple[int, int]]] = {}
+    for partition, emoji, accepted_ms in events:
+        groups.setdefault((emoji, partition), []).append((offsets[partition], accepted_ms))
+        offsets[partition] += 1
+    return [
+        Row(
+            emoji=emoji, partition=partition, events=len(found),
+            first_offset=min(offset for offset, _ in found), last_offset=max(offset for offset, _ in found),
+            first_accepted_ms=min(ms for _, ms in found), last_accepted_ms=max(ms for _, ms in found),
+        )
+        for (emoji, partition), found in groups.items()
+    ]  # fmt: skip
+
+
+any_events = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
+
+
+@given(any_events, st.randoms(use_true_random=False), st.sampled_from(["ceil", "floor"]))
+def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
+    events: list[Event], random: object, rounding: str
+) -> None:
+    rows = rows_of(events)
+    random.shuffle(rows)  # type: ignore[attr-defined]
+    settings = settings_with(EVENTS_PER_EMOJI=2, ROUNDING=rounding)
+    batch = summarize(rows, batch_id=7, batched_ms=99, settings=settings)
+
+    of_emoji = {name: [ms for _, emoji, ms in events if emoji == name] for _, name, _ in events if name}
+    expected = [
+        (name, emoji_count(len(times), 2, rounding), len(times), 7, min(times), max(times), 99)
+        for name, times in sorted(of_emoji.items())
+    ]
+    found = [
+        (c.emoji, c.count, c.events, c.batch_id, c.first_accepted_ms, c.last_accepted_ms, c.batched_ms)
+        for c in batch.counts
+    ]
+    assert found == expected
+    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
+    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+    assert batch.first_bad_offsets == {row["partition"]: row["first_offset"] for row in rows if row["emoji"] is None}

@@ -1,0 +1,98 @@
+"""emostream.deliver's HTTP interface around a registry of fakes: the answers of the contract, and no 5xx for junk."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from emostream.deliver import MAX_BODY_BYTES, Subscriber, create_app
+from emostream.registry import Registry
+from tests.unit.support import json_values
+
+URL = "http://127.0.0.1:8001/"
+
+
+class FakeClient:
+    def close(self) -> None:
+        pass
+
+
+class FakeSubscriber:
+    """The registry of a subscriber without Kafka behind it."""
+
+    def __init__(self, capacity: int) -> None:
+        self._registry: Registry[FakeClient] = Registry(capacity)
+
+    def register(self, client_url: str) -> bool:
+        return self._registry.add(client_url, FakeClient)
+
+    def deregister(self, client_url: str) -> bool:
+        return self._registry.remove(client_url)
+
+    def status(self) -> dict[str, object]:
+        return {"available_slots": self._registry.free_slots()}
+
+
+def http(capacity: int = 2) -> FlaskClient:
+    return create_app(cast(Subscriber, FakeSubscriber(capacity))).test_client()
+
+
+def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
+    answer = client.post(call, json={"client_url": url})
+    return answer.status_code, answer.json
+
+
+def test_a_client_registers_once_and_deregisters_once_in_the_words_of_the_contract() -> None:
+    client = http()
+    assert ask(client, "/register") == (200, {"status": "registered", "client_url": URL})
+    assert ask(client, "/register") == (200, {"status": "already_registered", "client_url": URL})
+    assert client.get("/status").json == {"available_slots": 1}
+    assert ask(client, "/deregister") == (200, {"status": "deregistered", "client_url": URL})
+    assert ask(client, "/deregister") == (404, {"status": "not_found", "client_url": URL})
+    assert client.get("/status").json == {"available_slots": 2}
+
+
+def test_a_full_subscriber_answers_503() -> None:
+    status, answer = ask(http(capacity=0), "/register")
+    assert (status, list(answer)) == (503, ["error"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", "ftp://h/", "http://", "http:///x", "http://h:99999/", "http://h:0/", "http://h:x/", "http://[/", "//h/",
+     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd"],
+)  # fmt: skip
+def test_what_is_no_url_of_a_client_is_a_400_that_says_what_was_expected(url: str) -> None:
+    status, answer = ask(http(), "/register", url)
+    assert (status, "http://host:port/" in answer["error"]) == (400, True)
+    assert answer["error"].isprintable()
+
+
+near_bodies = st.fixed_dictionaries({"client_url": st.text() | st.text().map(lambda text: "http://" + text)})
+
+
+@given(
+    st.sampled_from(["/register", "/deregister"]),
+    st.binary() | (near_bodies | json_values).map(lambda value: json.dumps(value).encode()),
+)
+@example("/register", b'{"client_url": "http://h/", "x": ' + b"[" * 8000)
+def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
+    answer = http().post(call, data=data)
+    assert answer.status_code < 500
+    assert answer.json is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "data"),
+    [(404, "GET", "/x", b""), (405, "GET", "/register", b""), (413, "POST", "/register", b"x" * (MAX_BODY_BYTES + 1))],
+)
+def test_a_refusal_is_json_with_an_error(status: int, method: str, path: str, data: bytes) -> None:
+    answer = http().open(path, method=method, data=data)
+    assert answer.status_code == status
+    assert answer.json is not None
+    assert list(answer.json) == ["error"]

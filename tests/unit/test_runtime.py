@@ -1,0 +1,221 @@
+"""emostream.runtime: log lines, signals, time-boxes, counters, heartbeats, ports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+
+from emostream import runtime
+from emostream.runtime import Counters, Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
+from emostream.settings import SettingError
+from tests.harness import PROJECT_DIR
+from tests.unit.support import Answer, any_text, http_server, run_python, settings_with
+
+
+class Lines(logging.Handler):
+    """Keeps the lines that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that are logged within the block."""
+    lines, logger = Lines(), logging.getLogger("emostream")
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines.found
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(lines)
+
+
+def line_of(message: str, **fields: object) -> str:
+    with logged() as lines:
+        Log("route", cluster="c1").warning(message, **fields)
+    [line] = lines
+    return line
+
+
+def test_a_log_line_names_stage_identity_message_and_fields() -> None:
+    line = line_of("skipped a record", offset=7, seconds=0.25, reason="")
+    assert line == 'stage=route cluster=c1 msg="skipped a record" offset=7 seconds=0.250 reason=""'
+
+
+@given(any_text, any_text)
+@example("\x1b[31m", "\x9b31m")
+@example("a\x0bb", "a\u2028b")
+def test_whatever_is_logged_stays_one_line_that_can_be_read_back(message: str, reason: str) -> None:
+    line = line_of(message, reason=reason)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", line)
+    found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ ]*)', line)
+    read = {key: json.loads(value) if value.startswith('"') else value for key, value in found}
+    assert read == {"stage": "route", "cluster": "c1", "msg": message, "reason": reason}
+
+
+WAITS_FOR_A_STOP = """
+import time
+from emostream.runtime import stop_on_signals
+stop = stop_on_signals()
+print("listening", flush=True)
+while not stop.wait(60): pass
+print("requested", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS_FOR_A_STOP], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "requested\n"
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(10) == -number
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+TIME_BOX = """
+import time
+from emostream.runtime import Log, TimeBox, start_logging
+start_logging()
+box = TimeBox(Log("test"), check_seconds=0.02)
+with box.limit({limit}, "the transaction"):
+    time.sleep({takes})
+time.sleep({after})
+"""
+
+
+def test_a_step_that_gets_stuck_ends_the_process_with_70_and_is_named() -> None:
+    ended = run_python("-c", TIME_BOX.format(limit=0.2, takes=50, after=0))
+    assert ended.returncode == 70
+    assert "the transaction took over 0.2 s" in ended.stderr
+
+
+def test_a_step_that_is_done_in_time_ends_nothing_afterwards() -> None:
+    ended = run_python("-c", TIME_BOX.format(limit=0.5, takes=0, after=0.8))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_stuck_process_ends_although_its_standard_error_has_no_reader() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TIME_BOX.format(limit=0.1, takes=50, after=0)], cwd=PROJECT_DIR, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr
+        process.stderr.close()
+        assert process.wait(30) == 70
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_step_in_a_thread_of_its_own_returns_what_it_found() -> None:
+    assert within(30, "the step", lambda: threading.current_thread().name) == "the step"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), TimeoutError("the socket")], ids=repr)
+def test_a_step_in_a_thread_of_its_own_raises_what_went_wrong(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        within(30, "the step", fail)
+    assert raised.value is error
+
+
+def test_a_step_in_a_thread_of_its_own_is_given_up_by_its_name() -> None:
+    released = threading.Event()
+    with pytest.raises(StepTimeout, match=r"^the step took over 0.05 s$"):
+        within(0.05, "the step", lambda: released.wait(60))
+    released.set()
+
+
+def test_counters_add_up_and_show_no_zeros() -> None:
+    counters = Counters(Log("test"))
+    for name, number in [("read", 2), ("read", 3), ("lost", 1), ("consumed", 0)]:
+        counters.add(name, number)
+    assert counters.snapshot() == {"read": 5, "lost": 1}
+
+
+def test_counters_are_logged_when_due_and_only_after_a_change() -> None:
+    counters = Counters(Log("test"), seconds=0)
+    counters.add("read", 2)
+    with logged() as lines:
+        counters.log_if_due()
+        counters.log_if_due()
+    assert lines == ['stage=test msg="so far" read=2']
+
+
+def test_counters_are_logged_at_the_end_although_not_due() -> None:
+    counters = Counters(Log("test"), seconds=3600)
+    counters.add("read")
+    with logged() as lines:
+        counters.log_if_due()
+        assert lines == []
+        counters.log_if_due(final=True)
+    assert lines == ['stage=test msg="so far" read=1']
+
+
+def test_a_port_that_is_taken_is_refused_by_the_name_of_its_setting() -> None:
+    with (
+        http_server(lambda _: Answer()) as other,
+        pytest.raises(SettingError, match=f"^APP_PORT: cannot listen on 127.0.0.1:{other.port}"),
+    ):
+        bound_socket("127.0.0.1", other.port, setting="APP_PORT")
+
+
+def test_a_free_port_is_bound_and_not_listened_on_yet() -> None:
+    with bound_socket("127.0.0.1", 0, setting="PORT") as bound:
+        port = bound.getsockname()[1]
+        # Nobody listens, so a second one may bind as well.
+        bound_socket("127.0.0.1", port, setting="PORT").close()
+
+
+def test_a_heartbeat_holds_the_process_id_and_goes_at_the_end(tmp_path: Path) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    path = heartbeat_path(settings, "app")
+    heartbeat = Heartbeat(settings, "app", pid=4711)
+    heartbeat.beat()
+    assert (path.read_text(), path.is_relative_to(tmp_path)) == ("4711", True)
+    heartbeat.end()
+    heartbeat.end()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("seconds", "written_again"), [(0.0, True), (3600.0, False)])
+def test_a_heartbeat_is_written_at_most_so_often(
+    seconds: float, written_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "HEARTBEAT_SECONDS", seconds)
+    settings = settings_with(DATA_DIR=tmp_path)
+    heartbeat = Heartbeat(settings, "app")
+    heartbeat.beat()
+    heartbeat_path(settings, "app").unlink()
+    heartbeat.beat()
+    assert heartbeat_path(settings, "app").exists() == written_again

@@ -1,0 +1,70 @@
+"""The commands: --help, size, and exit status 2 with one sentence for a setting that cannot be used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import PROJECT_DIR
+from tests.unit.support import run_python
+
+SCRIPTS = sorted(path.name for path in PROJECT_DIR.glob("*.py"))
+CLUSTER_SCRIPTS = ["cluster_publisher.py", "subscriber.py"]
+
+
+def test_the_root_scripts_are_those_of_the_contract() -> None:
+    assert SCRIPTS == ["app.py", "client.py", "cluster_publisher.py", "main_publisher.py", "subscriber.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_root_script_has_at_most_25_lines(script: str) -> None:
+    assert len((PROJECT_DIR / script).read_text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_says_what_it_does(script: str) -> None:
+    shown = run_python(script, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert script in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["start.sh", "topic.sh", "tests/run.sh"])
+def test_a_shell_command_says_what_it_does(command: str) -> None:
+    shown = subprocess.run([PROJECT_DIR / command, "--help"], capture_output=True, text=True, timeout=30, check=True)
+    assert f"usage: {'' if command.startswith('tests') else './'}{command}" in shown.stdout
+
+
+def assert_refused(refused: subprocess.CompletedProcess[str], setting: str) -> None:
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(setting)
+    assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_bad_value_in_the_environment_ends_a_script_with_2(script: str) -> None:
+    assert_refused(run_python(script, LINGER_MS="abc"), "LINGER_MS")
+
+
+def test_a_bad_argument_ends_a_script_with_2() -> None:
+    assert_refused(run_python("app.py", "LINGER-MS=abc"), "LINGER_MS")
+
+
+@pytest.mark.parametrize("script", CLUSTER_SCRIPTS)
+@pytest.mark.parametrize("topic", ["", "cluster9-emoji-topic"])
+def test_a_missing_or_unknown_cluster_topic_ends_a_script_with_2(script: str, topic: str) -> None:
+    assert_refused(run_python(script, CLUSTER_TOPIC=topic), "CLUSTER_TOPIC")
+
+
+def test_the_client_takes_settings_on_both_sides_of_its_options() -> None:
+    assert_refused(run_python("client.py", "PORT=8001", "--events", "3", "LINGER_MS=abc"), "LINGER_MS")
+
+
+def test_a_script_runs_from_any_directory(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, PROJECT_DIR / "app.py", "LINGER_MS=abc"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stderr.split("=")[0]) == (2, "LINGER_MS")

@@ -1,0 +1,172 @@
+"""emostream.settings: who is strongest, what is refused and how, what a shell may evaluate."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+from emostream import settings
+from emostream.settings import CLUSTER_TOPICS, DEFAULTS_FILE, SETTING_NAMES, SettingError, load
+from tests.harness import PROJECT_DIR
+from tests.unit.support import bare_environment, run_python, settings_with
+
+ODD_VALUE = """a b'c"d$HOME`id`\\;*&(é😊)!#\n=\te"""
+
+
+@pytest.mark.parametrize(("argument", "environment", "local"), list(itertools.product([True, False], repeat=3)))
+def test_the_strongest_source_wins(argument: bool, environment: bool, local: bool, local_file: Path) -> None:
+    local_file.write_text("LINGER_MS=3\n" if local else "")
+    found = load(["LINGER_MS=1"] if argument else [], {"LINGER_MS": "2"} if environment else {})
+    expected = 1 if argument else 2 if environment else 3 if local else 500
+    assert found.linger_ms == expected
+
+
+@pytest.mark.parametrize("name", ["LINGER_MS", "LINGER-MS", "linger-ms", "Linger_Ms"])
+def test_dash_underscore_and_case_of_an_argument_are_alike(name: str) -> None:
+    assert load([f"{name}=7"], {}).linger_ms == 7
+
+
+def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
+    local_file.write_text("DATA_DIR=a$HOME${HOME}\n")
+    assert load([], {}).data_dir == "a$HOME${HOME}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LINGER_MS", "abc"),
+        ("LINGER_MS", ""),
+        ("LINGER_MS", "-1"),
+        ("LINGER_MS", "0.5"),
+        ("BATCH_SECONDS", "0"),
+        ("BATCH_SECONDS", "nan"),
+        ("ROUNDING", "round"),
+        ("BROKERS", "2"),
+        ("APP_PORT", "0"),
+        ("PORT", "65536"),
+        ("MAX_CLIENTS", "0"),
+        ("EVENTS_PER_EMOJI", "0"),
+        ("CLUSTER_TOPIC", "cluster4-emoji-topic"),
+        ("MAIN_TOPIC", "main pub topic"),
+        ("MAIN_TOPIC", "main-pub-topic\n"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092\n"),
+        ("DATA_DIR", ""),
+    ],
+)
+def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"^{name}=.*expected") as refused:
+        load([], {name: value})
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["ROUNDING", "CLUSTER_TOPIC"])
+def test_a_refused_choice_names_all_choices(name: str) -> None:
+    choices = {"ROUNDING": ["ceil", "floor"], "CLUSTER_TOPIC": CLUSTER_TOPICS}[name]
+    with pytest.raises(SettingError, match=f"expected one of {', '.join(choices)}$"):
+        load([f"{name}=x"], {})
+
+
+def test_an_unknown_argument_comes_with_a_suggestion() -> None:
+    with pytest.raises(SettingError, match="no setting LINGR_MS; did you mean LINGER_MS"):
+        load(["LINGR-MS=5"], {})
+
+
+def test_an_unknown_name_in_the_local_file_comes_with_a_suggestion(local_file: Path) -> None:
+    local_file.write_text("ROUNDINGS=ceil\n")
+    with pytest.raises(SettingError, match=r"\.env: there is no setting ROUNDINGS; did you mean ROUNDING"):
+        load([], {})
+
+
+def test_an_argument_without_a_value_is_refused() -> None:
+    with pytest.raises(SettingError, match="'LINGER_MS': expected KEY=VALUE"):
+        load(["LINGER_MS"], {})
+
+
+def test_a_default_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = tmp_path / "emostream.env"
+    defaults.write_text(DEFAULTS_FILE.read_text().replace("\nPORT=", "\n#"))
+    monkeypatch.setattr(settings, "DEFAULTS_FILE", defaults)
+    with pytest.raises(SettingError, match=r"^PORT is not set"):
+        load([], {})
+
+
+def test_the_defaults_file_holds_exactly_the_settings_there_are() -> None:
+    assert sorted(dotenv_values(DEFAULTS_FILE)) == sorted(SETTING_NAMES)
+
+
+def test_every_default_is_explained_above_it() -> None:
+    lines = DEFAULTS_FILE.read_text().splitlines()
+    bare = [line for above, line in itertools.pairwise(lines) if line[:1].isalpha() and not above.startswith("# ")]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("linger_ms", 500),
+        ("batch_seconds", 2),
+        ("events_per_emoji", 1000),
+        ("rounding", "ceil"),
+        ("app_port", 5000),
+        ("port", 8001),
+        ("max_clients", 2),
+        ("emoji_topic", "emoji-topic"),
+        ("main_topic", "main-pub-topic"),
+        ("data_path", PROJECT_DIR / ".data"),
+    ],
+)
+def test_the_defaults_are_those_of_the_contract(name: str, default: object) -> None:
+    assert getattr(settings_with(), name) == default
+
+
+def test_subscribers_listen_on_the_ports_of_the_contract() -> None:
+    expected = (7001, 7002, 7003, 7011, 7012, 7013, 7021, 7022, 7023)
+    assert settings_with().subscriber_ports == expected
+
+
+@pytest.mark.parametrize(
+    ("brokers", "named", "expected"),
+    [
+        (1, "localhost:9092", ["localhost:9092"]),
+        (3, "localhost:9092", ["localhost:9092", "localhost:9094", "localhost:9096"]),
+        (3, "a:1,b:2,c:3", ["a:1", "b:2", "c:3"]),
+        (0, "kafka-1.example:9092,kafka-2.example:9093", ["kafka-1.example:9092", "kafka-2.example:9093"]),
+    ],
+)
+def test_bootstrap_servers_are_those_named_or_all_that_run_here(brokers: int, named: str, expected: list[str]) -> None:
+    assert settings_with(BROKERS=brokers, KAFKA_BOOTSTRAP_SERVERS=named).bootstrap_servers == expected
+
+
+@pytest.mark.parametrize(("bound", "reached"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("h", "h")])
+def test_a_server_bound_to_every_address_is_reached_by_loopback(bound: str, reached: str) -> None:
+    assert settings_with(BIND_HOST=bound).client_host == reached
+
+
+def test_a_missing_cluster_topic_is_refused_with_the_choices() -> None:
+    with pytest.raises(SettingError, match=f"^CLUSTER_TOPIC is not set.*{CLUSTER_TOPICS[2]}"):
+        settings_with().required_cluster_topic()
+
+
+def test_what_the_command_prints_is_safe_to_evaluate() -> None:
+    evaluated = subprocess.run(
+        ["bash", "-c", 'set -eu; eval "$("$0" -m emostream.settings)"; printf %s "$DATA_DIR"', sys.executable],
+        cwd=PROJECT_DIR, env=bare_environment(DATA_DIR=ODD_VALUE), capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    assert evaluated.stdout == ODD_VALUE
+
+
+def test_the_command_prints_the_values_that_are_asked_for() -> None:
+    assert run_python("-m", "emostream.settings", "PORT", "LINGER_MS", "LINGER-MS=7", PORT=9).stdout == "9\n7\n"
+
+
+def test_the_command_prints_nothing_to_evaluate_when_it_refuses() -> None:
+    refused = run_python("-m", "emostream.settings", "LINGER_MS=abc")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("LINGER_MS=")
