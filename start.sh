@@ -71,7 +71,7 @@ find_python() {
 
 java_is_recent() {
   local java=${JAVA_HOME:+$JAVA_HOME/bin/}java major
-  major=$("$java" -version 2>&1 | sed -nE '1s/.*version "([0-9]+).*/\1/p') || return 1
+  major=$("$java" -version 2>&1 | sed -nE 's/.*version "([0-9]+).*/\1/p' | head -n 1) || return 1
   [ "${major:-0}" -ge 17 ]
 }
 

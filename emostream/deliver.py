@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -60,16 +61,14 @@ class Subscriber:
         ends = self._consumer.end_offsets(assigned)
         oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
         found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
+        starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
-            self._consumer.seek(tp, found[tp].offset if found.get(tp) else ends[tp])
+            self._consumer.seek(tp, starts[tp.partition])
         self.run_once(poll_ms=0)
         while any(self._end[1][tp.partition] < end for tp, end in ends.items()):
             self.run_once()
         for registration in self._store.read():
-            try:
-                self._add(registration.client_url, cursor=0, next_offsets=dict(registration.next_offsets))
-            except Full:
-                self._log.warning("no slot left for a client of before", client_url=registration.client_url)
+            self._restore(registration, starts)
         self._log.info("delivering", clients=len(self._registry.clients()), positions=self._end[1])
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
@@ -150,6 +149,18 @@ class Subscriber:
         self.save_positions()
         self._store.close()
         self._consumer.close(autocommit=False, timeout_ms=1_000)
+
+    def _restore(self, registration: Registration, starts: Mapping[int, int]) -> None:
+        """Go on with a client of before, whose records below `starts` are too old to be sent."""
+        next_offsets = dict(registration.next_offsets)
+        # Counted by offset, so the markers between transactions count as well.
+        skipped = sum(max(0, start - next_offsets.get(partition, start)) for partition, start in starts.items())
+        try:
+            self._add(registration.client_url, self._history.start, next_offsets)
+        except Full:
+            self._log.warning("no slot left for a client of before", client_url=registration.client_url)
+        else:
+            self.counters.add("expired", skipped)
 
     def _add(self, client_url: str, cursor: int, next_offsets: dict[int, int]) -> bool:
         return self._registry.add(

@@ -34,6 +34,12 @@ class History:
         self._closed = False
 
     @property
+    def start(self) -> int:
+        """The cursor of the oldest record that is still there."""
+        with self._changed:
+            return self._first
+
+    @property
     def end(self) -> int:
         """The cursor that the next record will have."""
         with self._changed:
