@@ -14,6 +14,6 @@ if __name__ == "__main__":
     parser.add_argument("--send-only", action="store_true", help="do not register; end when all are sent")
     parser.add_argument("--receive-only", action="store_true", help="send nothing")
     parser.add_argument("--no-wait", action="store_true", help="exit with 1 when all subscribers are full")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     options = ClientOptions(args.events, args.interval, not args.receive_only, not args.send_only, not args.no_wait)
     run_script(parser.format_help(), lambda settings: run(settings, options), args.settings)

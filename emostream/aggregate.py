@@ -61,7 +61,7 @@ def valid_emoji() -> Column:
         event["user_id"].isNotNull()
         & event["timestamp"].isNotNull()
         & (F.octet_length(emoji) <= MAX_TEXT_BYTES)
-        & (F.trim(emoji) != "")
+        & ~emoji.rlike(r"(?U)^\s*$")
         & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
         # from_json turns 5, true or {"a":1} into their text. What looks like such a text must have been a string.
         & (~emoji.rlike(r"^[-0-9tf\[{]") | value.rlike(r'"emoji"\s*:\s*"'))

@@ -36,7 +36,8 @@ ACK_SECONDS = 10.0
 def create_app(producer: BoundedProducer, counters: Counters, wait_seconds: float = 0.0) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
     app = Flask("emostream.ingest")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # Flask refuses a longer Content-Length, but cuts off a chunked body, which has none; the byte more shows that.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.post("/send-emoji")
@@ -46,7 +47,7 @@ def create_app(producer: BoundedProducer, counters: Counters, wait_seconds: floa
             came = request.mimetype or "none"
             raise UnsupportedMediaType(f"expected Content-Type: application/json, got {came}")
         body = request.get_data()
-        if len(body) > MAX_BODY_BYTES:  # Flask looks at Content-Length only, which a chunked body has not
+        if len(body) > MAX_BODY_BYTES:
             raise RequestEntityTooLarge
         try:
             producer.send(encode(parse_request(body)), wait_seconds)

@@ -121,9 +121,8 @@ class Membership:
         """Deregister; a subscriber that cannot be reached evicts the client by itself."""
         if self._subscriber_url:
             answer = self._post(f"{self._subscriber_url}/deregister")
-            _say(
-                "deregistered" if answer is not None and answer.ok else "the subscriber did not answer; it will notice"
-            )
+            left = answer is not None and answer.status_code in (200, 404)
+            _say("deregistered" if left else "the subscriber did not answer; it will notice")
 
     def _with_free_slots(self) -> list[str]:
         """The subscribers that have free slots, those with the most first, equals in random order."""
@@ -138,6 +137,8 @@ class Membership:
         return [subscriber_url for _, _, subscriber_url in sorted(free)]
 
     def _register(self, subscriber_url: str) -> bool:
+        if subscriber_url != self._subscriber_url:
+            self.identity = None  # the new one may push before it has answered
         answer = self._post(f"{subscriber_url}/register")
         if answer is None or not answer.ok:
             return False
@@ -226,12 +227,12 @@ def run(settings: Settings, options: ClientOptions) -> int:
     listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
     server = waitress.create_server(create_app(stream, membership), sockets=[listener], threads=4)
     threading.Thread(target=server.run, name="http", daemon=True).start()
+    threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()
     if not membership.find(options.wait):
         if not stop.requested:
             _say("no subscriber has a free slot")
             return 1
         return 0
-    threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()
     if options.send:
         threading.Thread(
             target=sender.run, args=(options.events, options.interval_seconds), name="sender", daemon=True

@@ -95,6 +95,7 @@ def encode(record: Event | Count | Mapping[str, object]) -> bytes:
 
 def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-untyped-def, type-arg]
     try:
+        data.decode()  # msgspec does not look into strings that it skips, but others will
         return decoder.decode(data)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRecord(_plain(str(error))) from None

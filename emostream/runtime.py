@@ -12,8 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -59,7 +58,9 @@ def _quoted(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
-    return text if text and not any(c in text for c in ' "=\n\r\t\\') else json.dumps(text, ensure_ascii=False)
+    if text and text.isprintable() and not any(c in text for c in ' "=\\'):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def start_logging() -> None:
@@ -173,7 +174,7 @@ def within(seconds: float, step: str, function: Callable[[], T]) -> T:
 
     Then the call goes on by itself, so it must be one that a later step makes harmless.
     """
-    outcome: Future[T] = Future()
+    outcome: futures.Future[T] = futures.Future()
 
     def call() -> None:
         try:
@@ -182,10 +183,9 @@ def within(seconds: float, step: str, function: Callable[[], T]) -> T:
             outcome.set_exception(error)
 
     threading.Thread(target=call, name=step, daemon=True).start()
-    try:
-        return outcome.result(timeout=seconds)
-    except FutureTimeoutError:  # another class than TimeoutError before Python 3.11
-        raise StepTimeout(f"{step} took over {seconds:g} s") from None
+    if not futures.wait({outcome}, timeout=seconds).done:
+        raise StepTimeout(f"{step} took over {seconds:g} s")
+    return outcome.result()
 
 
 class TimeBox:
@@ -232,8 +232,9 @@ class Counters:
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to a count."""
-        with self._lock:
-            self._counts[name] += number
+        if number:
+            with self._lock:
+                self._counts[name] += number
 
     def snapshot(self) -> dict[str, int]:
         """All counts that are not zero."""

@@ -29,9 +29,11 @@ SUBSCRIBERS_PER_CLUSTER = 3
 # Where subscribers keep their registrations; ours alone, no part of the contract.
 REGISTRY_TOPIC = "subscriber-registry"
 
-TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
-HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*$")]
-TcpPort = Annotated[int, Meta(ge=1, le=65535)]
+MAX_PORT = 65_535
+
+TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
+HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
+TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
 class SettingError(ValueError):
@@ -61,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
-    evict_after_seconds: Annotated[float, Meta(gt=0)]
+    evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
     port: TcpPort
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
@@ -131,9 +133,16 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
             raise SettingError(f"argument {argument!r}: expected KEY=VALUE, for example LINGER_MS=500")
         values[_known(name.replace("-", "_").upper(), f"argument {argument!r}")] = value
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingError(_sentence(str(error), values)) from None
+    if len(set(settings.topics)) < len(settings.topics):
+        raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two topics of their own, got {settings.topics[:2]}")
+    if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
+        raise SettingError(
+            f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"
+        )
+    return settings
 
 
 def _known(name: str, where: str) -> str:
