@@ -126,6 +126,17 @@ def test_kill_9_again_and_again_routes_every_record_exactly_once(empty_topics: B
     assert {value: number for value, number in wrong.items() if number} == {}
 
 
+def test_it_goes_on_when_the_topics_are_replaced(empty_topics: Broker) -> None:
+    with publisher(empty_topics) as running:
+        empty_topics.produce("main-pub-topic", [count(number) for number in range(100)])
+        routed(empty_topics, 100)
+        empty_topics.replace_topics()
+        empty_topics.produce("main-pub-topic", [count(100)])
+        routed(empty_topics, 1)
+        assert running.process.poll() is None
+    assert values(empty_topics) == [count(100)]
+
+
 def test_a_second_publisher_for_a_cluster_takes_over_and_the_elder_ends_with_status_3(empty_topics: Broker) -> None:
     with publisher(empty_topics) as elder:
         elder.wait_for("routing")
