@@ -77,13 +77,13 @@ java_is_recent() {
 
 # install DEBIAN-PACKAGE FEDORA-PACKAGE: with the system's package manager, when this user may.
 install_package() {
-  local as_root=()
-  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
-  "${as_root[@]}" true 2>/dev/null || return 1
+  local as_root="sudo -n"
+  [ "$(id -u)" -ne 0 ] || as_root=env
+  $as_root true 2>/dev/null || return 1
   if command -v apt-get >/dev/null; then
-    "${as_root[@]}" apt-get update && "${as_root[@]}" apt-get install -y "$1"
+    $as_root apt-get update && $as_root apt-get install -y "$1"
   elif command -v dnf >/dev/null; then
-    "${as_root[@]}" dnf install -y "$2"
+    $as_root dnf install -y "$2"
   else
     return 1
   fi
@@ -137,24 +137,28 @@ ensure_jars() {
   stamp "$jars" config/ivy.xml
 }
 
-# Everything that may be called twice at a time goes through here, one after the other.
-locked() {
-  mkdir -p "$DATA_DIR"
+# Two calls at a time set up and start one after the other. The lock is on this very file, so it needs none of its own.
+lock() {
+  exec 9<"${BASH_SOURCE[0]##*/}"
   if command -v flock >/dev/null; then
-    exec 9>"$DATA_DIR/lock"
-    flock -n 9 || { say "Another ./start.sh is at work on $DATA_DIR; waiting for it."; flock 9; }
+    flock -n 9 || { say "Another ./start.sh is at work here; waiting for it."; flock 9; }
   fi
+}
+unlock() { exec 9<&-; }
+
+# Only Python reads the settings; from here on they are in the environment of all that is started.
+load_settings() {
+  local settings
+  settings=$(.venv/bin/python -m emostream.settings ${overrides[@]+"${overrides[@]}"}) || exit 2
+  eval "$settings"
+  DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)')
 }
 
 setup() {
+  lock
   ensure_java
   ensure_packages
-  # Only Python reads the settings; from here on they are in the environment of all that is started.
-  local settings
-  settings=$(.venv/bin/python -m emostream.settings "${overrides[@]}") || exit 2
-  eval "$settings"
-  DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)')
-  locked
+  load_settings
   ensure_jars
 }
 
@@ -176,9 +180,7 @@ done
 case $command in
   down | status | logs)
     [ -f .venv/.complete ] || die "Nothing is installed yet, so nothing runs. ./start.sh sets up and starts."
-    settings=$(.venv/bin/python -m emostream.settings "${overrides[@]}") || exit 2
-    eval "$settings"
-    DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)') ;;
+    load_settings ;;
   *) setup ;;
 esac
 
@@ -197,13 +199,16 @@ case $command in
     [ -f "${logs[0]}" ] || die "There is no log of ${name:-any process} in $DATA_DIR/log; ./start.sh status names the processes."
     exec tail -n 20 -F "${logs[@]}" ;;
   run)
-    if operate status >/dev/null 2>&1; then
-      say "EmoStream runs already; this client joins it, and leaves it running."
-      exec .venv/bin/python client.py 9>&-
+    if operate running; then
+      operate start
+      unlock
+      say "EmoStream was running already; this client joins it, and leaves it running."
+      exec .venv/bin/python client.py
     fi
     trap 'operate stop; say "Everything is stopped."' EXIT
     operate start
+    unlock
     say "EmoStream is ready. This is the client: it sends 100 emojis and shows the crowd's. Ctrl-C stops everything."
     trap : INT  # the client hears it too and deregisters; what comes after it is ours
-    .venv/bin/python client.py 9>&- || true ;;
+    .venv/bin/python client.py ;;
 esac

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from emostream.broker import FENCED, consumer, partitions, transactional_producer, wait_for_topics
+from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
 from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
@@ -213,8 +212,8 @@ class BatchPublisher:
             # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
             # can do no harm: the next publisher fences it before it reads the positions.
             within(TRANSACTION_SECONDS, f"the transaction of batch {batch_id}", lambda: self._commit(batch))
-        except FENCED:
-            self.fenced = True
+        except KafkaError as error:
+            self.fenced = is_fenced(self._producer, error)
             raise
         self._next_batch_id += 1
         events = sum(count.events or 0 for count in batch.counts)
@@ -231,15 +230,17 @@ class BatchPublisher:
     def _commit(self, batch: Batch) -> None:
         settings = self._settings
         self._producer.begin_transaction()
-        for count in batch.counts:
-            # Keyed by emoji, so that one emoji's counts stay in order on every topic after this one.
+        # Keyed by emoji, so that one emoji's counts stay in order on every topic after this one.
+        sent = [
             self._producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count))
+            for count in batch.counts
+        ]
         offsets = {
             TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(self._next_batch_id), -1)
             for partition, offset in batch.next_offsets.items()
         }
         self._producer.send_offsets_to_transaction(offsets, GROUP)
-        self._producer.commit_transaction()
+        commit(self._producer, sent)
 
 
 # --- Spark around it ---
@@ -252,7 +253,7 @@ def make_session(settings: Settings) -> SparkSession:
     builder = (
         SparkSession.builder.appName("emostream-main-publisher")
         .master(settings.spark_master)
-        # As many as there are cores: each is a task, and 200, the default, took 11 s a batch.
+        # Each is a task: 200, the default, took 11 s a batch, and a few hundred groups need no more than two.
         .config("spark.sql.shuffle.partitions", 2)
         # Decides between stages how to go on; with two small stages that only costs 40 ms a batch.
         .config("spark.sql.adaptive.enabled", "false")
@@ -263,7 +264,7 @@ def make_session(settings: Settings) -> SparkSession:
         .config("spark.local.dir", str(work_dir))
         .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
         .config("spark.driver.memory", "600m")
-        .config("spark.driver.extraJavaOptions", f"-Djava.io.tmpdir={work_dir} -XX:+UseSerialGC")
+        .config("spark.driver.extraJavaOptions", f'-Djava.io.tmpdir="{work_dir}" -XX:+UseSerialGC -XX:-UsePerfData')
     )
     if connector:
         builder = builder.config("spark.jars", ",".join(connector))
@@ -320,16 +321,18 @@ def run(settings: Settings) -> int:
             # Only now, so that Spark is warm when a broker that was away comes back.
             if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
                 break
-            publisher = BatchPublisher(settings, log)
+            publisher = None
             try:
+                publisher = BatchPublisher(settings, log)
                 _follow(_start_query(session, publisher, settings, log), settings, stop, log)
             except (StreamingQueryException, KafkaError, StepTimeout) as error:
-                if publisher.fenced:
+                if publisher and publisher.fenced:
                     log.error("another main publisher has taken over; this one ends")
                     return EXIT_FENCED
                 log.error("the query failed; going on after the last committed batch", reason=_reason(error))
             finally:
-                publisher.close()
+                if publisher:
+                    publisher.close()
     finally:
         session.stop()
     log.info("stopped")
@@ -358,10 +361,9 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
             return
         heartbeat.beat()
     heartbeat.end()
-    rest = threading.Thread(target=query.processAllAvailable, daemon=True)
-    rest.start()
-    rest.join(settings.drain_seconds + settings.batch_seconds)
-    if rest.is_alive():
+    try:
+        within(settings.drain_seconds + settings.batch_seconds, "counting the rest", query.processAllAvailable)
+    except StepTimeout:
         log.warning("stopping before all events were counted; the next start counts them", topic=settings.emoji_topic)
     query.stop()
 

@@ -1,7 +1,6 @@
 """Settings → Kafka producers and consumers, and the topics. The only builder of Kafka client objects.
 
-As a command: `python -m emostream.broker wait|create|replace` waits for the broker, creates the topics
-that are missing, or replaces every topic by an empty one.
+As a command, `python -m emostream.broker replace [KEY=VALUE ...]` creates every topic, replacing those that are there.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from kafka.admin import NewTopic
 from kafka.errors import (
     InvalidProducerEpochError,
     KafkaError,
-    KafkaTimeoutError,
     ProducerFencedError,
     RetriableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from kafka.producer.future import FutureRecordMetadata
 
-from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
+from emostream.runtime import Log, StepTimeout, StopFlag, run_script, stop_on_signals, within
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 PARTITIONS = 3
@@ -38,6 +37,25 @@ NEVER_EXPIRES_MS = 2**31 - 1
 
 # What a transactional producer gets when a newer one of the same id has begun.
 FENCED = (ProducerFencedError, InvalidProducerEpochError)
+
+
+def is_fenced(producer: KafkaProducer, error: BaseException) -> bool:
+    """Whether a transactional producer failed because a newer one of the same id has begun."""
+    # Only the call that is under way gets the error by its name; a later one gets a plain KafkaError.
+    return isinstance(error, FENCED) or isinstance(producer._transaction_manager.last_error, FENCED)
+
+
+Sent = FutureRecordMetadata  # what a record comes to after it was given to a producer
+
+
+def commit(producer: KafkaProducer, sent: Iterable[Sent]) -> None:
+    """Commit a transaction that holds the records `sent`. Raises KafkaError, also where kafka-python would not.
+
+    After some errors its commit returns as if all were well though the transaction was given up.
+    """
+    producer.commit_transaction()
+    for record in sent:
+        record.get(timeout=0)
 
 
 class BufferFull(Exception):
@@ -103,7 +121,7 @@ class BoundedProducer:
             self._accepted += 1
         try:
             sent = self._producer.send(self._topic, value).add_callback(self._acknowledge).add_errback(self._lose)
-        except KafkaError as error:
+        except (KafkaError, ValueError) as error:  # ValueError: the topic has just gone
             with self._lock:
                 self._accepted -= 1
             raise BufferFull(f"the broker did not answer for topic {self._topic} ({error})") from error
@@ -115,8 +133,9 @@ class BoundedProducer:
 
     def flush(self, timeout_seconds: float) -> None:
         """Send what has been accepted now, however much of its linger is left, for at most `timeout_seconds`."""
-        with contextlib.suppress(KafkaTimeoutError):  # what is left stays accepted and is sent later
-            self._producer.flush(timeout=timeout_seconds)
+        # What is left stays accepted and is sent later. kafka-python's own time-out is one for each batch.
+        with contextlib.suppress(KafkaError, StepTimeout):
+            within(timeout_seconds, "flush", lambda: self._producer.flush(timeout=timeout_seconds))
 
     @property
     def buffered(self) -> int:
@@ -137,12 +156,13 @@ class BoundedProducer:
             )  # fmt: skip
         return self.buffered
 
-    # Both run in the producer's one thread, so neither needs the lock for its own counter.
     def _on_acknowledged(self, _metadata: object) -> None:
-        self._acknowledged += 1
+        with self._lock:
+            self._acknowledged += 1
 
     def _on_lost(self, error: BaseException) -> None:
-        self._lost += 1
+        with self._lock:
+            self._lost += 1
         if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: a flood stays readable
             self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
 
@@ -160,9 +180,13 @@ def transactional_producer(settings: Settings, transactional_id: str) -> KafkaPr
 
 
 def registry_producer(settings: Settings) -> KafkaProducer:
-    """A producer for the few records of the subscribers' registry; whoever waits for one waits 5 s at most."""
+    """A producer for the few records of the subscribers' registry."""
     return KafkaProducer(
-        **_producing(settings), request_timeout_ms=4_000, delivery_timeout_ms=5_000, max_block_ms=5_000
+        **_producing(settings),
+        request_timeout_ms=4_000,
+        max_block_ms=5_000,
+        # A record that expires leaves kafka-python without a producer id, and the producer sends nothing any more.
+        delivery_timeout_ms=NEVER_EXPIRES_MS,
     )
 
 
@@ -292,16 +316,12 @@ def _create(admin: KafkaAdminClient, name: str) -> str | None:
 
 def main() -> None:
     """Entry point of the command in the module's docstring."""
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    arguments = sys.argv[2:] if sys.argv[1:2] == ["replace"] else ["--help"]
+    run_script(__doc__ or "", _replace_topics, arguments)
 
-    def run(settings: Settings) -> int:
-        stop, log = stop_on_signals(), Log("broker")
-        if command == "wait":
-            return 0 if wait_for_broker(settings, stop, log) else 1
-        return 0 if create_topics(settings, command == "replace", stop, log) else 1
 
-    known = command in ("wait", "create", "replace")
-    run_script(__doc__ or "", run, sys.argv[2:] if known else ["--help"])
+def _replace_topics(settings: Settings) -> int:
+    return 0 if create_topics(settings, replace=True, stop=stop_on_signals(), log=Log("topics")) else 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bo
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 
 POLL_MS = 500
+CATCH_UP_SECONDS = 30
 SAVE_EVERY_SECONDS = 1.0
 MAX_HISTORY_RECORDS = 100_000
 MAX_BODY_BYTES = 8 * 1024
@@ -51,7 +52,7 @@ class Subscriber:
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
 
-    def start(self) -> None:
+    def start(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
 
         Only after that can a client register: it gets what is published from then on. Raises KafkaError.
@@ -64,9 +65,12 @@ class Subscriber:
         starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
             self._consumer.seek(tp, starts[tp.partition])
-        self.run_once(poll_ms=0)
-        while any(self._end[1][tp.partition] < end for tp, end in ends.items()):
+        self._end = (0, starts)
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while any(self._consumer.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end for tp, end in ends.items()):
             self.run_once()
+            if stop.requested or time.monotonic() > deadline:
+                raise KafkaError(f"{self.cluster_topic} was not read to its end in {CATCH_UP_SECONDS} s")
         for registration in self._store.read():
             self._restore(registration, starts)
         self._log.info("delivering", clients=len(self._registry.clients()), positions=self._end[1])
@@ -74,8 +78,11 @@ class Subscriber:
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
         records = []
-        for polled in self._consumer.poll(timeout_ms=poll_ms).values():
-            for record in polled:
+        next_offsets = {}
+        polled = self._consumer.poll(timeout_ms=poll_ms)
+        for tp, consumed in polled.items():
+            next_offsets[tp.partition] = consumed[-1].offset + 1
+            for record in consumed:
                 try:
                     parse_count(record.value)
                 except InvalidRecord as error:
@@ -87,10 +94,9 @@ class Subscriber:
                 else:
                     records.append(Record(record.partition, record.offset, record.timestamp, record.value))
         self._history.append(records, now_ms=time.time() * 1000)
-        next_offsets = {tp.partition: self._consumer.position(tp) for tp in self._consumer.assignment()}
-        self._end = (self._history.end, next_offsets)
+        self._end = (self._history.end, self._end[1] | next_offsets)
         self.counters.add("consumed", len(records))
-        return len(records)
+        return sum(map(len, polled.values()))
 
     def register(self, client_url: str) -> bool:
         """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
@@ -101,6 +107,7 @@ class Subscriber:
             self._store.save(Registration(client_url, next_offsets), wait=True)
         except KafkaError:
             self._registry.remove(client_url)
+            self._forget(client_url)  # it may have been kept all the same
             raise
         self._log.info("registered", client_url=client_url, available_slots=self._registry.free_slots())
         return True
@@ -133,11 +140,14 @@ class Subscriber:
             if next_offsets != self._saved.get(client_url):
                 self._saved[client_url] = next_offsets
                 self._store.save(Registration(client_url, next_offsets), wait=False)
+                if client_url not in self._registry.clients():
+                    self._forget(client_url)  # it left meanwhile, and would be back at the next start
 
     def drain(self, timeout_seconds: float) -> None:
-        """Deliver what is in the history, for at most `timeout_seconds`, and keep how far each client has come."""
-        self._history.close()
+        """Deliver what is on the topic, for at most `timeout_seconds`, and keep how far each client has come."""
         deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline and self.run_once(poll_ms=200):
+            pass
         clients = self._registry.clients()
         while time.monotonic() < deadline and not all(client.drained() for client in clients.values()):
             time.sleep(0.02)
@@ -253,18 +263,15 @@ def run(settings: Settings) -> int:
     listener = bound_socket(settings.bind_host, port, setting="SUBSCRIBER_BASE_PORT")
     try:
         subscriber = Subscriber(settings, log)
-        subscriber.start()
+        subscriber.start(stop)
         server = waitress.create_server(create_app(subscriber), sockets=[listener], threads=4)
         threading.Thread(target=server.run, name="http", daemon=True).start()
         log.info("listening", address=settings.bind_host, port=port)
         _follow(subscriber, Heartbeat(settings, name), stop)
-        server.close()
-        while subscriber.run_once(poll_ms=200):
-            pass
+        subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
         return EXIT_STUCK
-    subscriber.drain(settings.drain_seconds)
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
     return 0

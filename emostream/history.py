@@ -31,7 +31,6 @@ class History:
         self._changed = threading.Condition()
         self._records: deque[Record] = deque()
         self._first = 0
-        self._closed = False
 
     @property
     def start(self) -> int:
@@ -62,12 +61,6 @@ class History:
         Waits up to `timeout_seconds` for one. `first` is above `cursor` where records between were forgotten.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._first + len(self._records) > cursor, timeout_seconds)
+            self._changed.wait_for(lambda: self._first + len(self._records) > cursor, timeout_seconds)
             first = max(cursor, self._first)
             return first, list(islice(self._records, first - self._first, first - self._first + limit))
-
-    def close(self) -> None:
-        """No record comes any more: readers that are at the end do not wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()

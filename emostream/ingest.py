@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from emostream.broker import BoundedProducer, BufferFull, NotAcknowledged, wait_for_topics
 from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
-from emostream.runtime import Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
+from emostream.runtime import HEARTBEAT_SECONDS, Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
@@ -25,6 +26,7 @@ FLUSH_LEAD_SECONDS = 0.06
 # With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
 SHORTEST_FLUSH_SECONDS = 0.1
 FLUSH_SECONDS = 1.0
+ORPHAN_SECONDS = 3.0  # until an orphan has noticed that it is one
 # One thread runs Python at a time anyway; a second lets one wait for a slow body.
 BUSY_THREADS = 2
 # With ACK=broker a request holds its thread until the broker has answered, and somebody waits for it.
@@ -87,7 +89,10 @@ def serve(settings: Settings) -> int:
     if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
         return 0
     # Granian shares its port with whoever listens on it already; this says so instead.
-    bound_socket(settings.bind_host, settings.app_port, setting="APP_PORT").close()
+    # Workers whose main process was killed hold the port until they have drained.
+    bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
+    # The workers' producers are made after the fork; what they are made by cannot be pickled for a spawn.
+    multiprocessing.set_start_method("fork", force=True)
     server = Granian(
         "emostream.ingest",
         address=settings.bind_host,
@@ -132,11 +137,13 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
     """Flush by the clock, tell that the worker is ready, end it when its parent was killed, and drain at its end."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
     acknowledged, progress = 0, time.monotonic()
-    away = False
+    away = failed = False
     main = threading.main_thread()
     while main.is_alive():
-        main.join(seconds_to_flush(time.time(), settings.linger_ms))
-        producer.flush(timeout_seconds=FLUSH_SECONDS)
+        to_flush_seconds = seconds_to_flush(time.time(), settings.linger_ms)
+        main.join(min(to_flush_seconds, HEARTBEAT_SECONDS))
+        if to_flush_seconds <= HEARTBEAT_SECONDS:
+            producer.flush(timeout_seconds=FLUSH_SECONDS)
         now = time.monotonic()
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now
@@ -150,6 +157,11 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
         if not away:
             heartbeat.beat()
         counters.log_if_due()
+        if producer.counts()["lost"] and not failed:
+            # kafka-python refuses everything after an error that it cannot retry; a new worker starts anew.
+            failed = True
+            log.error("this worker's producer has failed; the worker ends, and a new one is started")
+            os.kill(os.getpid(), signal.SIGTERM)
         if os.getppid() != parent_pid:
             # An orphan would keep the port from the next app, and nobody would stop it.
             log.error("the app's main process is gone; this worker ends too")

@@ -1,6 +1,6 @@
 """The processes of one machine, under supervisor: start, stop, status. What ./start.sh calls once all is installed.
 
-usage: python -m emostream.operate start [kafka] | stop | status
+usage: python -m emostream.operate start [kafka] | stop | status | running
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
+import msgspec
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from emostream.broker import broker_missing, create_topics
@@ -38,6 +39,7 @@ SUPERVISOR_CONF = PROJECT_DIR / "config" / "supervisord.conf"
 BROKER_TEMPLATE = PROJECT_DIR / "config" / "kafka.properties"
 # Longest path of a Unix socket on Linux is 107 characters; macOS has 103.
 MAX_SOCKET_PATH = 103
+OF_ONE_PROCESS = ("CLUSTER_TOPIC", "SUBSCRIBER", "PORT")
 
 
 class OperatingError(Exception):
@@ -64,11 +66,25 @@ class Supervisor:
         self._data = settings.data_path
         self._socket = self._data / "run" / "supervisor.sock"
         self._log_file = self._data / "log" / "supervisord.log"
+        self._settings_file = self._data / "run" / "settings.json"
+        if self.running():
+            # What the processes were started with, whatever this call was given.
+            self._settings = msgspec.json.decode(self._settings_file.read_bytes(), type=Settings)
 
     @property
     def _rpc(self) -> Any:
         # A new one for each call: supervisor's transport cannot be used again after a refused connection.
         return ServerProxy("http://localhost", SupervisorTransport(None, None, f"unix://{self._socket}")).supervisor
+
+    def differing_settings(self, settings: Settings) -> list[str]:
+        """Names of settings that are not what the processes were started with."""
+        ours, theirs = msgspec.to_builtins(settings), msgspec.to_builtins(self._settings)
+        return [name for name in ours if ours[name] != theirs[name] and name not in OF_ONE_PROCESS]
+
+    @property
+    def all_names(self) -> list[str]:
+        """Every process, in the order of the data."""
+        return all_names(self._settings)
 
     def running(self) -> bool:
         """Whether it answers."""
@@ -95,7 +111,8 @@ class Supervisor:
             "BROKER_PROCESSES": str(max(1, self._settings.brokers)),  # supervisor wants at least one of each
             "STOP_SECONDS": str(round(self._settings.drain_seconds + self._settings.batch_seconds + 15)),
         }
-        command = [str(Path(sys.executable).parent / "supervisord"), "-c", str(SUPERVISOR_CONF)]
+        self._settings_file.write_bytes(msgspec.json.encode(self._settings))
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(SUPERVISOR_CONF)]
         started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if started.returncode != 0:
             raise OperatingError(f"supervisord did not start: {(started.stderr or started.stdout).strip()}")
@@ -147,7 +164,7 @@ class Supervisor:
                 name, info["statename"], info["pid"], info["now"] - info["start"] if running else 0,
                 max(0, spawned.get(name, 0) - 1), running and self._ready(name, info["pid"]),
             )  # fmt: skip
-        return [found[name] for name in all_names(self._settings) if name in found]
+        return [found[name] for name in self.all_names if name in found]
 
     def log_tail(self, name: str) -> str:
         """The end of a process's log."""
@@ -197,6 +214,10 @@ def start(settings: Settings, only_kafka: bool) -> None:
     """Start what does not run yet and return when all of it is ready. Raises OperatingError."""
     stop = stop_on_signals()
     supervisor = Supervisor(settings)
+    if differing := supervisor.differing_settings(settings):
+        raise SettingError(
+            f"EmoStream runs already, with another {' and '.join(differing)}; ./start.sh down, then up, changes that"
+        )
     running = {process.name for process in supervisor.processes() if process.state in ("RUNNING", "STARTING")}
     kafka = kafka_names(settings)
     wanted = kafka if only_kafka else all_names(settings)
@@ -223,7 +244,8 @@ def await_ready(supervisor: Supervisor, names: list[str], stop: StopFlag) -> Non
         for process in processes:
             if process.state in ("FATAL", "EXITED", "UNKNOWN"):
                 raise OperatingError(f"{process.name} failed; the end of its log:\n{supervisor.log_tail(process.name)}")
-        waiting = [process.name for process in processes if not process.ready]
+        ready = {process.name for process in processes if process.ready}
+        waiting = [name for name in names if name not in ready]
         if not waiting:
             _progress_done()
             return
@@ -351,6 +373,8 @@ def main() -> int:
         settings = load([word for word in sys.argv[1:] if "=" in word])
         if words in (["start"], ["start", "kafka"]):
             start(settings, only_kafka="kafka" in words)
+        elif words == ["running"]:
+            return 0 if Supervisor(settings).running() else 1
         elif words == ["stop"]:
             supervisor = Supervisor(settings)
             if supervisor.running():
@@ -360,6 +384,10 @@ def main() -> int:
         else:
             print(__doc__)
             return 2
+    except KeyboardInterrupt:
+        _progress_done()
+        print("interrupted; ./start.sh status shows what still runs", file=sys.stderr)
+        return 130
     except (SettingError, OperatingError) as error:
         _progress_done()
         print(error, file=sys.stderr)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import requests
 
@@ -19,6 +22,8 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 RECORDS_AT_ONCE = 100
 SMALL_BODY_BYTES = 1024
+IDLE_SECONDS = 5.0
+GONE = "410 Gone"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ class PushClient:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            first, records = self._history.after(self._cursor, RECORDS_AT_ONCE, timeout_seconds=1.0)
+            first, records = self._history.after(self._cursor, RECORDS_AT_ONCE, timeout_seconds=IDLE_SECONDS)
+            if not records and not self._keep(self._probe()):
+                return
             if first > self._cursor:
                 self._counters.add("expired", first - self._cursor)
                 self._cursor = first
@@ -96,20 +103,40 @@ class PushClient:
                 return True
             failure = self._attempt(record)
             if failure is None:
-                return True
+                self._counters.add("delivered")
+                return self._keep(None)
             self._counters.add("failed_attempts")
-            now = time.monotonic()
-            if self._failing_since is None:
-                self._failing_since = now
-                self._log.warning("a delivery failed; trying again", client_url=self._client_url, reason=failure)
-            if failure == "410 Gone":
-                self._evict(self._client_url, self, "it answered 410 Gone")
-            elif now - self._failing_since >= self._policy.evict_after_seconds:
-                self._evict(self._client_url, self, f"it failed for {self._policy.evict_after_seconds:g} s: {failure}")
-            else:
+            if self._keep(failure):
                 self._closed.wait(pause_seconds * random.uniform(0.5, 1.0))
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
         return False
+
+    def _keep(self, failure: str | None) -> bool:
+        """Whether the client keeps its slot after an attempt that succeeded (None) or failed."""
+        now = time.monotonic()
+        if failure is None:
+            self._failing_since = None
+            return True
+        if self._failing_since is None:
+            self._failing_since = now
+            self._log.warning("a client cannot be reached; trying again", client_url=self._client_url, reason=failure)
+        if failure == GONE:
+            self._evict(self._client_url, self, "it answered 410 Gone")
+        elif now - self._failing_since >= self._policy.evict_after_seconds:
+            self._evict(self._client_url, self, f"it failed for {self._policy.evict_after_seconds:g} s: {failure}")
+        else:
+            return True
+        return False
+
+    def _probe(self) -> str | None:
+        """Connect while there is nothing to send: a client that died must not keep its slot until somebody taps."""
+        parts = urlsplit(self._client_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            return type(error).__name__
+        return None
 
     def _attempt(self, record: Record) -> str | None:
         """POST the record once; None where the client took it, else why not."""
@@ -129,8 +156,6 @@ class PushClient:
                     answer.content  # noqa: B018 - read, so that the connection can be used again
         except (requests.RequestException, ValueError) as error:
             return type(error).__name__
-        if not 200 <= status < 300:
-            return f"{status} {reason}"
-        self._failing_since = None
-        self._counters.add("delivered")
-        return None
+        if status == HTTPStatus.GONE:
+            return GONE
+        return None if 200 <= status < 300 else f"{status} {reason}"

@@ -239,7 +239,6 @@ def run(settings: Settings, options: ClientOptions) -> int:
         ).start()
     membership.keep()
     membership.leave()
-    server.close()
     return 0
 
 

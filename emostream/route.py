@@ -7,11 +7,13 @@ cluster fences the first.
 
 from __future__ import annotations
 
+import time
+
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.broker import FENCED, consumer, partitions, transactional_producer, wait_for_topics
+from emostream.broker import Sent, commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
 from emostream.records import InvalidRecord, parse_count
 from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
@@ -55,15 +57,18 @@ class Router:
             return 0
         with self._time_box.limit(TRANSACTION_SECONDS, "the transaction"):
             self._producer.begin_transaction()
-            for record in (record for records in polled.values() for record in records):
-                self._route(record)
+            sent = [self._route(record) for records in polled.values() for record in records]
             offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
             self._producer.send_offsets_to_transaction(offsets, self._group)
-            self._producer.commit_transaction()
+            commit(self._producer, filter(None, sent))
         self.counters.add("transactions")
         return sum(map(len, polled.values()))
 
-    def _route(self, record: ConsumerRecord) -> None:
+    def is_fenced(self, error: KafkaError) -> bool:
+        """Whether `error` means that another publisher for this cluster has begun."""
+        return is_fenced(self._producer, error)
+
+    def _route(self, record: ConsumerRecord) -> Sent | None:
         try:
             parse_count(record.value)
         except InvalidRecord as error:
@@ -72,10 +77,17 @@ class Router:
                 "skipped a record that is no count", topic=record.topic,
                 partition=record.partition, offset=record.offset, reason=error,
             )  # fmt: skip
-            return
-        # The same partition, so that the order within it, which is that of each emoji, stays.
-        self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
+            return None
         self.counters.add("routed")
+        # The same partition, so that the order within it, which is that of each emoji, stays.
+        return self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Route what is on MAIN_TOPIC, for at most `timeout_seconds`."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline and self.run_once(poll_ms=200):
+            pass
+        self.counters.log_if_due(final=True)
 
     def close(self) -> None:
         """Close both connections; an open transaction is aborted by the successor."""
@@ -90,14 +102,15 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
         return 0
+    router = Router(settings, log)
     try:
-        router = Router(settings, log)
         router.start()
         _follow(router, Heartbeat(settings, f"cluster_publisher_{CLUSTER_TOPICS.index(cluster_topic) + 1}"), stop)
-    except FENCED:
-        log.error("another publisher for this cluster has taken over; this one ends")
-        return EXIT_FENCED
+        router.drain(settings.drain_seconds)
     except KafkaError as error:
+        if router.is_fenced(error):
+            log.error("another publisher for this cluster has taken over; this one ends")
+            return EXIT_FENCED
         log.error("the transaction failed; a successor goes on after the last committed one", reason=error)
         return EXIT_STUCK
     router.close()
@@ -111,6 +124,3 @@ def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
         heartbeat.beat()
         router.counters.log_if_due()
     heartbeat.end()
-    while router.run_once(poll_ms=200):
-        pass
-    router.counters.log_if_due(final=True)

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -90,19 +90,27 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
         sys.exit(EXIT_BAD_SETTING)
 
 
-def bound_socket(host: str, port: int, setting: str) -> socket.socket:
-    """A TCP socket bound to a port but not listening yet. Raises SettingError, naming `setting`, where it is taken."""
+def bound_socket(host: str, port: int, setting: str, wait_seconds: float = 0.0) -> socket.socket:
+    """A TCP socket bound to a port but not listening yet.
+
+    Raises SettingError, naming `setting`, where the port is still taken after `wait_seconds`.
+    """
+    deadline = time.monotonic() + wait_seconds
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise SettingError(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror}); is it running already?"
-        ) from None
-    return bound
+    while True:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            bound.close()
+            if time.monotonic() >= deadline:
+                raise SettingError(
+                    f"{setting}: cannot listen on {host}:{port} ({error.strerror}); is it running already?"
+                ) from None
+            time.sleep(0.2)
+        else:
+            return bound
 
 
 class StopFlag:
@@ -149,8 +157,12 @@ class Heartbeat:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + HEARTBEAT_SECONDS
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(str(self._pid))
+            # Written aside and put in place, so that no reader finds half of it. On a full disk it gets old instead.
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                aside = self._path.with_suffix(f".{os.getpid()}")
+                aside.write_text(str(self._pid))
+                aside.replace(self._path)
 
     def end(self) -> None:
         """Say that no more work is taken."""

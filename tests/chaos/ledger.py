@@ -152,6 +152,7 @@ class Chaos:
         time.sleep(self.random.uniform(0.0, 3.0))  # a random moment is the point
         before = {process.name: process for process in self.supervisor.processes()}
         began = time.monotonic()
+        chosen = [name for name in chosen if before[name].pid]  # one may just have ended by itself
         for name in chosen:
             if self.random.random() < kill_share:
                 self._kill(before[name])

@@ -172,6 +172,17 @@ class TestARunningPublisher:
         wait_until("the bad record is skipped", lambda: "records=1 " in publisher.log)
         assert len(broker.read("main-pub-topic")) == before
 
+    def test_events_of_an_aborted_transaction_are_not_counted(self, broker: Broker, publisher: Script) -> None:
+        producer = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="test-aborts")
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send("emoji-topic", value=event("aborted"), partition=0).get(timeout=30)
+        producer.abort_transaction()
+        producer.close()
+        broker.produce("emoji-topic", [event("after it")], partition=0)
+        counted(broker, "after it", 1)
+        assert of(broker, "aborted") == []
+
     def test_at_sigterm_it_counts_what_is_there_and_ends_with_status_0(self, broker: Broker, publisher: Script) -> None:
         broker.produce("emoji-topic", [event("at the end")] * 2500)
         assert publisher.terminate() == 0

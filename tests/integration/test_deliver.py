@@ -69,6 +69,9 @@ class Subscriber:
         assert isinstance(body, dict)
         return body
 
+    def counter(self, name: str) -> int:
+        return int(self.status()["counts"].get(name, 0))
+
     def post(self, what: str, client_url: str) -> tuple[int, Any]:
         return call(f"{self.url}/{what}", {"client_url": client_url})
 
@@ -173,9 +176,9 @@ def test_a_body_that_is_too_large_is_refused_in_json(subscriber: Subscriber) -> 
 def test_a_client_gets_every_count_published_after_it_registered_and_none_from_before(
     broker: Broker, subscriber: Subscriber
 ) -> None:
-    consumed = subscriber.status()["counts"].get("consumed", 0)
+    before = subscriber.counter("consumed")
     broker.produce(CLUSTER, [count(number) for number in range(10)])
-    wait_until("the first ten are consumed", lambda: subscriber.status()["counts"]["consumed"] == consumed + 10)
+    wait_until("the first ten are consumed", lambda: subscriber.counter("consumed") == before + 10)
     with http_client() as client, subscriber.registered(client.url):
         wanted = list(range(10, 100))
         broker.produce(CLUSTER, [count(number) for number in wanted])
@@ -233,9 +236,9 @@ def test_clients_that_fail_or_hang_delay_no_other(broker: Broker, subscriber: Su
 
 def test_a_client_that_failed_for_a_while_gets_what_it_missed(broker: Broker, subscriber: Subscriber) -> None:
     with http_client(status=503) as client, subscriber.registered(client.url):
-        failed = subscriber.status()["counts"].get("failed_attempts", 0)
+        before = subscriber.counter("failed_attempts")
         broker.produce_at_once(CLUSTER, [count(number) for number in range(20)])
-        wait_until("an attempt failed", lambda: subscriber.status()["counts"].get("failed_attempts", 0) > failed)
+        wait_until("an attempt failed", lambda: subscriber.counter("failed_attempts") > before)
         client.status = 200
         got(client, list(range(20)))
         assert numbers(client) == list(range(20))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,21 +59,11 @@ def test_every_cursor_sees_what_a_plain_list_would_show(
             assert history.after(cursor, limit, 0) == (begin, everything[begin : begin + limit])
 
 
-@pytest.mark.parametrize(
-    "wake", [lambda h: h.append(records(1), now_ms=1), lambda h: h.close()], ids=["append", "close"]
-)
-def test_a_waiting_reader_is_woken(wake: Callable[[History], None]) -> None:
+def test_a_waiting_reader_is_woken_by_a_record() -> None:
     history = History(max_age_seconds=60, max_records=10)
     reader = threading.Thread(target=history.after, args=(0, 10, 600), daemon=True)
     reader.start()
     wait_until("the reader waits", lambda: is_waiting(reader), timeout_seconds=10)
-    wake(history)
+    history.append(records(1), now_ms=1)
     reader.join(10)
     assert not reader.is_alive()
-
-
-def test_a_closed_history_still_shows_what_it_holds() -> None:
-    history = History(max_age_seconds=60, max_records=10)
-    history.append(records(1, 2), now_ms=2)
-    history.close()
-    assert len(history.after(0, 10, 600)[1]) == 2

@@ -64,7 +64,6 @@ def pushing(
         yield found
     finally:
         found.client.close()
-        history.close()
 
 
 def history_of(*records: Record, max_records: int = 10_000) -> History:
@@ -307,3 +306,21 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         with pushing(server.url, history_of(record(0, 0))) as ours:
             ours.wait_for_end()
         assert (len(proxy.asked), len(server.asked)) == (0, 1)
+
+
+def test_a_client_that_died_is_evicted_though_there_is_nothing_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push, "IDLE_SECONDS", 0.02)
+    with http_server(answers()) as closed:
+        pass
+    with pushing(closed.url, history_of(), evict_after_seconds=0.2) as ours:
+        wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+
+
+def test_a_client_that_listens_keeps_its_slot_while_there_is_nothing_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push, "IDLE_SECONDS", 0.02)
+    history = history_of()
+    with http_server(answers()) as server, pushing(server.url, history, evict_after_seconds=0.1) as ours:
+        time.sleep(0.5)  # many probes long; nothing is waited for
+        history.append([record(0, 0)], now_ms=time.time() * 1000)
+        ours.wait_for_end()
+        assert not ours.evictions
