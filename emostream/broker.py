@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
@@ -45,7 +46,7 @@ def is_fenced(producer: KafkaProducer, error: BaseException) -> bool:
     return isinstance(error, FENCED) or isinstance(producer._transaction_manager.last_error, FENCED)
 
 
-Sent = FutureRecordMetadata  # what a record comes to after it was given to a producer
+Sent: TypeAlias = FutureRecordMetadata  # what a record comes to after it was given to a producer
 
 
 def commit(producer: KafkaProducer, sent: Iterable[Sent]) -> None:

@@ -20,7 +20,7 @@ from emostream.broker import consumer, partitions, registry_producer
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
-READ_SECONDS = 30.0
+READ_SECONDS = 10.0
 
 
 class Full(Exception):
