@@ -35,6 +35,7 @@ from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SUBSCRIBERS_PER_CLUS
 GROUPS = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")  # in the order of the data
 READY_SECONDS = 120.0
 RESTART_SECONDS = 3.0
+MAX_RESTARTS = 3  # while `up` waits: once may be chance, as on a machine that is busy with starting
 SHOWN_LOG_LINES = 20
 SUPERVISOR_CONF = PROJECT_DIR / "config" / "supervisord.conf"
 BROKER_TEMPLATE = PROJECT_DIR / "config" / "kafka.properties"
@@ -240,6 +241,7 @@ def start(settings: Settings, only_kafka: bool) -> None:
 def await_ready(supervisor: Supervisor, names: list[str], stop: StopFlag) -> None:
     """Return when each is ready. Raises OperatingError, with the end of the log, where one failed or takes too long."""
     began = time.monotonic()
+    restarts = {process.name: process.restarts for process in supervisor.processes()}
     exited: dict[str, float] = {}
     while not stop.requested:
         processes = [process for process in supervisor.processes() if process.name in names]
@@ -247,7 +249,8 @@ def await_ready(supervisor: Supervisor, names: list[str], stop: StopFlag) -> Non
         for process in processes:
             # EXITED is also what a process is for a moment before supervisor starts it again.
             gone = process.name in exited and time.monotonic() - exited[process.name] > RESTART_SECONDS
-            if process.state in ("FATAL", "UNKNOWN") or (process.state == "EXITED" and gone):
+            again = process.restarts - restarts.get(process.name, 0)
+            if process.state in ("FATAL", "UNKNOWN") or (process.state == "EXITED" and gone) or again >= MAX_RESTARTS:
                 raise OperatingError(f"{process.name} failed; the end of its log:\n{supervisor.log_tail(process.name)}")
         ready = {process.name for process in processes if process.ready}
         waiting = [name for name in names if name not in ready]

@@ -50,7 +50,7 @@ def listening(port: int) -> bool:
 
 def free_port_block(size: int) -> int:
     """The first of `size` TCP ports in a row that nobody listens on, below the range that the system hands out."""
-    for first in range(15_000 + os.getpid() % 1000 * 10, 32_000, size):
+    for first in range(15_000 + os.getpid() % 200 * 60, 32_000, size):
         try:
             for port in range(first, first + size):
                 with socket.socket() as probe:

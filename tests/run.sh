@@ -20,4 +20,5 @@ if [ $# -eq 0 ]; then
   .venv/bin/ruff check .
   .venv/bin/mypy
 fi
+[ $# -gt 0 ] || set -- tests/unit tests/integration tests/e2e tests/chaos
 exec .venv/bin/python -m pytest "$@"

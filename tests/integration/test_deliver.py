@@ -228,8 +228,7 @@ def test_clients_that_fail_or_hang_delay_no_other(broker: Broker, subscriber: Su
         subscriber.registered(failing.url),
         subscriber.registered(good.url),
     ):
-        for number in wanted:
-            broker.produce(CLUSTER, [count(number)])
+        broker.produce(CLUSTER, [count(number) for number in wanted])
         got(good, wanted)
         assert len(subscriber.status()["clients"]) == 3  # both still hold their slots, so they were in the way
 
