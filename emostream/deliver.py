@@ -23,6 +23,7 @@ from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bo
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 
 POLL_MS = 500
+ENDS_TIMEOUT_MS = 5_000
 CATCH_UP_SECONDS = 30
 SAVE_EVERY_SECONDS = 1.0
 MAX_HISTORY_RECORDS = 100_000
@@ -45,12 +46,14 @@ class Subscriber:
         )
         self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
         self._registry: Registry[PushClient] = Registry(settings.max_clients)
-        # The end of the history and, per partition, the offset after it. Replaced as one, so that other
-        # threads see a pair that belongs together and never touch the consumer, which is not thread-safe.
-        self._end: tuple[int, dict[int, int]] = (0, {})
+        self._next_offsets: dict[int, int] = {}  # of what is in the history
+        self._generation = 0
         self._saved: dict[str, dict[int, int]] = {}
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
+        # For whoever registers: the other one belongs to the thread that polls it.
+        self._ends_reader: KafkaConsumer = consumer(settings, group_id=None)
+        self._ends_lock = threading.Lock()
 
     def start(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
@@ -65,7 +68,7 @@ class Subscriber:
         starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
             self._consumer.seek(tp, starts[tp.partition])
-        self._end = (0, starts)
+        self._next_offsets = dict(starts)
         deadline = time.monotonic() + CATCH_UP_SECONDS
         while any(self._consumer.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end for tp, end in ends.items()):
             self.run_once()
@@ -73,15 +76,17 @@ class Subscriber:
                 raise KafkaError(f"{self.cluster_topic} was not read to its end in {CATCH_UP_SECONDS} s")
         for registration in self._store.read():
             self._restore(registration, starts)
-        self._log.info("delivering", clients=len(self._registry.clients()), positions=self._end[1])
+        self._log.info("delivering", clients=len(self._registry.clients()), positions=self._next_offsets)
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
         records = []
-        next_offsets = {}
         polled = self._consumer.poll(timeout_ms=poll_ms)
         for tp, consumed in polled.items():
-            next_offsets[tp.partition] = consumed[-1].offset + 1
+            if consumed[0].offset < self._next_offsets[tp.partition]:
+                self._generation += 1
+                self._log.warning("the topic was replaced; going on at its beginning", topic=tp.topic)
+            self._next_offsets[tp.partition] = consumed[-1].offset + 1
             for record in consumed:
                 try:
                     parse_count(record.value)
@@ -92,15 +97,17 @@ class Subscriber:
                         partition=record.partition, offset=record.offset, reason=error,
                     )  # fmt: skip
                 else:
-                    records.append(Record(record.partition, record.offset, record.timestamp, record.value))
+                    records.append(
+                        Record(record.partition, record.offset, record.timestamp, record.value, self._generation)
+                    )
         self._history.append(records, now_ms=time.time() * 1000)
-        self._end = (self._history.end, self._end[1] | next_offsets)
         self.counters.add("consumed", len(records))
         return sum(map(len, polled.values()))
 
     def register(self, client_url: str) -> bool:
         """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
-        cursor, next_offsets = self._end
+        cursor = self._history.end
+        next_offsets = self._ends()
         if not self._add(client_url, cursor, next_offsets):
             return False
         try:
@@ -162,7 +169,9 @@ class Subscriber:
 
     def _restore(self, registration: Registration, starts: Mapping[int, int]) -> None:
         """Go on with a client of before, whose records below `starts` are too old to be sent."""
-        next_offsets = dict(registration.next_offsets)
+        ends = self._next_offsets
+        # One beyond the end is of a topic that was replaced meanwhile.
+        next_offsets = {p: offset for p, offset in registration.next_offsets.items() if offset <= ends.get(p, 0)}
         # Counted by offset, so the markers between transactions count as well.
         skipped = sum(max(0, start - next_offsets.get(partition, start)) for partition, start in starts.items())
         try:
@@ -172,11 +181,25 @@ class Subscriber:
         else:
             self.counters.add("expired", skipped)
 
+    def _ends(self) -> dict[int, int]:
+        """Per partition, the offset of the next record to be published. Raises KafkaError."""
+        with self._ends_lock:
+            ends = self._ends_reader.end_offsets(partitions(self.cluster_topic), timeout_ms=ENDS_TIMEOUT_MS)
+        return {tp.partition: end for tp, end in ends.items()}
+
     def _add(self, client_url: str, cursor: int, next_offsets: dict[int, int]) -> bool:
         return self._registry.add(
             client_url,
             lambda: PushClient(
-                client_url, self._history, cursor, next_offsets, self._policy, self.counters, self._log, self._evict
+                client_url,
+                self._history,
+                cursor,
+                next_offsets,
+                self._generation,
+                self._policy,
+                self.counters,
+                self._log,
+                self._evict,
             ),
         )
 

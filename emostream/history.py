@@ -13,12 +13,16 @@ from itertools import islice
 
 @dataclass(frozen=True)
 class Record:
-    """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds."""
+    """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds.
+
+    `generation` grows when the topic is replaced, and offsets start over.
+    """
 
     partition: int
     offset: int
     timestamp_ms: int
     value: bytes
+    generation: int = 0
 
 
 class History:

@@ -45,9 +45,9 @@ class PushClient:
 
     def __init__(
         self, client_url: str, history: History, cursor: int, next_offsets: Mapping[int, int],
-        policy: PushPolicy, counters: Counters, log: Log, evict: Callable[[str, PushClient, str], None],
+        generation: int, policy: PushPolicy, counters: Counters, log: Log, evict: Callable[[str, PushClient, str], None],
     ) -> None:  # fmt: skip
-        """Start at `cursor` of the history, leaving out what lies before `next_offsets`.
+        """Start at `cursor` of the history, without what lies before `next_offsets` of this `generation`.
 
         `evict(client_url, self, reason)` is called, from the thread, where the client should lose its slot.
         """
@@ -55,6 +55,7 @@ class PushClient:
         self._history = history
         self._cursor = cursor
         self._next_offsets = dict(next_offsets)
+        self._generation = generation
         self._policy = policy
         self._counters = counters
         self._log = log
@@ -87,6 +88,8 @@ class PushClient:
                 self._counters.add("expired", first - self._cursor)
                 self._cursor = first
             for record in records:
+                if record.generation != self._generation:
+                    self._generation, self._next_offsets = record.generation, {}
                 if record.offset >= self._next_offsets.get(record.partition, 0) and not self._deliver(record):
                     return
                 self._next_offsets[record.partition] = max(

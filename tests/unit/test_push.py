@@ -59,7 +59,7 @@ def pushing(
         client.close()
 
     policy = PushPolicy(TOPIC, 2, max_age_seconds, evict_after_seconds)
-    found.client = PushClient(url, history, 0, next_offsets or {}, policy, found.counters, log, evict)
+    found.client = PushClient(url, history, 0, next_offsets or {}, 0, policy, found.counters, log, evict)
     try:
         yield found
     finally:
