@@ -45,7 +45,8 @@ class PushClient:
 
     def __init__(
         self, client_url: str, history: History, cursor: int, next_offsets: Mapping[int, int],
-        generation: int, policy: PushPolicy, counters: Counters, log: Log, evict: Callable[[str, PushClient, str], None],
+        generation: int, policy: PushPolicy, counters: Counters, log: Log,
+        evict: Callable[[str, PushClient, str], None],
     ) -> None:  # fmt: skip
         """Start at `cursor` of the history, without what lies before `next_offsets` of this `generation`.
 
