@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 
-SENDERS = 8
+SENDERS = 32
 
 
 def percentile(values: list[float], percent: float) -> float:
