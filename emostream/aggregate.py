@@ -304,9 +304,10 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
         .option("kafka.isolation.level", "read_committed")
         # The source begins each batch behind a long poll that is already under way: 500 ms by default.
         .option("kafka.fetch.max.wait.ms", 10)
-        # A broker that is away is noticed, and waited for, well before the default of 60 s.
-        .option("kafka.request.timeout.ms", 5_000)
-        .option("kafka.default.api.timeout.ms", 10_000)
+        # A broker that is away is noticed, and waited for, well before the default of 60 s; of three brokers
+        # the others have taken over by then.
+        .option("kafka.request.timeout.ms", 3_000)
+        .option("kafka.default.api.timeout.ms", 5_000)
         .load()
     )
 

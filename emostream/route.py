@@ -38,9 +38,9 @@ class Router:
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
         # In this order: a position read first could be that of a transaction that commits a moment later.
-        with self._time_box.limit(2 * TRANSACTION_SECONDS, "starting transactions"):
+        with self._time_box.limit(TRANSACTION_SECONDS, "starting transactions"):
             self._producer.init_transactions()
-        with self._time_box.limit(2 * TRANSACTION_SECONDS, "finding the position"):
+        with self._time_box.limit(TRANSACTION_SECONDS, "finding the position"):
             assigned = partitions(self._settings.main_topic)
             self._consumer.assign(assigned)
             positions = {tp.partition: self._consumer.position(tp) for tp in assigned}
