@@ -13,7 +13,9 @@ from granian import Granian
 from granian.constants import Interfaces
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from emostream import pages
 from emostream.broker import BoundedProducer, BufferFull, NotAcknowledged, wait_for_topics
+from emostream.directory import Directory
 from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
 from emostream.runtime import HEARTBEAT_SECONDS, Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
@@ -120,7 +122,9 @@ def _start_worker(settings: Settings, parent_pid: int) -> Flask:
     counters = Counters(log)
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
     threading.Thread(target=_watch, args=(settings, producer, counters, log, parent_pid), name="watch").start()
-    return create_app(producer, counters, ACK_SECONDS if waits else 0.0)
+    app = create_app(producer, counters, ACK_SECONDS if waits else 0.0)
+    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
+    return app
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:

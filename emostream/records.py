@@ -3,6 +3,7 @@
 request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
 event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
+batch     {"batch_id", "counts": [{"emoji", "count", ...}]}   GET /stream of a subscriber
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ class _PlainCount(msgspec.Struct, gc=False):
     count: int
 
 
+class _PlainBatch(msgspec.Struct, gc=False):
+    """What a viewer needs of a stream's event."""
+
+    counts: list[_PlainCount]
+
+
+_batch_decoder = msgspec.json.Decoder(_PlainBatch)
 _request_decoder = msgspec.json.Decoder(Request)
 _count_decoder = msgspec.json.Decoder(_PlainCount)
 _encoder = msgspec.json.Encoder()
@@ -81,7 +89,16 @@ def parse_request(body: bytes) -> Event:
 
 def parse_count(value: bytes | None) -> tuple[str, int]:
     """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
-    count: _PlainCount = _decode(_count_decoder, value or b"")
+    return _checked(_decode(_count_decoder, value or b""))
+
+
+def parse_batch(data: bytes) -> list[tuple[str, int]]:
+    """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
+    batch: _PlainBatch = _decode(_batch_decoder, data)
+    return [_checked(count) for count in batch.counts]
+
+
+def _checked(count: _PlainCount) -> tuple[str, int]:
     _check_text("emoji", count.emoji)
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")

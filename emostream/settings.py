@@ -26,6 +26,8 @@ DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
 LOCAL_FILE = PROJECT_DIR / ".env"
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
+# What the seed's client sends, and the buttons of the viewer's page where nobody has chosen others.
+SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations; ours alone, no part of the contract.
 REGISTRY_TOPIC = "subscriber-registry"
 

@@ -34,7 +34,7 @@ class FakeSubscriber:
 @contextmanager
 def running_client(subscriber: FakeSubscriber, log_path: Path, *options: str) -> Iterator[Script]:
     base_port = free_port_block(30)
-    environment = bare_environment(SUBSCRIBER_BASE_PORT=base_port, PORT=base_port + 29)
+    environment = bare_environment(SUBSCRIBER_BASE_PORT=base_port, PORT=base_port + 29, APP_PORT=base_port)
     with http_server(subscriber.answer, base_port + 1), log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "client.py", "--receive-only", *options], cwd=PROJECT_DIR, env=environment,

@@ -18,6 +18,12 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
+    # Ingest serves the pages, for which it needs to know the subscribers; so do clients.
+    "ingest": FOUNDATION | {"pages", "directory"},
+    "pages": {"settings", "directory"},
+    "directory": {"settings"},
+    "receive": FOUNDATION | {"directory", "watch"},
+    "watch": FOUNDATION | {"directory"},
     # Deliver is one stage in four rooms.
     "deliver": FOUNDATION | {"registry", "push", "history"},
     "registry": FOUNDATION,
@@ -28,7 +34,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate"},
-    "flask": {"ingest", "deliver", "receive"},
+    "flask": {"ingest", "pages", "deliver", "receive"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
