@@ -18,6 +18,11 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
+    # Ingest is one stage in four rooms: its app, the way around it, what both say, who may send.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate"},
+    "fastpath": FOUNDATION | {"intake"},
+    "intake": FOUNDATION | {"gate"},
+    "gate": FOUNDATION,
     # Deliver is one stage in four rooms.
     "deliver": FOUNDATION | {"registry", "push", "history"},
     "registry": FOUNDATION,
@@ -28,7 +33,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate"},
-    "flask": {"ingest", "deliver", "receive"},
+    "flask": {"ingest", "fastpath", "deliver", "receive"},
+    "granian": {"ingest", "fastpath"},
+    "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
