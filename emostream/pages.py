@@ -72,7 +72,9 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
 
     def page(name: str) -> File:
         html = templates.get_template(name).render(
-            files=f"/web/{version}", emojis=SEED_EMOJIS, batch_seconds=f"{settings.batch_seconds:g}"
+            files=f"/web/{version}",
+            emojis=settings.allowed_emojis or SEED_EMOJIS,
+            batch_seconds=f"{settings.batch_seconds:g}",
         )
         return File.of(html.encode(), ".html")
 

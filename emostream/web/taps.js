@@ -15,6 +15,8 @@ export class Taps {
    */
   constructor(userId, tell, onSent = () => {}) {
     this.userId = userId;
+    // Where senders must show a key, the page's address brings it: behind the #, so that it is sent nowhere else.
+    this.key = new URLSearchParams(location.hash.slice(1)).get("key");
     this.tell = tell;
     this.onSent = onSent;
     this.waiting = new Map(); // emoji → {count, since}
@@ -42,7 +44,7 @@ export class Taps {
       // keepalive: a page that is closed still sends its last taps.
       const answer = await fetch("/send-emojis", {
         method: "POST",
-        headers: { "Content-Type": "application/json" },
+        headers: { "Content-Type": "application/json", ...(this.key && { Authorization: `Bearer ${this.key}` }) },
         body: JSON.stringify(events(taps, this.userId)),
         keepalive: true,
         signal: AbortSignal.timeout(TIMEOUT_MS),
@@ -51,7 +53,7 @@ export class Taps {
         const { rejected = [] } = await answer.json();
         this.tell(rejected.length ? `Not sent: ${rejected[0].error}` : "");
         this.onSent();
-      } else if (answer.status === 503 || answer.status === 429) {
+      } else if (answer.status === 503) {
         pause = Math.max(PAUSE_MS, Number(answer.headers.get("Retry-After")) * 1000 || 0);
         this.#keep(taps, "EmoStream is busy; your reactions follow in a moment.");
       } else {

@@ -18,9 +18,13 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
-    # Ingest serves the pages, for which it needs to know the subscribers; so do clients.
-    "ingest": FOUNDATION | {"pages", "directory"},
+    # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
+    "fastpath": FOUNDATION | {"intake"},
+    "intake": FOUNDATION | {"gate"},
+    "gate": FOUNDATION,
     "pages": {"settings", "directory"},
+    # Which subscribers there are, for clients that ask the app and for those that ask themselves.
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
     "watch": FOUNDATION | {"directory"},
@@ -34,7 +38,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate"},
-    "flask": {"ingest", "pages", "deliver", "receive"},
+    "flask": {"ingest", "fastpath", "pages", "deliver", "receive"},
+    "granian": {"ingest", "fastpath"},
+    "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
