@@ -47,6 +47,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
 
     `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
     milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
+    `batch_emojis` is how many records the batch has.
     Only `emoji` and `count` are promised; what another publisher left out is None.
     """
 
@@ -57,6 +58,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None
+    batch_emojis: int | None = None
 
 
 class _PlainCount(msgspec.Struct, gc=False):
@@ -68,6 +70,7 @@ class _PlainCount(msgspec.Struct, gc=False):
 
 _request_decoder = msgspec.json.Decoder(Request)
 _count_decoder = msgspec.json.Decoder(_PlainCount)
+_whole_count_decoder = msgspec.json.Decoder(Count)
 _encoder = msgspec.json.Encoder()
 
 
@@ -86,6 +89,18 @@ def parse_count(value: bytes | None) -> tuple[str, int]:
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")
     return count.emoji, count.count
+
+
+def parse_whole_count(value: bytes) -> Count:
+    """A count with its optional keys, which are None where one of them is not what it should be.
+
+    Raises InvalidRecord as parse_count does.
+    """
+    emoji, count = parse_count(value)
+    try:
+        return _whole_count_decoder.decode(value)
+    except msgspec.ValidationError:
+        return Count(emoji, count)
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:

@@ -33,6 +33,7 @@ MAX_PORT = 65_535
 
 TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
+CorsOrigins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/]+(,https?://[^\s,/]+)*)\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
+    cors_origins: CorsOrigins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
     ack: Literal["buffer", "broker"]
@@ -61,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
+    max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
     port: TcpPort
@@ -100,6 +104,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
         """TCP port of a cluster's subscriber, which counts from 1."""
         return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
+        """TCP port of the event streams of a cluster's subscriber."""
+        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     @property
     def subscriber_ports(self) -> tuple[int, ...]:

@@ -18,17 +18,21 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
-    # Deliver is one stage in four rooms.
-    "deliver": FOUNDATION | {"registry", "push", "history"},
+    # Deliver is one stage in several rooms.
+    "deliver": FOUNDATION | {"registry", "push", "history", "batches", "stream", "stream_http", "deliver_http"},
+    "deliver_http": FOUNDATION | {"registry", "stream_http"},
     "registry": FOUNDATION,
     "push": FOUNDATION | {"history"},
     "history": set(),
+    "batches": FOUNDATION | {"history"},
+    "stream": FOUNDATION | {"history", "batches", "stream_http"},
+    "stream_http": {"records"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate"},
-    "flask": {"ingest", "deliver", "receive"},
+    "flask": {"ingest", "deliver_http", "receive"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
