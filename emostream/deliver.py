@@ -1,34 +1,40 @@
-"""One cluster's topic → every registered client, with the HTTP interface by which clients come and go."""
+"""One cluster's topic → every registered client and every event stream."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-import msgspec
 import waitress
-from flask import Flask, Response, jsonify, request
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
-from werkzeug.exceptions import HTTPException
 
+from emostream.batches import Batches
 from emostream.broker import consumer, partitions, wait_for_topics
+from emostream.deliver_http import create_app
 from emostream.history import History, Record
 from emostream.push import PushClient, PushPolicy
-from emostream.records import InvalidRecord, parse_count
+from emostream.records import InvalidRecord, parse_count, parse_whole_count
 from emostream.registry import Full, Registration, Registry, RegistryTopic
 from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
+from emostream.stream import StreamServer, allow_descriptors
+from emostream.stream_http import Cors
 
 POLL_MS = 500
 ENDS_TIMEOUT_MS = 5_000
 CATCH_UP_SECONDS = 30
 SAVE_EVERY_SECONDS = 1.0
+CLOSE_STREAMS_SECONDS = 2.0
 MAX_HISTORY_RECORDS = 100_000
-MAX_BODY_BYTES = 8 * 1024
-MAX_URL_CHARACTERS = 2048
+# One record and the marker that ends its transaction.
+BEFORE_THE_HISTORY = 2
+
+
+class ThreadEnded(Exception):
+    """A thread that serves others is not there any more."""
 
 
 class Subscriber:
@@ -45,9 +51,14 @@ class Subscriber:
             self.cluster_topic, self.number, settings.max_age_seconds, settings.evict_after_seconds
         )
         self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
+        self._settings = settings
+        self._streams: StreamServer | None = None
         self._registry: Registry[PushClient] = Registry(settings.max_clients)
         self._next_offsets: dict[int, int] = {}  # of what is in the history
         self._generation = 0
+        self._starts: dict[int, int] = {}  # what is before is too old to be sent
+        self._forgotten: dict[int, int] = {}  # the offset after the last record before, where there is one
+        self._forgotten_batch_id: int | None = None
         self._saved: dict[str, dict[int, int]] = {}
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
@@ -65,18 +76,41 @@ class Subscriber:
         ends = self._consumer.end_offsets(assigned)
         oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
         found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
+        beginnings = self._consumer.beginning_offsets(assigned)
         starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
-            self._consumer.seek(tp, starts[tp.partition])
-        self._next_offsets = dict(starts)
+            # A little before, to know whether a stream that comes back has missed anything there.
+            self._next_offsets[tp.partition] = max(beginnings[tp], starts[tp.partition] - BEFORE_THE_HISTORY)
+            self._consumer.seek(tp, self._next_offsets[tp.partition])
+        self._starts = starts
         deadline = time.monotonic() + CATCH_UP_SECONDS
         while any(self._consumer.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end for tp, end in ends.items()):
             self.run_once()
             if stop.requested or time.monotonic() > deadline:
                 raise KafkaError(f"{self.cluster_topic} was not read to its end in {CATCH_UP_SECONDS} s")
+        self._next_offsets = {p: max(offset, starts[p]) for p, offset in self._next_offsets.items()}
         for registration in self._store.read():
             self._restore(registration, starts)
         self._log.info("delivering", clients=len(self._registry.clients()), positions=self._next_offsets)
+
+    def open_streams(self, listener: socket.socket) -> None:
+        """Serve event streams on a bound socket."""
+        settings = self._settings
+        cluster = CLUSTER_TOPICS.index(self.cluster_topic) + 1
+        batches = Batches(
+            cluster, self._starts | self._forgotten, self._forgotten_batch_id,
+            settings.max_age_seconds, MAX_HISTORY_RECORDS,
+        )  # fmt: skip
+        max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
+        self._streams = StreamServer(
+            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log
+        )
+        self._streams.start()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every thread that serves somebody is there."""
+        return self._streams is not None and self._streams.running
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
@@ -85,11 +119,15 @@ class Subscriber:
         for tp, consumed in polled.items():
             if consumed[0].offset < self._next_offsets[tp.partition]:
                 self._generation += 1
+                self._starts = {}
                 self._log.warning("the topic was replaced; going on at its beginning", topic=tp.topic)
             self._next_offsets[tp.partition] = consumed[-1].offset + 1
             for record in consumed:
                 try:
                     parse_count(record.value)
+                    if record.offset < self._starts.get(record.partition, 0):
+                        self._remember_before(record.partition, record.offset, record.value)
+                        continue
                 except InvalidRecord as error:
                     self.counters.add("skipped")
                     self._log.warning(
@@ -103,6 +141,12 @@ class Subscriber:
         self._history.append(records, now_ms=time.time() * 1000)
         self.counters.add("consumed", len(records))
         return sum(map(len, polled.values()))
+
+    def _remember_before(self, partition: int, offset: int, value: bytes) -> None:
+        self._forgotten[partition] = offset + 1
+        batch_id = parse_whole_count(value).batch_id
+        if batch_id is not None:
+            self._forgotten_batch_id = max(batch_id, self._forgotten_batch_id or 0)
 
     def register(self, client_url: str) -> bool:
         """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
@@ -130,10 +174,14 @@ class Subscriber:
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
         clients = self._registry.clients()
+        streams, max_streams = (self._streams.streams, self._streams.max_streams) if self._streams else (0, 0)
         return {
             "available_slots": self._registry.free_slots(),
             "cluster_topic": self.cluster_topic,
             "subscriber": self.number,
+            "stream_port": self._settings.stream_port(self.cluster_topic, self.number),
+            "streams": streams,
+            "available_streams": max(0, max_streams - streams),
             "clients": sorted(clients),
             "counts": self.counters.snapshot(),
         }
@@ -163,6 +211,8 @@ class Subscriber:
             self._log.warning("stopping before these clients had all; the next start goes on there", clients=behind)
         for client in clients.values():
             client.close()
+        if self._streams:
+            self._streams.close(CLOSE_STREAMS_SECONDS)
         self.save_positions()
         self._store.close()
         self._consumer.close(autocommit=False, timeout_ms=1_000)
@@ -218,61 +268,6 @@ class Subscriber:
             )
 
 
-class _ClientUrl(msgspec.Struct):
-    client_url: str
-
-
-def create_app(subscriber: Subscriber) -> Flask:
-    """GET /status, POST /register, POST /deregister; every answer is JSON."""
-    app = Flask("emostream.deliver")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-
-    @app.get("/status")
-    def status() -> Response:
-        return jsonify(subscriber.status())
-
-    @app.post("/register")
-    def register() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
-        try:
-            added = subscriber.register(client_url)
-        except Full as error:
-            return jsonify(error=f"no slot is free: {error}"), 503
-        except KafkaError as error:
-            return jsonify(error=f"the broker did not keep the registration in {REGISTRY_TOPIC} ({error})"), 503
-        return jsonify(status="registered" if added else "already_registered", client_url=client_url), 200
-
-    @app.post("/deregister")
-    def deregister() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
-        found = subscriber.deregister(client_url)
-        return jsonify(status="deregistered" if found else "not_found", client_url=client_url), 200 if found else 404
-
-    @app.errorhandler(InvalidRecord)
-    def refuse(error: InvalidRecord) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 400
-
-    @app.errorhandler(HTTPException)
-    def refuse_http(error: HTTPException) -> tuple[Response, int]:
-        return jsonify(error=error.description), error.code or 500
-
-    return app
-
-
-def _client_url(body: bytes) -> str:
-    """The client_url in a request body. Raises InvalidRecord."""
-    try:
-        url = msgspec.json.decode(body, type=_ClientUrl).client_url
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
-    if not valid or len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
-        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
-    return url
-
-
 def run(settings: Settings) -> int:
     """Serve clients until SIGTERM or SIGINT, then deliver what is on the topic, and end."""
     cluster_topic = settings.required_cluster_topic()
@@ -284,16 +279,23 @@ def run(settings: Settings) -> int:
     name = f"subscriber_{CLUSTER_TOPICS.index(cluster_topic) + 1}_{settings.subscriber}"
     # Bound first, because that may fail, but not listened on before a client may register.
     listener = bound_socket(settings.bind_host, port, setting="SUBSCRIBER_BASE_PORT")
+    stream_port = settings.stream_port(cluster_topic, settings.subscriber)
+    stream_listener = bound_socket(settings.bind_host, stream_port, setting="STREAM_BASE_PORT")
     try:
         subscriber = Subscriber(settings, log)
         subscriber.start(stop)
-        server = waitress.create_server(create_app(subscriber), sockets=[listener], threads=4)
+        subscriber.open_streams(stream_listener)
+        app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
+        server = waitress.create_server(app, sockets=[listener], threads=4)
         threading.Thread(target=server.run, name="http", daemon=True).start()
-        log.info("listening", address=settings.bind_host, port=port)
+        log.info("listening", address=settings.bind_host, port=port, stream_port=stream_port)
         _follow(subscriber, Heartbeat(settings, name), stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
+        return EXIT_STUCK
+    except ThreadEnded as error:
+        log.error("a thread of this subscriber has ended; a successor goes on", reason=error)
         return EXIT_STUCK
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
@@ -304,6 +306,8 @@ def _follow(subscriber: Subscriber, heartbeat: Heartbeat, stop: StopFlag) -> Non
     save_due = 0.0
     while not stop.requested:
         subscriber.run_once()
+        if not subscriber.healthy:
+            raise ThreadEnded("see above for what it raised")
         heartbeat.beat()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:

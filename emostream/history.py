@@ -1,4 +1,4 @@
-"""The last MAX_AGE_SECONDS of a cluster topic, shared by all clients of a subscriber; each has a cursor into it.
+"""The last MAX_AGE_SECONDS of a cluster topic, shared by all that a subscriber serves; each has a cursor into it.
 
 So a slow client costs a cursor, not a queue: memory is bounded once for all, and Kafka holds what is older.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds.
 
@@ -33,6 +34,7 @@ class History:
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
         self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
         self._records: deque[Record] = deque()
         self._first = 0
 
@@ -48,8 +50,12 @@ class History:
         with self._changed:
             return self._first + len(self._records)
 
+    def on_append(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, in the thread that appends, whenever there is something new; it must not block."""
+        self._listeners.append(tell)
+
     def append(self, records: list[Record], now_ms: float) -> None:
-        """Add records, forget those that are too old or too many, and wake every reader."""
+        """Add records, forget those that are too old or too many, and tell every listener."""
         with self._changed:
             self._records.extend(records)
             while self._records and (
@@ -58,8 +64,11 @@ class History:
                 self._records.popleft()
                 self._first += 1
             self._changed.notify_all()
+        if records:
+            for tell in self._listeners:
+                tell()
 
-    def after(self, cursor: int, limit: int, timeout_seconds: float) -> tuple[int, list[Record]]:
+    def after(self, cursor: int, limit: int, timeout_seconds: float = 0.0) -> tuple[int, list[Record]]:
         """`(first, records)`: up to `limit` records from `cursor` on, where `first` is the cursor of the first one.
 
         Waits up to `timeout_seconds` for one. `first` is above `cursor` where records between were forgotten.

@@ -60,6 +60,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
 
     `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
     milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
+    `batch_emojis` is how many records the batch has.
     Only `emoji` and `count` are promised; what another publisher left out is None.
     """
 
@@ -70,6 +71,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None
+    batch_emojis: int | None = None
 
 
 class _PlainCount(msgspec.Struct, gc=False):
@@ -90,6 +92,7 @@ _request_decoder = msgspec.json.Decoder(Request)
 _merged_decoder = msgspec.json.Decoder(MergedRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _count_decoder = msgspec.json.Decoder(_PlainCount)
+_whole_count_decoder = msgspec.json.Decoder(Count)
 _encoder = msgspec.json.Encoder()
 
 
@@ -154,6 +157,18 @@ def _checked(count: _PlainCount) -> tuple[str, int]:
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")
     return count.emoji, count.count
+
+
+def parse_whole_count(value: bytes) -> Count:
+    """A count with its optional keys, which are None where one of them is not what it should be.
+
+    Raises InvalidRecord as parse_count does.
+    """
+    emoji, count = parse_count(value)
+    try:
+        return _whole_count_decoder.decode(value)
+    except msgspec.ValidationError:
+        return Count(emoji, count)
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:

@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
+    cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
     ack: Literal["buffer", "broker"]
@@ -66,7 +67,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rate_limit_address: RateLimit
     trusted_proxies: str
     api_key: str
-    cors_origins: Origins
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
@@ -74,7 +74,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
+    max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
     port: TcpPort
@@ -128,6 +130,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
         """TCP port of a cluster's subscriber, which counts from 1."""
         return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
+        """TCP port of the event streams of a cluster's subscriber."""
+        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     @property
     def subscriber_ports(self) -> tuple[int, ...]:

@@ -89,10 +89,11 @@ class Subscriber:
 def running(broker: Broker, **settings: object) -> Iterator[Subscriber]:
     """A subscriber that takes clients."""
     # Its registrations are kept by number, its port comes from it: a port of its own lets several run.
-    base = free_port_block(1) - 21
+    base = free_port_block(2) - 21
     with script(
-        broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1, SUBSCRIBER_BASE_PORT=base, **settings
-    ) as process:
+        broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1,
+        SUBSCRIBER_BASE_PORT=base, STREAM_BASE_PORT=base + 1, **settings,
+    ) as process:  # fmt: skip
         process.wait_for("msg=listening")
         wait_until("the subscriber listens", lambda: listening(base + 21))
         yield Subscriber(base + 21, process)

@@ -1,17 +1,18 @@
-"""emostream.deliver's HTTP interface around a registry of fakes: the answers of the contract, and no 5xx for junk."""
+"""emostream.deliver_http around a registry of fakes: the answers of the contract, and no 5xx for junk."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from emostream.deliver import MAX_BODY_BYTES, Subscriber, create_app
+from emostream.deliver_http import MAX_BODY_BYTES, create_app
 from emostream.registry import Registry
+from emostream.stream_http import Cors
 from tests.unit.support import json_values
 
 URL = "http://127.0.0.1:8001/"
@@ -39,7 +40,7 @@ class FakeSubscriber:
 
 
 def http(capacity: int = 2) -> FlaskClient:
-    return create_app(cast(Subscriber, FakeSubscriber(capacity))).test_client()
+    return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
@@ -85,6 +86,13 @@ def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
     answer = http().post(call, data=data)
     assert answer.status_code < 500
     assert answer.json is not None
+
+
+def test_a_stream_is_at_another_port_of_the_host_that_was_asked() -> None:
+    answer = http().get("/stream?last_event_id=1-2-3", base_url="http://live.example:7001")
+    assert (answer.status_code, answer.location) == (307, "http://live.example:7101/stream?last_event_id=1-2-3")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
 
 
 @pytest.mark.parametrize(

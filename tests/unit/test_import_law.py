@@ -28,17 +28,21 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
     "watch": FOUNDATION | {"directory"},
-    # Deliver is one stage in four rooms.
-    "deliver": FOUNDATION | {"registry", "push", "history"},
+    # Deliver is one stage in several rooms.
+    "deliver": FOUNDATION | {"registry", "push", "history", "batches", "stream", "stream_http", "deliver_http"},
+    "deliver_http": FOUNDATION | {"registry", "stream_http"},
     "registry": FOUNDATION,
     "push": FOUNDATION | {"history"},
     "history": set(),
+    "batches": FOUNDATION | {"history"},
+    "stream": FOUNDATION | {"history", "batches", "stream_http"},
+    "stream_http": {"records"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate"},
-    "flask": {"ingest", "fastpath", "pages", "deliver", "receive"},
+    "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
     "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
