@@ -27,7 +27,10 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event of a stream; `last_event_id` is the newest id, be it this event's or an earlier one's."""
+    """One event of a stream; `last_event_id` is the newest id, be it this event's or an earlier one's.
+
+    Without data it only brings an id, which is where to go on before there is a first event.
+    """
 
     type: str
     data: str
@@ -133,7 +136,7 @@ class Watcher:
 
     def _take(self, event: ServerSentEvent) -> None:
         self._last_event_id = event.last_event_id
-        if event.type != "message":
+        if event.type != "message" or not event.data:
             return
         try:
             for emoji, count in parse_batch(event.data.encode()):
@@ -150,7 +153,7 @@ def events(lines: Iterable[bytes], last_event_id: str = "") -> Iterator[ServerSe
     event_type, data = "", list[str]()
     for line in lines:
         if not line:
-            if data:
+            if data or last_event_id:
                 yield ServerSentEvent(event_type or "message", "\n".join(data), last_event_id)
             event_type, data = "", []
             continue

@@ -4,9 +4,8 @@ const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 5000;
 const ASK_TIMEOUT_MS = 4000;
 const OPEN_TIMEOUT_MS = 5000;
+const SILENCE_MS = 40_000; // a stream that is well sends a comment every 15 s
 const AVOID_MS = 10_000; // how long one that has failed is not tried again while there are others
-const QUIET_MS = 30_000; // without a batch for this long, ask whether the subscriber is still there
-const ANSWERED_WITHIN_MS = 10_000; // a tap that was taken comes back in a batch within this
 const REMEMBERED = 500;
 
 /** The states, in the words of the page. */
@@ -42,13 +41,11 @@ export class Stream {
    */
   constructor({ onBatch, onState = () => {}, onGap = () => {} }) {
     Object.assign(this, { onBatch, onState, onGap });
-    this.subscriber = null;
-    this.source = null;
+    this.connection = new AbortController();
+    this.attempt = 0;
     this.lastId = "";
     this.lastCluster = null; // which gave lastId
-    this.heardAt = 0;
     this.pause = FIRST_PAUSE_MS;
-    this.attempt = 0;
     this.avoided = new Map(); // stream_url → until when
     this.ids = new Remembered();
     this.batches = new Remembered();
@@ -58,108 +55,82 @@ export class Stream {
   start() {
     this.onState("connecting");
     this.#connect();
-    setInterval(() => this.#watch(), QUIET_MS / 3);
     addEventListener("offline", () => this.onState("offline"));
     addEventListener("online", () => this.#again(0));
-    // A page that comes back from sleep or from the browser's cache may hold a connection that is dead.
+    // What the browser has kept of a page that was left holds no connection.
     addEventListener("pageshow", (event) => event.persisted && this.#again(0));
-    document.addEventListener("visibilitychange", () => this.#watch());
-  }
-
-  /** Something was sent: if nothing comes back in time, look whether the subscriber is still there. */
-  expect() {
-    const sentAt = Date.now();
-    setTimeout(() => this.heardAt < sentAt && this.#check(), ANSWERED_WITHIN_MS);
   }
 
   async #connect() {
-    const attempt = ++this.attempt; // whatever an earlier one still hears is void
-    this.source?.close();
-    let found;
+    const connection = (this.connection = new AbortController());
+    const attempt = ++this.attempt;
+    let subscriber;
     try {
-      found = await ask();
-    } catch {
-      if (attempt === this.attempt) this.#again();
-      return;
+      const found = await ask();
+      if (attempt !== this.attempt) return;
+      subscriber = choose(found, { cluster: this.lastCluster, avoid: this.#avoid() });
+      if (!subscriber) {
+        const full = found.some((one) => one.alive);
+        this.#again(full ? LONGEST_PAUSE_MS : null, full ? "full" : "reconnecting");
+        return;
+      }
+      await this.#read(subscriber, connection);
+    } catch (error) {
+      if (!(error instanceof Lost)) reportError(error); // a mistake of this page's; the stream goes on all the same
     }
-    if (attempt !== this.attempt) return;
-    const chosen = choose(found, { cluster: this.lastCluster, avoid: this.#avoid() });
-    if (chosen) {
-      this.#open(chosen, attempt);
-    } else {
-      const full = found.some((s) => s.alive);
-      this.#again(full ? LONGEST_PAUSE_MS : null, full ? "full" : "reconnecting");
+    if (attempt !== this.attempt) return; // somebody else has begun anew
+    if (subscriber) this.avoided.set(subscriber.stream_url, Date.now() + AVOID_MS);
+    this.#again();
+  }
+
+  /** Take what a subscriber sends until the connection ends, or has been silent for too long. */
+  async #read(subscriber, connection) {
+    const url = new URL(subscriber.stream_url);
+    if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
+    let alarm;
+    const patience = (ms) => {
+      clearTimeout(alarm);
+      alarm = setTimeout(() => connection.abort(), ms);
+    };
+    const exact = this.lastCluster === subscriber.cluster;
+    const before = { ids: this.ids.copy(), batches: this.batches.copy() };
+    try {
+      patience(OPEN_TIMEOUT_MS);
+      const answer = await get(url, connection.signal);
+      this.onState("live");
+      for await (const event of events(answer.body, () => patience(SILENCE_MS))) {
+        if (event.id) [this.lastId, this.lastCluster] = [event.id, subscriber.cluster];
+        if (event.type === "gap") this.onGap(parsed(event.data).reason);
+        else if (event.data) this.#take(parsed(event.data), event.id, exact, before);
+      }
+    } finally {
+      clearTimeout(alarm);
+      connection.abort();
     }
   }
 
-  #open(subscriber, attempt) {
-    const url = new URL(subscriber.stream_url);
-    if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
-    const source = new EventSource(url);
-    const current = (handle) => (event) => attempt === this.attempt && handle(event);
-    const exact = this.lastCluster === subscriber.cluster;
-    const [ids, batches] = [this.ids.copy(), this.batches.copy()];
-    const failed = current(() => {
-      this.avoided.set(subscriber.stream_url, Date.now() + AVOID_MS);
-      this.#again();
-    });
-    const patience = setTimeout(failed, OPEN_TIMEOUT_MS);
-    this.subscriber = subscriber;
-    this.source = source;
-    source.onerror = () => {
-      clearTimeout(patience);
-      failed();
-    };
-    source.onopen = current(() => {
-      clearTimeout(patience);
-      this.heardAt = Date.now();
-      this.onState("live");
-    });
-    source.addEventListener("gap", current((event) => this.onGap(JSON.parse(event.data).reason)));
-    source.onmessage = current((event) => {
-      this.heardAt = Date.now();
-      this.pause = FIRST_PAUSE_MS;
-      const batch = JSON.parse(event.data);
-      // One connection repeats nothing, and may send a batch in parts. What an earlier one has brought is known by
-      // the event's id where that is this cluster's, and by the batch where it is not.
-      const key = batch.batch_id === undefined ? "" : `${batch.batch_id} ${batch.batched_ms}`;
-      const repeated = exact ? ids.has(event.lastEventId) : batches.has(key);
-      this.lastId = event.lastEventId;
-      this.lastCluster = subscriber.cluster;
-      this.ids.add(this.lastId);
-      this.batches.add(key);
-      if (!repeated) this.onBatch(batch, this.#here(batch.batched_ms));
-    });
+  /**
+   * Hand a batch on unless it is a repetition. One connection repeats nothing, and may send a batch in parts; what an
+   * earlier one has brought is known by the event's id if that was of the same cluster, and by the batch if not.
+   */
+  #take(batch, id, exact, before) {
+    this.pause = FIRST_PAUSE_MS;
+    const key = batch.batch_id === undefined ? "" : `${batch.batch_id} ${batch.batched_ms}`;
+    this.ids.add(id);
+    this.batches.add(key);
+    const repeated = exact ? before.ids.has(id) : before.batches.has(key);
+    if (!repeated) this.onBatch(batch, this.#here(batch.batched_ms));
   }
 
   /** Connect again after a pause; at once where it is 0. */
   #again(pauseMs = null, state = "reconnecting") {
     this.attempt += 1;
-    this.source?.close();
-    this.source = null;
+    this.connection.abort();
     this.onState(navigator.onLine ? state : "offline");
     clearTimeout(this.timer);
     // Up to twice as long at random: the viewers of a subscriber that dies do not all come back at the same moment.
     this.timer = setTimeout(() => this.#connect(), (pauseMs ?? this.pause) * (1 + Math.random()));
     if (pauseMs === null) this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 2);
-  }
-
-  #watch() {
-    if (!document.hidden && Date.now() - this.heardAt > QUIET_MS) this.#check();
-  }
-
-  /** A subscriber that hangs closes no connection: go on with another when the app does not see it alive. */
-  async #check() {
-    const attempt = this.attempt;
-    if (!this.source) return;
-    this.heardAt = Date.now();
-    const found = await ask().catch(() => null);
-    if (attempt !== this.attempt || !found) return;
-    const ours = found.find((s) => s.stream_url === this.subscriber.stream_url);
-    if (!ours?.alive) {
-      this.avoided.set(this.subscriber.stream_url, Date.now() + AVOID_MS);
-      this.#again();
-    }
   }
 
   #avoid() {
@@ -173,6 +144,60 @@ export class Stream {
     if (serverMs === undefined) return now;
     this.skewMs = Math.min(this.skewMs, now - serverMs);
     return serverMs + this.skewMs;
+  }
+}
+
+/** What the network or the other side has done, and trying again may mend. */
+class Lost extends Error {}
+
+const lost = (error) => {
+  throw new Lost(String(error));
+};
+
+async function get(url, signal) {
+  const answer = await fetch(url, { cache: "no-store", signal }).catch(lost);
+  return answer.ok ? answer : lost(`${url}: ${answer.status}`);
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    return lost(error);
+  }
+}
+
+async function ask() {
+  const answer = await get("/subscribers", AbortSignal.timeout(ASK_TIMEOUT_MS));
+  return parsed(await answer.text().catch(lost)).subscribers;
+}
+
+/**
+ * The Server-Sent Events of a body. Not by EventSource: that keeps to one server, and shows neither an id without an
+ * event, which is where to go on before the first batch, nor the comments, which tell a quiet stream from a dead one.
+ * @param {() => void} heard called whenever anything comes
+ */
+async function* events(body, heard) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let event = { type: "message", id: "", data: "" };
+  for (;;) {
+    const { value, done } = await reader.read().catch(lost);
+    if (done) return;
+    heard();
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines.map((line) => line.replace(/\r$/, ""))) {
+      if (line === "") {
+        yield event;
+        event = { type: "message", id: "", data: "" };
+        continue;
+      }
+      const [, name, text] = /^([^:]*):? ?(.*)$/.exec(line);
+      if (name === "event") event.type = text;
+      else if (name === "id") event.id = text;
+      else if (name === "data") event.data += (event.data && "\n") + text;
+    }
   }
 }
 
@@ -194,12 +219,6 @@ class Remembered {
   copy() {
     return new Remembered(this.items);
   }
-}
-
-async function ask() {
-  const answer = await fetch("/subscribers", { cache: "no-store", signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
-  if (!answer.ok) throw new Error(`GET /subscribers: ${answer.status}`);
-  return (await answer.json()).subscribers;
 }
 
 /** What a batch brought, as [{emoji, events}]; `events` is exact, and where it is missing `count` stands in. */

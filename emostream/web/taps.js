@@ -11,14 +11,12 @@ export class Taps {
   /**
    * @param {string} userId
    * @param {(sentence: string) => void} tell called with what went wrong, and with "" when it works again
-   * @param {() => void} onSent called when the app has taken taps
    */
-  constructor(userId, tell, onSent = () => {}) {
+  constructor(userId, tell) {
     this.userId = userId;
     // Where senders must show a key, the page's address brings it: behind the #, so that it is sent nowhere else.
     this.key = new URLSearchParams(location.hash.slice(1)).get("key");
     this.tell = tell;
-    this.onSent = onSent;
     this.waiting = new Map(); // emoji → {count, since}
     this.timer = null;
     this.sending = false;
@@ -52,7 +50,6 @@ export class Taps {
       if (answer.ok) {
         const { rejected = [] } = await answer.json();
         this.tell(rejected.length ? `Not sent: ${rejected[0].error}` : "");
-        this.onSent();
       } else if (answer.status === 503) {
         pause = Math.max(PAUSE_MS, Number(answer.headers.get("Retry-After")) * 1000 || 0);
         this.#keep(taps, "EmoStream is busy; your reactions follow in a moment.");

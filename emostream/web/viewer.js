@@ -20,7 +20,7 @@ const chart = new Chart();
 const echoes = []; // [emoji, when] of one's own taps that no batch has brought yet
 
 const stream = new Stream({ onBatch: showBatch, onState: showState, onGap: showNotice });
-const taps = new Taps(userId(), showNotice, () => stream.expect());
+const taps = new Taps(userId(), showNotice);
 
 function showBatch(batch, atMs) {
   const counts = eventsOf(batch);
