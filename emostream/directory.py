@@ -136,6 +136,7 @@ class Directory:
         self._known = {subscriber.port: subscriber for subscriber in subscribers(settings)}
         self._wanted = threading.Condition()
         self._wanted_at = float("-inf")
+        self._closed = False
         for subscriber in list(self._known.values()):
             threading.Thread(
                 target=self._follow, args=(subscriber,), name=f"ask {subscriber.port}", daemon=True
@@ -148,13 +149,20 @@ class Directory:
             self._wanted.notify_all()
         return least_loaded_first(self._known.values())
 
+    def close(self) -> None:
+        """Ask nobody any more."""
+        with self._wanted:
+            self._closed = True
+            self._wanted.notify_all()
+
     def _follow(self, subscriber: Subscriber) -> None:
         session = requests.Session()
         session.trust_env = False  # no proxies and no credentials from the environment
-        while True:
+        while not self._closed:
             self._known[subscriber.port] = ask(session, subscriber, self._host, TIMEOUT_SECONDS)
-            time.sleep(FRESH_SECONDS)
             with self._wanted:
-                self._wanted.wait_for(
-                    lambda: time.monotonic() - self._wanted_at < IDLE_SECONDS, IDLE_SECONDS - FRESH_SECONDS
-                )
+                if not self._wanted.wait_for(lambda: self._closed, FRESH_SECONDS):
+                    self._wanted.wait_for(self._needed, IDLE_SECONDS - FRESH_SECONDS)
+
+    def _needed(self) -> bool:
+        return self._closed or time.monotonic() - self._wanted_at < IDLE_SECONDS

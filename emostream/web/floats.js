@@ -52,7 +52,8 @@ export class Floats {
     const emojis = share(counts, this.#perBatch());
     const step = (seconds * 1000) / Math.max(1, emojis.length);
     emojis.forEach((emoji, index) => {
-      setTimeout(() => this.launch(emoji), step * (index + Math.random() * 0.8));
+      // The first at once: who waits for a lone one has waited long enough.
+      setTimeout(() => this.launch(emoji), index && step * (index + Math.random() * 0.8));
     });
   }
 

@@ -15,11 +15,11 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import waitress
 from flask import Flask, Response, jsonify, request
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from werkzeug.serving import make_server
 
 from emostream.directory import Directory
 from emostream.pages import blueprint
@@ -42,6 +42,7 @@ class Browser(webdriver.Chrome):
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         super().__init__(options, webdriver.ChromeService(_installed("chromedriver")))
         self.resize(width, height)
+        self._notes = False
 
     def resize(self, width: int, height: int) -> None:
         """The page's own size in CSS px, whatever the least width of a window is."""
@@ -57,7 +58,9 @@ class Browser(webdriver.Chrome):
 
     def open(self, url: str) -> None:
         """Load a page, and note from now on which batches it shows, and how many emojis it has up at a time."""
-        self.cdp("Page.addScriptToEvaluateOnNewDocument", source=_NOTES)
+        if not self._notes:
+            self._notes = True
+            self.cdp("Page.addScriptToEvaluateOnNewDocument", source=_NOTES)
         self.get(url)
 
     def js(self, expression: str, *arguments: object) -> Any:
@@ -101,12 +104,16 @@ class Browser(webdriver.Chrome):
 
 
 _NOTES = """
-window.notes = {batches: [], floated: [], most: 0};
+window.notes = {batches: [], floated: [], times: [], places: [], most: 0};
 document.addEventListener("emostream:batch", (event) => notes.batches.push(event.detail.batch_id));
 new MutationObserver((changes) => {
   for (const change of changes) {
     if (change.target.id !== "floats") continue;
-    for (const node of change.addedNodes) notes.floated.push(node.textContent);
+    for (const node of change.addedNodes) {
+      notes.floated.push(node.textContent);
+      notes.times.push(performance.now());
+      requestAnimationFrame(() => notes.places.push(node.getBoundingClientRect().toJSON()));
+    }
     notes.most = Math.max(notes.most, change.target.childElementCount);
   }
 }).observe(document, {childList: true, subtree: true});
@@ -135,14 +142,23 @@ class FakeSubscriber:
     cluster: int
     port: int
     room: int = 100
+    replays: bool = False  # all it has, to whoever comes back, whatever they say they have seen
     resumed_with: list[str] = field(default_factory=list)
+    sent: list[tuple[int, str]] = field(default_factory=list)  # batch id, text
     open_streams: list[queue.Queue[bytes | None]] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
     def send(self, data: Mapping[str, Any], event_id: str | None = None) -> None:
         """One event on every open stream; its id is that of the cluster and the batch."""
         event_id = event_id or f"{self.cluster}-{data['batch_id']}-{data['batch_id']}"
-        self.write(f"id: {event_id}\ndata: {json.dumps(dict(data))}\n\n")
+        text = f"id: {event_id}\ndata: {json.dumps(dict(data))}\n\n"
+        self.sent.append((data["batch_id"], text))
+        self.write(text)
+
+    def missed(self, last_event_id: str) -> str:
+        """What a stream that goes on after this id begins with."""
+        seen = -1 if self.replays else int(last_event_id.split("-")[1])
+        return "".join(text for batch_id, text in self.sent if batch_id > seen)
 
     def write(self, text: str) -> None:
         for stream in list(self.open_streams):
@@ -166,9 +182,12 @@ class FakeSubscriber:
                 if path.path == "/status":
                     self._answer("application/json", json.dumps(outer.status()).encode())
                     return
-                outer.resumed_with += parse_qs(path.query).get("last_event_id", [""])
-                self._answer("text/event-stream", b"retry: 1000\n\n")
+                [last_event_id] = parse_qs(path.query).get("last_event_id", [""])
+                outer.resumed_with.append(last_event_id)
+                newest = outer.sent[-1][0] if outer.sent else 0
+                begin = outer.missed(last_event_id) if last_event_id else f"id: {outer.cluster}-{newest}-{newest}\n\n"
                 stream: queue.Queue[bytes | None] = queue.Queue()
+                self._answer("text/event-stream", f"retry: 1000\n{begin}".encode())
                 outer.open_streams.append(stream)
                 with suppress(OSError):
                     while (text := stream.get()) is not None:
@@ -211,6 +230,7 @@ class FakeSystem:
     subscribers: list[FakeSubscriber]
     taps: list[dict[str, Any]] = field(default_factory=list)
     posts: int = 0
+    authorizations: list[str] = field(default_factory=list)
     answer: tuple[int, dict[str, Any]] = (200, {"status": "success", "rejected": []})
 
     @property
@@ -228,32 +248,38 @@ class FakeSystem:
 
 
 @contextmanager
-def fake_system(subscribers: tuple[int, ...] = (1, 1, 2)) -> Iterator[FakeSystem]:
-    """A FakeSystem with a subscriber in each of these clusters."""
+def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **more: object) -> Iterator[FakeSystem]:
+    """A FakeSystem with a subscriber in each of these clusters, which all have room for as many streams."""
     first = free_port_block(60)
-    settings = load([f"APP_PORT={first}", f"SUBSCRIBER_BASE_PORT={first + 10}"], environ={})
+    ours = {"APP_PORT": first, "SUBSCRIBER_BASE_PORT": first + 10} | more
+    settings = load([f"{name}={value}" for name, value in ours.items()], environ={})
     number = dict.fromkeys(subscribers, 0)
     with ExitStack() as stack:
         fakes = []
         for cluster in subscribers:
             number[cluster] += 1
             port = settings.subscriber_base_port + 10 * (cluster - 1) + number[cluster]
-            fakes.append(stack.enter_context(FakeSubscriber(cluster, port).running()))
+            fakes.append(stack.enter_context(FakeSubscriber(cluster, port, room).running()))
         system = FakeSystem(first, fakes)
         app = Flask("tests.browser")
 
         @app.post("/send-emojis")
         def send_emojis() -> tuple[Response, int]:
             system.posts += 1
+            system.authorizations += request.headers.getlist("Authorization")
             status, body = system.answer
             if status == 200:
                 system.taps += request.get_json()
             return jsonify(body), status
 
-        app.register_blueprint(blueprint(settings, Directory(settings)))
-        server = waitress.create_server(app, host="127.0.0.1", port=first, threads=4)
-        threading.Thread(target=server.run, daemon=True).start()
+        directory = Directory(settings)
+        app.register_blueprint(blueprint(settings, directory))
+        # Without keep-alive: a browser would go on with the app of the test before, where that had the same port.
+        server = make_server("127.0.0.1", first, app, threaded=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         try:
             yield system
         finally:
-            server.close()
+            server.shutdown()
+            server.server_close()
+            directory.close()

@@ -218,6 +218,33 @@ def test_a_subscriber_that_answers_junk_is_passed_over(status: bytes) -> None:
     assert (odd.clients, good.clients) == ([], [CLIENT_URL])
 
 
+def listing(*slots: tuple[str, int]) -> Answer:
+    listed = [{"url": url, "alive": True, "available_slots": free} for url, free in slots]
+    return Answer(200, json.dumps({"subscribers": listed}).encode())
+
+
+def test_a_client_asks_the_app_alone_for_all_subscribers() -> None:
+    elsewhere = FakeSubscriber(1)
+    cluster = Cluster(FakeSubscriber(1))
+    with http_server(elsewhere.answer) as server, http_server(lambda _: listing((server.url[:-1], 1))) as app:
+        cluster.app_url = app.url[:-1]
+        with cluster.member() as membership:
+            assert membership.find(wait=False)
+    assert elsewhere.clients == [CLIENT_URL]
+    assert cluster.servers[0].asked == []
+
+
+@pytest.mark.parametrize("answer", [Answer(404), listing(), listing(("http://127.0.0.1:9", 2))], ids=repr)
+def test_a_client_asks_each_subscriber_where_the_app_is_of_no_help(answer: Answer) -> None:
+    subscriber = FakeSubscriber(1)
+    cluster = Cluster(subscriber)
+    with http_server(lambda _: answer) as app:
+        cluster.app_url = app.url[:-1]
+        with cluster.member() as membership:
+            assert membership.find(wait=False)
+    assert subscriber.clients == [CLIENT_URL]
+
+
 @pytest.mark.usefixtures("_impatient")
 def test_a_client_waits_until_a_slot_is_free() -> None:
     subscriber = FakeSubscriber(0)
