@@ -19,13 +19,13 @@ export class Minute {
   }
 
   /**
-   * The newest place of the line is the newest bin that anything came in, the present one or the one before: a bin
-   * that has only begun would draw a fall that is none.
+   * The line ends with the newest bin that has anything, of the present one and the two before: between two batches
+   * it would draw a fall that is none.
    * @returns {{total: number, line: number[], byEmoji: [string, number][]}} `line` oldest first, most frequent emoji first
    */
   at(nowMs) {
     const present = Math.floor(nowMs / BIN_MS);
-    const last = this.bins.has(present) ? present : present - 1;
+    const last = [present, present - 1, present - 2].find((number) => this.bins.has(number)) ?? present;
     const line = Array(BINS).fill(0);
     const byEmoji = new Map();
     for (const [number, bin] of this.bins) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import shutil
 import socket
@@ -274,6 +275,7 @@ def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **mor
 
         directory = Directory(settings)
         app.register_blueprint(blueprint(settings, directory))
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
         # Without keep-alive: a browser would go on with the app of the test before, where that had the same port.
         server = make_server("127.0.0.1", first, app, threaded=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
