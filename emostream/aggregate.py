@@ -23,7 +23,15 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
+from emostream.broker import (
+    PARTITIONS,
+    commit,
+    consumer,
+    is_fenced,
+    partitions,
+    transactional_producer,
+    wait_for_topics,
+)
 from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
@@ -31,7 +39,8 @@ from emostream.settings import Settings
 NAME = "main_publisher"
 GROUP = "main-publisher"
 TRANSACTION_SECONDS = 4.0  # takes 20 to 50 ms
-EVENT_SCHEMA = "user_id string, emoji string, timestamp string"
+EVENT_SCHEMA = "user_id string, emoji string, timestamp string, count string"
+PARTITION_NUMBERS = range(PARTITIONS)
 WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
 
@@ -40,20 +49,43 @@ WARM_UP_EVENTS = 5_000
 
 
 def count_events(records: DataFrame) -> DataFrame:
-    """Kafka source columns (value, partition, offset, timestamp) → events counted per emoji and partition.
+    """Kafka source columns (value, partition, offset, timestamp) → one row per emoji: events, offsets, times.
 
-    A record that is no event has a null `emoji`, so it is counted and can be named, but by itself.
+    `first_offsets` and `last_offsets` have an element per partition, null where the emoji is not in it. The records
+    that are no events are the row whose `emoji` is null.
     """
+    emoji, events = parsed_event()
     return (
-        records.groupBy(valid_emoji().alias("emoji"), "partition")
+        records.select(emoji.alias("emoji"), events.alias("events"), "partition", "offset", "timestamp")
+        .groupBy("emoji")
         .agg(*_measures())
-        .select("emoji", "partition", "events", "first_offset", "last_offset", "first_accepted_ms", "last_accepted_ms")
+        .select("emoji", "events", "first_offsets", "last_offsets", "first_accepted_ms", "last_accepted_ms")
+    )
+
+
+def largest(counted: DataFrame, emojis: int) -> DataFrame:
+    """Of what count_events returns: the records that are no events, and the emojis with most events.
+
+    One more than `emojis`, so that whoever reads it sees that there are more.
+    """
+    order = [F.col("emoji").isNotNull(), F.desc("events"), F.asc("emoji")]
+    return counted.orderBy(*order).limit(emojis + 2)
+
+
+def totals(counted: DataFrame) -> DataFrame:
+    """Of what count_events returns, one row: how many emojis, their events, and the last offset of each partition."""
+    return counted.agg(
+        F.count("emoji").alias("emojis"),
+        F.sum(F.when(F.col("emoji").isNotNull(), F.col("events"))).alias("events"),
+        F.array(*(F.max(F.get("last_offsets", F.lit(partition))) for partition in PARTITION_NUMBERS)).alias(
+            "last_offsets"
+        ),
     )
 
 
 @functools.cache  # an expression is 20 calls into the JVM, 60 ms of each batch's latency
-def valid_emoji() -> Column:
-    """The emoji of an event in the column `value`; null where that holds none.
+def parsed_event() -> tuple[Column, Column]:
+    """The emoji in the column `value`, null where that holds no event, and the number of events it stands for.
 
     What is an emoji is as in records.py; of user_id and timestamp only that they are strings matters here.
     """
@@ -61,7 +93,7 @@ def valid_emoji() -> Column:
     # As the one element of an array, because from_json does not mind what comes after the object it has read.
     events = F.from_json(F.concat(F.lit("["), value, F.lit("]")), f"array<struct<{EVENT_SCHEMA}>>")
     event = F.get(events, F.lit(0))
-    emoji = event["emoji"]
+    emoji, count = event["emoji"], event["count"]
     valid = (
         (F.size(events) == 1)
         & event["user_id"].isNotNull()
@@ -71,16 +103,19 @@ def valid_emoji() -> Column:
         & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
         # from_json turns 5, true or {"a":1} into their text. What looks like such a text must have been a string.
         & (~emoji.rlike(r"^[-0-9tf\[{]") | value.rlike(r'"emoji"\s*:\s*"'))
+        & (count.isNull() | count.rlike("^([1-9][0-9]{0,2}|1000)$"))  # 1 to MAX_EVENT_COUNT
     )
-    return F.when(valid, emoji)
+    # A record that is no event is one record, whatever count it names.
+    return F.when(valid, emoji), F.when(valid & count.isNotNull(), count.cast("long")).otherwise(F.lit(1))
 
 
 @functools.cache
 def _measures() -> tuple[Column, ...]:
+    offsets = [F.when(F.col("partition") == partition, F.col("offset")) for partition in PARTITION_NUMBERS]
     return (
-        F.count("*").alias("events"),
-        F.min("offset").alias("first_offset"),
-        F.max("offset").alias("last_offset"),
+        F.sum("events").alias("events"),
+        F.array(*map(F.min, offsets)).alias("first_offsets"),
+        F.array(*map(F.max, offsets)).alias("last_offsets"),
         F.min(F.unix_millis("timestamp")).alias("first_accepted_ms"),
         F.max(F.unix_millis("timestamp")).alias("last_accepted_ms"),
     )
@@ -88,41 +123,56 @@ def _measures() -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one micro-batch leaves: its counts, and per partition its next offset and its first bad record's."""
+    """What one micro-batch leaves: its counts, and per partition its next offset and its first bad record's.
 
-    counts: list[Count] = field(default_factory=list)
-    next_offsets: dict[int, int] = field(default_factory=dict)
+    `cut_emojis` and `cut_events` are what MAX_EMOJIS_PER_BATCH kept from being published.
+    """
+
+    counts: list[Count]
+    next_offsets: dict[int, int]
     bad_records: int = 0
     first_bad_offsets: dict[int, int] = field(default_factory=dict)
+    cut_emojis: int = 0
+    cut_events: int = 0
 
 
-def summarize(rows: Iterable[Row], batch_id: int, batched_ms: int, settings: Settings) -> Batch:
-    """Rows of count_events → a Batch. Counts are ordered by emoji; times are Unix milliseconds."""
-    by_emoji: dict[str, list[Row]] = {}
-    batch = Batch()
-    bad_records = 0
-    for row in rows:
-        next_offset = row["last_offset"] + 1
-        batch.next_offsets[row["partition"]] = max(next_offset, batch.next_offsets.get(row["partition"], 0))
-        if row["emoji"] is None:
-            bad_records += row["events"]
-            batch.first_bad_offsets[row["partition"]] = row["first_offset"]
-        else:
-            by_emoji.setdefault(row["emoji"], []).append(row)
-    for emoji, parts in sorted(by_emoji.items()):
-        events = sum(part["events"] for part in parts)
-        batch.counts.append(
+def summarize(rows: Iterable[Row], total: Row | None, batch_id: int, batched_ms: int, settings: Settings) -> Batch:
+    """Rows of count_events → a Batch. Counts are ordered by emoji; times are Unix milliseconds.
+
+    `total` is the row of `totals` where `rows` are not all, else None.
+    """
+    rows = list(rows)
+    bad = next((row for row in rows if row["emoji"] is None), None)
+    found = sorted((row for row in rows if row["emoji"] is not None), key=lambda row: (-row["events"], row["emoji"]))
+    kept = sorted(found[: settings.max_emojis_per_batch], key=lambda row: row["emoji"])
+    all_emojis, all_events = (
+        (total["emojis"], total["events"]) if total else (len(found), sum(row["events"] for row in found))
+    )
+    next_offsets = {
+        partition: max(offsets) + 1
+        for partition in PARTITION_NUMBERS
+        if (offsets := [o for row in ([total] if total else rows) if (o := row["last_offsets"][partition]) is not None])
+    }
+    return Batch(
+        counts=[
             Count(
-                emoji=emoji,
-                count=emoji_count(events, settings.events_per_emoji, settings.rounding),
-                events=events,
+                emoji=row["emoji"],
+                count=emoji_count(row["events"], settings.events_per_emoji, settings.rounding),
+                events=row["events"],
                 batch_id=batch_id,
-                first_accepted_ms=min(part["first_accepted_ms"] for part in parts),
-                last_accepted_ms=max(part["last_accepted_ms"] for part in parts),
+                batch_emojis=len(kept),
+                first_accepted_ms=row["first_accepted_ms"],
+                last_accepted_ms=row["last_accepted_ms"],
                 batched_ms=batched_ms,
             )
-        )
-    return Batch(batch.counts, batch.next_offsets, bad_records, batch.first_bad_offsets)
+            for row in kept
+        ],
+        next_offsets=next_offsets,
+        bad_records=bad["events"] if bad else 0,
+        first_bad_offsets={p: o for p, o in enumerate(bad["first_offsets"]) if o is not None} if bad else {},
+        cut_emojis=all_emojis - len(kept),
+        cut_events=all_events - sum(row["events"] for row in kept),
+    )
 
 
 def emoji_count(events: int, events_per_emoji: int, rounding: str) -> int:
@@ -209,12 +259,16 @@ class BatchPublisher:
         Spark numbers batches from its checkpoint, which is thrown away; ours go on from the last committed one.
         """
         started = time.time()
-        rows = count_events(records).collect()
+        by_emoji = count_events(records)
+        rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
             return
+        more = sum(row["emoji"] is not None for row in rows) > self._settings.max_emojis_per_batch
+        # Read once more, which a flood of different emojis costs and nothing else.
+        total = totals(by_emoji).collect()[0] if more else None
         counted = time.time()
         batch_id = self._next_batch_id
-        batch = summarize(rows, batch_id, round(counted * 1000), self._settings)
+        batch = summarize(rows, total, batch_id, round(counted * 1000), self._settings)
         try:
             # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
             # can do no harm: the next publisher fences it before it reads the positions.
@@ -228,6 +282,11 @@ class BatchPublisher:
             self._log.warning(
                 "skipped records that are no events", topic=self._settings.emoji_topic, records=batch.bad_records,
                 first_offset_of_each_partition=json.dumps(batch.first_bad_offsets),
+            )  # fmt: skip
+        if batch.cut_emojis:
+            self._log.warning(
+                "more emojis than MAX_EMOJIS_PER_BATCH; the rarest were not published",
+                batch_id=batch_id, emojis=batch.cut_emojis, events=batch.cut_events,
             )  # fmt: skip
         self._log.info(
             "batch", batch_id=batch_id, events=events, emojis=len(batch.counts),
@@ -289,7 +348,7 @@ def warm_up(session: SparkSession) -> None:
             F.lit(event).alias("value"), F.lit(0).alias("partition"),
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
-        count_events(records).collect()
+        largest(count_events(records), WARM_UP_EVENTS).collect()
 
 
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:

@@ -1,7 +1,7 @@
 """The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
 
 request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
-event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
+event     {"user_id", "emoji", "timestamp", "count"?}         EMOJI_TOPIC, one per tap, or per `count` of them
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
 """
 
@@ -15,6 +15,7 @@ import ciso8601
 import msgspec
 
 MAX_TEXT_BYTES = 64
+MAX_EVENT_COUNT = 1000  # of one event that stands for several taps
 MAX_BODY_BYTES = 64 * 1024
 # C0, DEL and C1 steer terminals; line separators break lines; bidirectional overrides reorder
 # the text around them. Zero-width joiners and tags stay: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
@@ -46,7 +47,8 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
     `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
-    milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
+    milliseconds: when the emoji's oldest and newest event of the batch were accepted, and when it was counted.
+    `batch_emojis` is how many counts the batch has, so that whoever gathers them knows when it has all.
     Only `emoji` and `count` are promised; what another publisher left out is None.
     """
 
@@ -54,6 +56,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     count: int
     events: int | None = None
     batch_id: int | None = None
+    batch_emojis: int | None = None
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None

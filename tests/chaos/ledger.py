@@ -276,7 +276,8 @@ def main() -> int:
     return 1 if any(report.lost.values()) or any(report.doubled.values()) else 0
 
 
-CHAOS_SETTINGS = {"EVENTS_PER_EMOJI": "1", "ACK": "broker"}
+# Every tap has an emoji of its own.
+CHAOS_SETTINGS = {"EVENTS_PER_EMOJI": "1", "MAX_EMOJIS_PER_BATCH": "100000", "ACK": "broker"}
 
 if __name__ == "__main__":
     raise SystemExit(main())

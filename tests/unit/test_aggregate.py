@@ -42,23 +42,26 @@ def test_a_count_is_at_least_1_and_within_one_of_the_exact_share(events: int, ev
 
 
 def rows_of(events: list[Event]) -> list[Row]:
-    """What Spark makes of events: one row per emoji and partition. An event's offset is its place in its partition."""
+    """What Spark makes of events: one row per emoji. An event's offset is its place in its partition."""
     offsets: Counter[int] = Counter()
-    groups: dict[tuple[str | None, int], list[tuple[int, int]]] = {}
+    groups: dict[str | None, list[tuple[int, int, int]]] = {}
     for partition, emoji, accepted_ms in events:
-        groups.setdefault((emoji, partition), []).append((offsets[partition], accepted_ms))
+        groups.setdefault(emoji, []).append((partition, offsets[partition], accepted_ms))
         offsets[partition] += 1
     return [
         Row(
-            emoji=emoji, partition=partition, events=len(found),
-            first_offset=min(offset for offset, _ in found), last_offset=max(offset for offset, _ in found),
-            first_accepted_ms=min(ms for _, ms in found), last_accepted_ms=max(ms for _, ms in found),
+            emoji=emoji, events=len(found),
+            first_offsets=[min((o for at, o, _ in found if at == p), default=None) for p in range(3)],
+            last_offsets=[max((o for at, o, _ in found if at == p), default=None) for p in range(3)],
+            first_accepted_ms=min(ms for *_, ms in found), last_accepted_ms=max(ms for *_, ms in found),
         )
-        for (emoji, partition), found in groups.items()
+        for emoji, found in groups.items()
     ]  # fmt: skip
 
 
 any_events = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
+
+any_emojis = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, *"abcdef"]), st.integers(1, 10**13)))
 
 
 @given(any_events, st.randoms(use_true_random=False), st.sampled_from(["ceil", "floor"]))
@@ -68,7 +71,7 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
     rows = rows_of(events)
     random.shuffle(rows)  # type: ignore[attr-defined]
     settings = settings_with(EVENTS_PER_EMOJI=2, ROUNDING=rounding)
-    batch = summarize(rows, batch_id=7, batched_ms=99, settings=settings)
+    batch = summarize(rows, None, batch_id=7, batched_ms=99, settings=settings)
 
     of_emoji = {name: [ms for _, emoji, ms in events if emoji == name] for _, name, _ in events if name}
     expected = [
@@ -82,4 +85,27 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
     assert found == expected
     assert batch.next_offsets == Counter(partition for partition, _, _ in events)
     assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
-    assert batch.first_bad_offsets == {row["partition"]: row["first_offset"] for row in rows if row["emoji"] is None}
+    bad = [offsets for row in rows if row["emoji"] is None for offsets in enumerate(row["first_offsets"])]
+    assert batch.first_bad_offsets == {partition: offset for partition, offset in bad if offset is not None}
+    assert {count.batch_emojis for count in batch.counts} <= {len(batch.counts)}
+    assert (batch.cut_emojis, batch.cut_events) == (0, 0)
+
+
+@given(any_emojis, st.integers(1, 4))
+def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(events: list[Event], top: int) -> None:
+    settings = settings_with(MAX_EMOJIS_PER_BATCH=top)
+    rows = sorted(rows_of(events), key=lambda row: (row["emoji"] is not None, -row["events"], row["emoji"] or ""))
+    good = [row for row in rows if row["emoji"] is not None]
+    ends = [
+        max((row["last_offsets"][p] for row in rows if row["last_offsets"][p] is not None), default=None)
+        for p in range(3)
+    ]
+    total = Row(emojis=len(good), events=sum(row["events"] for row in good), last_offsets=ends)
+    seen = rows[: top + 2]  # as `largest` leaves them
+    batch = summarize(seen, total if len(good) > top else None, batch_id=1, batched_ms=1, settings=settings)
+
+    assert {count.emoji for count in batch.counts} == {row["emoji"] for row in good[:top]}
+    assert batch.cut_emojis == len(good[top:])
+    assert batch.cut_events == sum(row["events"] for row in good[top:])
+    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
+    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
