@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -270,13 +271,18 @@ class BatchPublisher:
         batch_id = self._next_batch_id
         batch = summarize(rows, total, batch_id, round(counted * 1000), self._settings)
         try:
-            # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
-            # can do no harm: the next publisher fences it before it reads the positions.
-            within(TRANSACTION_SECONDS, f"the transaction of batch {batch_id}", lambda: self._commit(batch))
-        except KafkaError as error:
+            self._commit_in_time(batch_id, batch)
+        except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
-            raise
-        self._next_batch_id += 1
+            if self.fenced:
+                raise
+            # Once more in place: a new query would take seconds longer, and a second failure begins one.
+            self._log.warning("the transaction failed; trying again", batch_id=batch_id, reason=error)
+            self.close()
+            self._producer = transactional_producer(self._settings, GROUP)
+            if self.start().next_batch_id == batch_id:  # else it was committed, and only the answer did not come
+                self._commit_in_time(batch_id, batch)
+        self._next_batch_id = batch_id + 1
         events = sum(count.events or 0 for count in batch.counts)
         if batch.bad_records:
             self._log.warning(
@@ -293,20 +299,26 @@ class BatchPublisher:
             bad=batch.bad_records, count_seconds=counted - started, commit_seconds=time.time() - counted,
         )  # fmt: skip
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit_in_time(self, batch_id: int, batch: Batch) -> None:
+        # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
+        # can do no harm: the next producer fences this one before it reads the positions.
+        producer = self._producer
+        step = f"the transaction of batch {batch_id}"
+        within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+
+    def _commit(self, producer: KafkaProducer, batch_id: int, batch: Batch) -> None:
         settings = self._settings
-        self._producer.begin_transaction()
+        producer.begin_transaction()
         # Keyed by emoji, so that one emoji's counts stay in order on every topic after this one.
         sent = [
-            self._producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count))
-            for count in batch.counts
+            producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count)) for count in batch.counts
         ]
         offsets = {
-            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(self._next_batch_id), -1)
+            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(batch_id), -1)
             for partition, offset in batch.next_offsets.items()
         }
-        self._producer.send_offsets_to_transaction(offsets, GROUP)
-        commit(self._producer, sent)
+        producer.send_offsets_to_transaction(offsets, GROUP)
+        commit(producer, sent)
 
 
 # --- Spark around it ---
@@ -438,4 +450,6 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
 def _reason(error: Exception) -> str:
     """The innermost cause in an error's text, without the stack around it."""
     lines = str(error).strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("Caused by:")), lines[0] if lines else repr(error))
+    # What foreachBatch raised in Python ends its traceback; what Java raised is named as the cause.
+    causes = [line for line in lines if re.match(r"Caused by: |[\w.]+(Error|Timeout|Exception): ", line)]
+    return causes[-1] if causes else (lines[0] if lines else repr(error))

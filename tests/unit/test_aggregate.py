@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import KafkaError
 from pyspark.sql import Row
 
-from emostream.aggregate import emoji_count, summarize
+from emostream import aggregate
+from emostream.aggregate import BatchPublisher, Positions, emoji_count, summarize
+from emostream.runtime import Log
 from tests.unit.support import settings_with
 
 Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
@@ -109,3 +115,69 @@ def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(event
     assert batch.cut_events == sum(row["events"] for row in good[top:])
     assert batch.next_offsets == Counter(partition for partition, _, _ in events)
     assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+
+
+class FakeProducer:
+    """A transactional producer on a list; `hangs` and `fails` name what becomes of its transaction."""
+
+    def __init__(self, committed: list[str], fate: str) -> None:
+        self.committed = committed
+        self.fate = fate
+        self.open: list[str] = []
+        self._transaction_manager = SimpleNamespace(last_error=None)
+
+    def init_transactions(self) -> None:
+        self.open = []
+
+    def begin_transaction(self) -> None:
+        self.open = []
+
+    def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
+        self.open.append(key.decode())
+        return SimpleNamespace(get=lambda timeout: None)
+
+    def send_offsets_to_transaction(self, offsets: object, group: str) -> None:
+        if self.fate == "fails":
+            raise KafkaError("no coordinator")
+        if self.fate == "hangs":
+            threading.Event().wait()
+
+    def commit_transaction(self) -> None:
+        self.committed.extend(self.open)
+        if self.fate == "commits without an answer":
+            threading.Event().wait()
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fate", ["fails", "hangs", "commits without an answer"])
+def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
+    fate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: list[str] = []
+    producers = iter([FakeProducer(committed, fate), FakeProducer(committed, "works")])
+    monkeypatch.setattr(aggregate, "TRANSACTION_SECONDS", 0.1)
+    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: next(producers))
+    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
+    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
+    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
+    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher.start()
+    publisher.publish(batch, 0)
+    publisher.publish(batch, 1)
+    assert committed == ["😊", "😊"]
+
+
+def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
+    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
+    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
+    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher.start()
+    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
+    with pytest.raises(KafkaError, match="no coordinator"):
+        publisher.publish(batch, 0)
+    assert not publisher.fenced
