@@ -14,7 +14,8 @@ from kafka.errors import KafkaError
 from pyspark.sql import Row
 
 from emostream import aggregate
-from emostream.aggregate import BatchPublisher, Positions, emoji_count, summarize
+from emostream.aggregate import BatchPublisher, Positions
+from emostream.counting import emoji_count, summarize
 from emostream.runtime import Log
 from tests.unit.support import settings_with
 

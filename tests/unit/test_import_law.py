@@ -18,7 +18,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
-    # Deliver is one stage in four rooms.
+    # Aggregate is one stage in two rooms, deliver in four.
+    "aggregate": FOUNDATION | {"counting"},
+    "counting": FOUNDATION,
     "deliver": FOUNDATION | {"registry", "push", "history"},
     "registry": FOUNDATION,
     "push": FOUNDATION | {"history"},
@@ -27,7 +29,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate"},
+    "pyspark": {"aggregate", "counting"},
     "flask": {"ingest", "deliver", "receive"},
     "supervisor": {"operate"},
 }
