@@ -84,7 +84,7 @@ def parsed_event() -> tuple[Column, Column, Column]:
         & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
         # from_json turns 5, true or {"a":1} into their text. What looks like such a text must have been a string.
         & (~emoji.rlike(r"^[-0-9tf\[{]") | value.rlike(r'"emoji"\s*:\s*"'))
-        & (count.isNull() | count.rlike("^([1-9][0-9]{0,2}|1000)$"))  # 1 to MAX_EVENT_COUNT
+        & (count.isNull() | count.rlike("^([1-9][0-9]{0,2}|1000)$"))  # 1 to MAX_MERGED_TAPS
     )
     is_plain = F.octet_length("plain").between(1, MAX_TEXT_BYTES)
     return (

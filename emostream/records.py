@@ -1,7 +1,7 @@
 """The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
 
-request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
-event     {"user_id", "emoji", "timestamp", "count"?}         EMOJI_TOPIC, one per tap, or per `count` of them
+request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; "count" too in POST /send-emojis
+event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; "count" too where it is more than one tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
 """
 
@@ -15,12 +15,16 @@ import ciso8601
 import msgspec
 
 MAX_TEXT_BYTES = 64
-MAX_EVENT_COUNT = 1000  # of one event that stands for several taps
 MAX_BODY_BYTES = 64 * 1024
+MAX_BATCH_EVENTS = 1_000
+MAX_BATCH_BODY_BYTES = 512 * 1024
+MAX_MERGED_TAPS = 1_000
 # C0, DEL and C1 steer terminals; line separators break lines; bidirectional overrides reorder
 # the text around them. Zero-width joiners and tags stay: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _control = re.compile(f"[{CONTROL_CHARACTERS}]")
+# Variation selectors (text or picture) and the five skin tones.
+_LOOKS = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])
 
 
 class InvalidRecord(ValueError):
@@ -35,12 +39,19 @@ class Request(msgspec.Struct, gc=False):
     timestamp: str
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """One tap. `timestamp` is ISO 8601 in UTC."""
+class MergedRequest(Request, gc=False):
+    """One event of POST /send-emojis; a phone may have merged `count` taps into it."""
+
+    count: int = 1
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One tap, or `count` of them. `timestamp` is ISO 8601 in UTC."""
 
     user_id: str
     emoji: str
     timestamp: str
+    count: int = 1
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
@@ -70,16 +81,55 @@ class _PlainCount(msgspec.Struct, gc=False):
 
 
 _request_decoder = msgspec.json.Decoder(Request)
+_merged_decoder = msgspec.json.Decoder(MergedRequest)
+_batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _count_decoder = msgspec.json.Decoder(_PlainCount)
 _encoder = msgspec.json.Encoder()
 
 
 def parse_request(body: bytes) -> Event:
     """The event in a request body. Raises InvalidRecord."""
-    request: Request = _decode(_request_decoder, body)
+    return _event(_decode(_request_decoder, body))
+
+
+def parse_merged_request(data: bytes) -> Event:
+    """The event in one part of a batch, with its `count`. Raises InvalidRecord."""
+    request: MergedRequest = _decode(_merged_decoder, data)
+    if not 1 <= request.count <= MAX_MERGED_TAPS:
+        raise InvalidRecord(f"count: expected 1 to {MAX_MERGED_TAPS}, got {request.count}")
+    return _event(request, request.count)
+
+
+def split_batch(body: bytes, lines: bool) -> list[bytes]:
+    """The events of a batch, not looked into yet: a JSON array's, or where `lines` is set one a line.
+
+    Raises InvalidRecord where the whole is none, or holds no event or more than MAX_BATCH_EVENTS.
+    """
+    expected = f"expected {'JSON objects, one a line,' if lines else 'a JSON array'} of 1 to {MAX_BATCH_EVENTS} events"
+    if lines:
+        parts = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        try:
+            body.decode()
+            parts = [bytes(part) for part in _batch_decoder.decode(body)]
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
+        except RecursionError:
+            raise InvalidRecord(f"{expected}, got one nested too deeply") from None
+    if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
+        raise InvalidRecord(f"{expected}, got {len(parts)}")
+    return parts
+
+
+def normalised(emoji: str) -> str:
+    """An emoji without what only changes its looks, so that ❤ and ❤️, 👍 and 👍🏽 are one."""
+    return emoji.translate(_LOOKS)
+
+
+def _event(request: Request, count: int = 1) -> Event:
     _check_text("user_id", request.user_id)
     _check_text("emoji_type", request.emoji_type)
-    return Event(request.user_id, request.emoji_type, _utc(request.timestamp))
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
 
 
 def parse_count(value: bytes | None) -> tuple[str, int]:

@@ -9,13 +9,14 @@ The only reader of configuration. As a command it prints settings for shell scri
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from dotenv import dotenv_values
@@ -31,8 +32,11 @@ REGISTRY_TOPIC = "subscriber-registry"
 
 MAX_PORT = 65_535
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
+RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
+Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
@@ -54,6 +58,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     ack: Literal["buffer", "broker"]
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
     max_buffered_events: Annotated[int, Meta(ge=1)]
+    max_concurrent_requests: Annotated[int, Meta(ge=1)]
+    emojis: str
+    rate_limit_user: RateLimit
+    rate_limit_address: RateLimit
+    trusted_proxies: str
+    api_key: str
+    cors_origins: Origins
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
@@ -91,6 +102,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         """Host and TCP port of a broker that ./start.sh runs, counted from 1; its controller has the next port."""
         host, port = self.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
         return host, int(port) + 2 * (number - 1)
+
+    @property
+    def allowed_emojis(self) -> tuple[str, ...]:
+        """What EMOJIS lists; empty where every emoji is allowed."""
+        return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """What CORS_ORIGINS lists; `*` is any."""
+        return tuple(filter(None, self.cors_origins.split(",")))
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """What TRUSTED_PROXIES lists. Raises ValueError."""
+        return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
 
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC; raises SettingError where it was not given."""
@@ -143,6 +169,13 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         raise SettingError(
             f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"
         )
+    try:
+        _ = settings.trusted_networks
+    except ValueError as error:
+        raise SettingError(
+            f"TRUSTED_PROXIES={settings.trusted_proxies!r}: expected addresses and networks, for example "
+            f"127.0.0.1,10.0.0.0/8, got one that is none ({error})"
+        ) from None
     return settings
 
 

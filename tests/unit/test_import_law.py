@@ -18,7 +18,12 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
-    # Aggregate is one stage in two rooms, deliver in four.
+    # Ingest is one stage in four rooms: its app, the way around it, what both say, who may send.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate"},
+    "fastpath": FOUNDATION | {"intake"},
+    "intake": FOUNDATION | {"gate"},
+    "gate": FOUNDATION,
+    # Aggregate is one stage in two, deliver in four.
     "aggregate": FOUNDATION | {"counting"},
     "counting": FOUNDATION,
     "deliver": FOUNDATION | {"registry", "push", "history"},
@@ -30,7 +35,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate", "counting"},
-    "flask": {"ingest", "deliver", "receive"},
+    "flask": {"ingest", "fastpath", "deliver", "receive"},
+    "granian": {"ingest", "fastpath"},
+    "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
