@@ -31,7 +31,7 @@ from emostream.settings import Settings
 
 NAME = "main_publisher"
 GROUP = "main-publisher"
-TRANSACTION_SECONDS = 4.0  # takes 20 to 50 ms
+TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
 

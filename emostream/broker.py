@@ -235,6 +235,8 @@ def transactional_producer(settings: Settings, transactional_id: str) -> KafkaPr
         transactional_id=transactional_id,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         linger_ms=0,
+        # Also how long it goes on trying to reach a coordinator that has died before it asks who the new one is.
+        request_timeout_ms=1_500,
         # Waits between the steps of a transaction; the default of 100 ms makes one take 220 ms instead of 40.
         retry_backoff_ms=5,
     )
