@@ -19,12 +19,14 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import (
     InvalidProducerEpochError,
+    KafkaConnectionError,
     KafkaError,
     ProducerFencedError,
     RetriableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
 from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
@@ -228,6 +230,21 @@ class BoundedProducer:
         self.connected = any(broker.state == "UP" for broker in brokers)
 
 
+class _TransactionalClient(KafkaNetClient):  # type: ignore[misc]
+    """The connections of a transactional producer.
+
+    Where a coordinator has died, kafka-python 3.0.12 drops the request that was for it, and waits for ever: its sender
+    takes "not ready" for a reason to ask who the new one is and try again, but gets an exception instead.
+    """
+
+    def await_ready(self, node_id: int | str, timeout_ms: float = 30_000) -> bool:
+        """Whether a node can be sent to, after at most `timeout_ms`."""
+        try:
+            return bool(super().await_ready(node_id, timeout_ms))
+        except KafkaConnectionError:
+            return False
+
+
 def transactional_producer(settings: Settings, transactional_id: str) -> KafkaProducer:
     """A producer for transactions; `init_transactions` fences any older one of the same id."""
     return KafkaProducer(
@@ -235,6 +252,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> KafkaPr
         transactional_id=transactional_id,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         linger_ms=0,
+        kafka_client=_TransactionalClient,
         # Waits between the steps of a transaction; the default of 100 ms makes one take 220 ms instead of 40.
         retry_backoff_ms=5,
     )

@@ -63,7 +63,7 @@ class FastPath:
         # than a timer for each.
         self._reading: dict[asyncio.Task[Any], float] = {}
         self._threads = ThreadPoolExecutor(FLASK_THREADS, "flask")
-        self._taken_headers = self._headers(TAKEN, None)
+        self._taken_headers = self._headers(TAKEN, "")
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Granian calls this once, before the first request."""
@@ -102,15 +102,15 @@ class FastPath:
         return None
 
     async def _answer(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        headers = scope.headers
         body = await self._body(scope, protocol)
         if (
-            body is not None
-            and scope.method == "POST"
+            scope.method == "POST"
             and scope.path in MAX_BYTES
-            and (not self._gate.locked or self._gate.admits(headers.get("authorization"), headers.get("x-api-key")))
+            and body is not None
+            and len(body) <= MAX_BYTES[scope.path]
+            and (not self._gate.locked or self._gate.admits(_all(scope, "authorization"), _all(scope, "x-api-key")))
         ):
-            media = headers.get("content-type")
+            media = scope.headers.get("content-type")
             if media == JSON or (media == NDJSON and scope.path == "/send-emojis"):
                 address = self._address(scope) if self._gate.limited else ""
                 if scope.path == "/send-emoji":
@@ -158,14 +158,14 @@ class FastPath:
     def _address(self, scope: Scope) -> str:
         return self._gate.address(_peer(scope), _all(scope, "x-forwarded-for"))
 
-    def _headers(self, answer: Answer, origin: str | None) -> list[tuple[str, str]]:
+    def _headers(self, answer: Answer, origin: str) -> list[tuple[str, str]]:
         return [("content-type", JSON), *answer.headers, *self._gate.cors(origin)]
 
     def _send(self, scope: Scope, protocol: HTTPProtocol, answer: Answer) -> None:
         if answer is TAKEN and not self._gate.asks_origin:
             headers = self._taken_headers
         else:
-            headers = self._headers(answer, scope.headers.get("origin"))
+            headers = self._headers(answer, _all(scope, "origin"))
         protocol.response_bytes(answer.status, headers, answer.body)
 
     async def _by_flask(self, scope: Scope, protocol: HTTPProtocol, body: bytes | None) -> None:
@@ -217,6 +217,7 @@ def _environ(scope: Scope, body: bytes | None) -> dict[str, Any]:
         environ[key] = _native(scope.headers.get(name) if key == "CONTENT_TYPE" else _all(scope, name))
     if body is not None:
         environ["CONTENT_LENGTH"] = str(len(body))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)  # it was in chunks; here it is whole
     return environ
 
 

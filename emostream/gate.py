@@ -42,11 +42,16 @@ class RateLimit:
         self._storage = MemoryStorage()
         self._limiter = FixedWindowRateLimiter(self._storage)
 
+    @property
+    def counted(self) -> int:
+        """How many names are counted now."""
+        return len(self._storage.storage)
+
     def take(self, name: str, taps: int) -> None:
         """Count these taps. Raises TooMany."""
         if not self._item:
             return
-        if len(self._storage.storage) >= MAX_COUNTED:
+        if self.counted >= MAX_COUNTED:
             # A flood of invented names must not cost memory; all may begin anew, the limit by address still holds it.
             self._forget()
         if not self._limiter.hit(self._item, name, cost=taps):

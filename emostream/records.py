@@ -59,8 +59,8 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
     `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
-    milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
-    `batch_emojis` is how many records the batch has.
+    milliseconds: when the emoji's oldest and newest event of the batch were accepted, and when it was counted.
+    `batch_emojis` is how many counts the batch has, so that whoever gathers them knows when it has all.
     Only `emoji` and `count` are promised; what another publisher left out is None.
     """
 
@@ -68,10 +68,10 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     count: int
     events: int | None = None
     batch_id: int | None = None
+    batch_emojis: int | None = None
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None
-    batch_emojis: int | None = None
 
 
 class _PlainCount(msgspec.Struct, gc=False):

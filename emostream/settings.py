@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     events_per_emoji: Annotated[int, Meta(ge=1)]
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
+    max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]

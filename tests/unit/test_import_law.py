@@ -28,6 +28,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
     "watch": FOUNDATION | {"directory"},
+    # Aggregate is one stage in two rooms.
+    "aggregate": FOUNDATION | {"counting"},
+    "counting": FOUNDATION,
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION | {"registry", "push", "history", "batches", "stream", "stream_http", "deliver_http"},
     "deliver_http": FOUNDATION | {"registry", "stream_http"},
@@ -41,7 +44,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate"},
+    "pyspark": {"aggregate", "counting"},
     "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
     "confluent_kafka": {"broker"},
