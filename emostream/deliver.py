@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import waitress
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
+from emostream.addresses import AllowedNetworks, resolve
 from emostream.batches import Batches
 from emostream.broker import consumer, partitions, wait_for_topics
 from emostream.deliver_http import create_app
 from emostream.history import History, Record
-from emostream.push import PushClient, PushPolicy
+from emostream.push import PushEngine
+from emostream.push_client import Position, PushClient, PushPolicy
+from emostream.push_http import Target
 from emostream.records import InvalidRecord, parse_count, parse_whole_count
-from emostream.registry import Full, Registration, Registry, RegistryTopic
-from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.registry import Full, NotYours, Registration, Registry, RegistryTopic
+from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.stream import StreamServer, allow_descriptors
 from emostream.stream_http import Cors
@@ -28,6 +34,9 @@ ENDS_TIMEOUT_MS = 5_000
 CATCH_UP_SECONDS = 30
 SAVE_EVERY_SECONDS = 1.0
 CLOSE_STREAMS_SECONDS = 2.0
+RESOLVE_SECONDS = 3.0
+# A healthy client gets the counts of a micro-batch long before the next one; what has waited for longer is merged.
+MERGE_AFTER_BATCHES = 2
 MAX_HISTORY_RECORDS = 100_000
 # One record and the marker that ends its transaction.
 BEFORE_THE_HISTORY = 2
@@ -35,6 +44,23 @@ BEFORE_THE_HISTORY = 2
 
 class ThreadEnded(Exception):
     """A thread that serves others is not there any more."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A registered client, and the hash of the token without which nobody can deregister it."""
+
+    client: PushClient
+    token_hash: str
+    stop: Callable[[], None]
+
+    def close(self) -> None:
+        """Stop serving the client."""
+        self.stop()
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest() if token else ""
 
 
 class Subscriber:
@@ -48,18 +74,22 @@ class Subscriber:
         self._log = log
         self._max_age_seconds = settings.max_age_seconds
         self._policy = PushPolicy(
-            self.cluster_topic, self.number, settings.max_age_seconds, settings.evict_after_seconds
-        )
+            self.cluster_topic, self.number, MERGE_AFTER_BATCHES * settings.batch_seconds,
+            settings.max_age_seconds, settings.evict_after_seconds,
+            AllowedNetworks(settings.client_networks), settings.push_key,
+        )  # fmt: skip
         self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
         self._settings = settings
         self._streams: StreamServer | None = None
-        self._registry: Registry[PushClient] = Registry(settings.max_clients)
+        self._registry: Registry[Slot] = Registry(settings.max_clients)
+        self._engine = PushEngine(self._history, self._policy, self.counters, log, self._evict, self._keep)
         self._next_offsets: dict[int, int] = {}  # of what is in the history
         self._generation = 0
         self._starts: dict[int, int] = {}  # what is before is too old to be sent
         self._forgotten: dict[int, int] = {}  # the offset after the last record before, where there is one
         self._forgotten_batch_id: int | None = None
-        self._saved: dict[str, dict[int, int]] = {}
+        self._saved: dict[str, Position] = {}
+        self._save_lock = threading.Lock()
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
         # For whoever registers: the other one belongs to the thread that polls it.
@@ -110,7 +140,7 @@ class Subscriber:
     @property
     def healthy(self) -> bool:
         """Whether every thread that serves somebody is there."""
-        return self._streams is not None and self._streams.running
+        return self._engine.running and self._streams is not None and self._streams.running
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
@@ -148,14 +178,27 @@ class Subscriber:
         if batch_id is not None:
             self._forgotten_batch_id = max(batch_id, self._forgotten_batch_id or 0)
 
-    def register(self, client_url: str) -> bool:
-        """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
+    def register(self, client_url: str, token: str) -> bool:
+        """Give a client a slot; False where it had one.
+
+        Raises Full, NotYours, KafkaError where that cannot be kept, and PushError or OSError where the client is not
+        where it may be, or does not echo the challenge.
+        """
+        if self._owned(client_url, token):
+            return False
+        target = Target.parse(client_url)
+        within(RESOLVE_SECONDS, "resolve", lambda: self._policy.networks.check(target.host, resolve(target.host, 0)))
+        if self._settings.verify_clients:
+            if not self._registry.free_slots():
+                raise Full(f"all {self._settings.max_clients} slots are taken")
+            self._engine.verify(client_url, secrets.token_urlsafe())
         cursor = self._history.end
-        next_offsets = self._ends()
-        if not self._add(client_url, cursor, next_offsets):
+        position = Position(self._ends())
+        slot = self._add(client_url, cursor, position, _hash(token))
+        if slot is None:
             return False
         try:
-            self._store.save(Registration(client_url, next_offsets), wait=True)
+            self._save(client_url, slot, wait=True)
         except KafkaError:
             self._registry.remove(client_url)
             self._forget(client_url)  # it may have been kept all the same
@@ -163,9 +206,9 @@ class Subscriber:
         self._log.info("registered", client_url=client_url, available_slots=self._registry.free_slots())
         return True
 
-    def deregister(self, client_url: str) -> bool:
-        """Free a client's slot; False where it had none."""
-        if not self._registry.remove(client_url):
+    def deregister(self, client_url: str, token: str) -> bool:
+        """Free a client's slot; False where it had none. Raises NotYours."""
+        if not self._owned(client_url, token) or not self._registry.remove(client_url):
             return False
         self._forget(client_url)
         self._log.info("deregistered", client_url=client_url, available_slots=self._registry.free_slots())
@@ -188,15 +231,12 @@ class Subscriber:
 
     def save_positions(self) -> None:
         """Keep how far each client has come, where that changed."""
-        clients = self._registry.clients()
-        self._saved = {url: saved for url, saved in self._saved.items() if url in clients}
-        for client_url, client in clients.items():
-            next_offsets = client.next_offsets()
-            if next_offsets != self._saved.get(client_url):
-                self._saved[client_url] = next_offsets
-                self._store.save(Registration(client_url, next_offsets), wait=False)
-                if client_url not in self._registry.clients():
-                    self._forget(client_url)  # it left meanwhile, and would be back at the next start
+        slots = self._registry.clients()
+        with self._save_lock:
+            self._saved = {url: saved for url, saved in self._saved.items() if url in slots}
+        for client_url, slot in slots.items():
+            if slot.client.position != self._saved.get(client_url):
+                self._save(client_url, slot, wait=False)
 
     def drain(self, timeout_seconds: float) -> None:
         """Deliver what is on the topic, for at most `timeout_seconds`, and keep how far each client has come."""
@@ -204,13 +244,12 @@ class Subscriber:
         while time.monotonic() < deadline and self.run_once(poll_ms=200):
             pass
         clients = self._registry.clients()
-        while time.monotonic() < deadline and not all(client.drained() for client in clients.values()):
+        while time.monotonic() < deadline and not all(slot.client.drained() for slot in clients.values()):
             time.sleep(0.02)
-        behind = sorted(url for url, client in clients.items() if not client.drained())
+        behind = sorted(url for url, slot in clients.items() if not slot.client.drained())
         if behind:
             self._log.warning("stopping before these clients had all; the next start goes on there", clients=behind)
-        for client in clients.values():
-            client.close()
+        self._engine.close()
         if self._streams:
             self._streams.close(CLOSE_STREAMS_SECONDS)
         self.save_positions()
@@ -222,10 +261,21 @@ class Subscriber:
         ends = self._next_offsets
         # One beyond the end is of a topic that was replaced meanwhile.
         next_offsets = {p: offset for p, offset in registration.next_offsets.items() if offset <= ends.get(p, 0)}
+        merging = registration.merging
+        if merging and any(offset > ends.get(p, 0) for p, offset in merging.items()):
+            merging = None
+        if merging and any(next_offsets.get(p, 0) < min(start, merging.get(p, 0)) for p, start in starts.items()):
+            # Some of what was in the merged counts is not here, so they cannot be made again as they were; and some of
+            # them may have arrived, so their records must not be sent one by one.
+            starts = {p: max(start, merging.get(p, 0)) for p, start in starts.items()}
+            next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # Counted by offset, so the markers between transactions count as well.
-        skipped = sum(max(0, start - next_offsets.get(partition, start)) for partition, start in starts.items())
+        skipped = sum(
+            max(0, start - registration.next_offsets.get(partition, start)) for partition, start in starts.items()
+        )
+        position = Position(next_offsets, merging)
         try:
-            self._add(registration.client_url, self._history.start, next_offsets)
+            self._add(registration.client_url, self._history.start, position, registration.token_hash)
         except Full:
             self._log.warning("no slot left for a client of before", client_url=registration.client_url)
         else:
@@ -237,24 +287,44 @@ class Subscriber:
             ends = self._ends_reader.end_offsets(partitions(self.cluster_topic), timeout_ms=ENDS_TIMEOUT_MS)
         return {tp.partition: end for tp, end in ends.items()}
 
-    def _add(self, client_url: str, cursor: int, next_offsets: dict[int, int]) -> bool:
-        return self._registry.add(
-            client_url,
-            lambda: PushClient(
-                client_url,
-                self._history,
-                cursor,
-                next_offsets,
-                self._generation,
-                self._policy,
-                self.counters,
-                self._log,
-                self._evict,
-            ),
-        )
+    def _add(self, client_url: str, cursor: int, position: Position, token_hash: str) -> Slot | None:
+        """Start serving a client; None where it is served already. Raises Full."""
+        added: list[Slot] = []
+
+        def make() -> Slot:
+            client = self._engine.add(client_url, cursor, position, self._generation)
+            added.append(Slot(client, token_hash, lambda: self._engine.remove(client)))
+            return added[0]
+
+        return added[0] if self._registry.add(client_url, make) else None
+
+    def _owned(self, client_url: str, token: str) -> bool:
+        """Whether a client has a slot. Raises NotYours where it has, and its token is another one."""
+        slot = self._registry.get(client_url)
+        if slot and slot.token_hash and not secrets.compare_digest(slot.token_hash, _hash(token)):
+            raise NotYours
+        return slot is not None
+
+    def _save(self, client_url: str, slot: Slot, wait: bool) -> None:
+        """Keep how far a client has come. Raises KafkaError."""
+        with self._save_lock:  # so that a position is never followed by one from before it
+            position = slot.client.position
+            self._saved[client_url] = position
+            registration = Registration(client_url, position.next_offsets, position.merging, slot.token_hash)
+            saved = self._store.save(registration)
+            if self._registry.get(client_url) is not slot:
+                self._forget(client_url)  # it left meanwhile, and would be back at the next start
+        if wait:
+            saved()
+
+    def _keep(self, client_url: str, client: PushClient) -> None:
+        slot = self._registry.get(client_url)
+        if slot and slot.client is client:
+            self._save(client_url, slot, wait=True)
 
     def _evict(self, client_url: str, client: PushClient, reason: str) -> None:
-        if self._registry.remove(client_url, only=client):
+        slot = self._registry.get(client_url)
+        if slot and slot.client is client and self._registry.remove(client_url, only=slot):
             self._forget(client_url)
             self.counters.add("evicted")
             self._log.warning("evicted", client_url=client_url, reason=reason)
