@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"strconv"
 	"syscall"
-	"unsafe"
+
+	"benchmarks/poll"
 )
 
 // connection carries one request at a time.
@@ -16,32 +17,21 @@ type connection struct {
 	received []byte // of the answer, so far
 }
 
-const (
-	retryNanoseconds = 100e6
-	sysEpollPwait2   = 441 // waits by nanoseconds; epoll_wait's milliseconds would be a part of what is measured
-	edgeTriggered    = 1 << 31
-)
+const retryNanoseconds = 100e6
 
 func (g *generator) connect(c *connection) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	fd, err := g.poll.Dial(1, g.port)
 	check(err)
-	check(syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1))
 	*c = connection{fd: fd, received: c.received[:0]}
 	for len(g.connected) <= fd {
 		g.connected = append(g.connected, nil)
 	}
 	g.connected[fd] = c
-	if err := syscall.Connect(fd, &g.address); err != nil && err != syscall.EINPROGRESS {
-		g.lose(c)
-		return
-	}
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | edgeTriggered, Fd: int32(fd)}
-	check(syscall.EpollCtl(g.epoll, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
 func (g *generator) handle(c *connection, events uint32) {
 	if !c.open {
-		if events&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0 {
+		if events&poll.Failed != 0 {
 			g.lose(c)
 			return
 		}
@@ -51,7 +41,7 @@ func (g *generator) handle(c *connection, events uint32) {
 	if len(c.unsent) > 0 {
 		g.flush(c)
 	}
-	if events&(syscall.EPOLLIN|syscall.EPOLLRDHUP|syscall.EPOLLERR|syscall.EPOLLHUP) != 0 && c.open {
+	if events&poll.Readable != 0 && c.open {
 		g.read(c)
 	}
 }
@@ -84,7 +74,7 @@ func (g *generator) read(c *connection) {
 		room := cap(c.received) - len(c.received)
 		c.received = c.received[:len(c.received)+n]
 		if status, body, closes, whole := parse(c.received); whole {
-			g.out.answered(c.due, now(), status, body)
+			g.out.answered(c.due, poll.Now(), status, body)
 			c.due, c.received = 0, c.received[:0]
 			g.pending--
 			if closes || len(c.unsent) > 0 {
@@ -114,7 +104,7 @@ func (g *generator) lose(c *connection) {
 		}
 	}
 	c.open, c.due, c.unsent = false, 0, nil
-	g.retries = append(g.retries, retry{now() + retryNanoseconds, c})
+	g.retries = append(g.retries, retry{poll.Now() + retryNanoseconds, c})
 }
 
 // parse takes an answer with a Content-Length apart; whole is false while some of it is missing.
@@ -142,17 +132,4 @@ func parse(data []byte) (status int, body []byte, closes, whole bool) {
 	}
 	status, _ = strconv.Atoi(string(data[9:12]))
 	return status, data[end+4 : end+4+length], closes, true
-}
-
-func epollWait(epoll int, events []syscall.EpollEvent, timeout int64) int {
-	t := syscall.NsecToTimespec(timeout)
-	n, _, code := syscall.Syscall6(sysEpollPwait2, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)),
-		uintptr(unsafe.Pointer(&t)), 0, 0)
-	if code == syscall.EINTR {
-		return 0
-	}
-	if code != 0 {
-		check(code)
-	}
-	return int(n)
 }

@@ -16,24 +16,26 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"syscall"
 	"time"
+
+	"benchmarks/histogram"
+	"benchmarks/poll"
 )
 
 // Report is what the command prints. Whole run: what a topic is balanced against. Measured: after the warm-up.
 type Report struct {
-	Accepted   int64            `json:"accepted"`   // events answered 200, whole run
-	Unknown    int64            `json:"unknown"`    // events sent whose answer never came, whole run
-	Statuses   map[string]int64 `json:"statuses"`   // answers by status, whole run
-	Broken     int64            `json:"broken"`     // requests whose connection ended before the answer, whole run
-	Abandoned  int64            `json:"abandoned"`  // requests that found no free connection in time, whole run
-	Seconds    float64          `json:"seconds"`    // measured
-	Sent       float64          `json:"sent_rate"`  // requests per second, measured
-	Rate       float64          `json:"rate"`       // events answered 200 per second, measured
-	Latency    Summary          `json:"latency_ms"` // of requests answered 200, measured
-	Refusal    Summary          `json:"refusal_ms"` // of requests answered otherwise, measured
-	CPUSeconds float64          `json:"cpu_seconds"`
-	Timeline   []Second         `json:"timeline"` // whole run
+	Accepted   int64             `json:"accepted"`   // events answered 200, whole run
+	Unknown    int64             `json:"unknown"`    // events sent whose answer never came, whole run
+	Statuses   map[string]int64  `json:"statuses"`   // answers by status, whole run
+	Broken     int64             `json:"broken"`     // requests whose connection ended before the answer, whole run
+	Abandoned  int64             `json:"abandoned"`  // requests that found no free connection in time, whole run
+	Seconds    float64           `json:"seconds"`    // measured
+	Sent       float64           `json:"sent_rate"`  // requests per second, measured
+	Rate       float64           `json:"rate"`       // events answered 200 per second, measured
+	Latency    histogram.Summary `json:"latency_ms"` // of requests answered 200, measured
+	Refusal    histogram.Summary `json:"refusal_ms"` // of requests answered otherwise, measured
+	CPUSeconds float64           `json:"cpu_seconds"`
+	Timeline   []Second          `json:"timeline"` // whole run
 }
 
 // Second is one second of the run.
@@ -50,8 +52,8 @@ type generator struct {
 	batch     int64 // events in a request
 	next      int   // request to send
 	pending   int   // connections with a request under way
-	address   syscall.SockaddrInet4
-	epoll     int
+	port      int
+	poll      *poll.Poll
 	retries   []retry
 }
 
@@ -74,15 +76,15 @@ func main() {
 	runtime.GOMAXPROCS(1)
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
-	epoll, err := syscall.EpollCreate1(0)
+	p, err := poll.New()
 	check(err)
 	g := &generator{
 		requests: encodeRequests(*batch, *ndjson),
 		batch:    max(int64(*batch), 1),
-		address:  syscall.SockaddrInet4{Port: *port, Addr: [4]byte{127, 0, 0, 1}},
-		epoll:    epoll,
+		port:     *port,
+		poll:     p,
 	}
-	begin := now()
+	begin := poll.Now()
 	g.out = newOutput(begin, int64(*warm*1e9), int64(*seconds*1e9), g.batch)
 	for range *connections {
 		g.connect(&connection{})
@@ -97,7 +99,7 @@ func main() {
 }
 
 func (g *generator) closedLoop() {
-	for t := now(); t < g.out.end; t = now() {
+	for t := poll.Now(); t < g.out.end; t = poll.Now() {
 		for len(g.idle) > 0 {
 			g.send(t)
 		}
@@ -107,7 +109,7 @@ func (g *generator) closedLoop() {
 
 func (g *generator) openLoop(begin int64, rate float64, patience int64) {
 	due := func(number int64) int64 { return begin + int64(float64(number)/rate*1e9) }
-	for number, t := int64(0), now(); due(number) < g.out.end; t = now() {
+	for number, t := int64(0), poll.Now(); due(number) < g.out.end; t = poll.Now() {
 		for ; due(number) < min(t-patience, g.out.end); number++ {
 			g.out.abandoned++
 		}
@@ -115,7 +117,7 @@ func (g *generator) openLoop(begin int64, rate float64, patience int64) {
 			g.send(due(number))
 		}
 		if len(g.idle) > 0 {
-			g.wait(max(due(number)-now(), 0))
+			g.wait(max(due(number)-poll.Now(), 0))
 		} else {
 			g.wait(100e6)
 		}
@@ -124,7 +126,7 @@ func (g *generator) openLoop(begin int64, rate float64, patience int64) {
 
 // drain waits for answers to what was sent, at most so many nanoseconds.
 func (g *generator) drain(timeout int64) {
-	for deadline := now() + timeout; g.pending > 0 && now() < deadline; {
+	for deadline := poll.Now() + timeout; g.pending > 0 && poll.Now() < deadline; {
 		g.wait(100e6)
 	}
 }
@@ -140,26 +142,20 @@ func (g *generator) send(due int64) {
 	c.due, c.unsent = due, g.requests[g.next]
 	g.next = (g.next + 1) % len(g.requests)
 	g.pending++
-	g.out.sent(now())
+	g.out.sent(poll.Now())
 	g.flush(c)
 }
 
 // wait handles what happens on the connections; returns at once when anything did, else after `timeout` nanoseconds.
 func (g *generator) wait(timeout int64) {
-	for len(g.retries) > 0 && g.retries[0].at <= now() {
+	for len(g.retries) > 0 && g.retries[0].at <= poll.Now() {
 		g.connect(g.retries[0].c)
 		g.retries = g.retries[1:]
 	}
-	var events [256]syscall.EpollEvent
-	for _, event := range events[:epollWait(g.epoll, events[:], timeout)] {
+	for _, event := range g.poll.Wait(timeout) {
 		g.handle(g.connected[event.Fd], event.Events)
 	}
 }
-
-var started = time.Now()
-
-// now is nanoseconds of the monotonic clock, never 0.
-func now() int64 { return int64(time.Since(started)) + 1 }
 
 func check(err error) {
 	if err != nil {

@@ -2,9 +2,10 @@ package main
 
 import (
 	"bytes"
-	"math/bits"
 	"strconv"
-	"syscall"
+
+	"benchmarks/histogram"
+	"benchmarks/poll"
 )
 
 // output counts what happens to requests. All times are nanoseconds of the monotonic clock.
@@ -14,7 +15,7 @@ type output struct {
 	accepted, broken, abandoned int64
 	statuses                    map[int]int64
 	sentMeasured, okMeasured    int64
-	latency, refusal            histogram
+	latency, refusal            histogram.Histogram
 	timeline                    []Second
 }
 
@@ -40,7 +41,7 @@ func (o *output) answered(due, at int64, status int, body []byte) {
 	if status != 200 {
 		second.Refused++
 		if measured {
-			o.refusal.add(at - due)
+			o.refusal.Add(at - due)
 		}
 		return
 	}
@@ -54,7 +55,7 @@ func (o *output) answered(due, at int64, status int, body []byte) {
 		o.okMeasured += events
 	}
 	if measured {
-		o.latency.add(at - due)
+		o.latency.Add(at - due)
 	}
 }
 
@@ -64,12 +65,12 @@ func (o *output) report(unanswered int) Report {
 	for status, n := range o.statuses {
 		statuses[strconv.Itoa(status)] = n
 	}
-	last := int((now() - o.begin) / 1e9)
+	last := int((poll.Now() - o.begin) / 1e9)
 	return Report{
 		Accepted: o.accepted, Unknown: (o.broken + int64(unanswered)) * o.batch, Statuses: statuses, Broken: o.broken,
 		Abandoned: o.abandoned, Seconds: seconds, Sent: float64(o.sentMeasured) / seconds,
-		Rate: float64(o.okMeasured) / seconds, Latency: o.latency.summary(), Refusal: o.refusal.summary(),
-		CPUSeconds: cpuSeconds(), Timeline: o.timeline[:min(last+1, len(o.timeline))],
+		Rate: float64(o.okMeasured) / seconds, Latency: o.latency.Summary(), Refusal: o.refusal.Summary(),
+		CPUSeconds: poll.CPUSeconds(), Timeline: o.timeline[:min(last+1, len(o.timeline))],
 	}
 }
 
@@ -83,50 +84,4 @@ func acceptedIn(body []byte) (n int64) {
 		n = 10*n + int64(digit-'0')
 	}
 	return n
-}
-
-// histogram counts durations in buckets at most 1.6 % wide.
-type histogram struct {
-	buckets [64 * 64]int64
-	n, max  int64
-}
-
-// Summary is a histogram's percentiles in milliseconds.
-type Summary struct {
-	N   int64   `json:"n"`
-	P50 float64 `json:"p50"`
-	P90 float64 `json:"p90"`
-	P99 float64 `json:"p99"`
-	Max float64 `json:"max"`
-}
-
-func (h *histogram) add(nanoseconds int64) {
-	nanoseconds = max(nanoseconds, 0)
-	h.n++
-	h.max = max(h.max, nanoseconds)
-	shift := max(bits.Len64(uint64(nanoseconds))-7, 0)
-	h.buckets[min(shift<<6+int(nanoseconds>>shift), len(h.buckets)-1)]++
-}
-
-// percentile is the upper end of the bucket that holds it, in milliseconds.
-func (h *histogram) percentile(percent float64) float64 {
-	rank := int64(float64(h.n) * percent / 100)
-	for bucket, n := range h.buckets {
-		if rank -= n; rank < 0 {
-			shift := max(bucket>>6-1, 0)
-			upper := int64(bucket-shift<<6+1) << shift
-			return float64(min(upper, h.max)) / 1e6
-		}
-	}
-	return float64(h.max) / 1e6
-}
-
-func (h *histogram) summary() Summary {
-	return Summary{h.n, h.percentile(50), h.percentile(90), h.percentile(99), float64(h.max) / 1e6}
-}
-
-func cpuSeconds() float64 {
-	var usage syscall.Rusage
-	check(syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
-	return float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e9
 }
