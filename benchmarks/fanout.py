@@ -100,8 +100,7 @@ def watch(name: str, broker: Broker, **options: object) -> Report:
             said = subprocess.run(viewers, stdout=subprocess.PIPE, check=True, timeout=400)
             now = cpu_seconds(server)
             if name == "ours":
-                said_by_server = wait_until("the streams are gone", lambda: status_without_streams(broker), 30)
-                print(f"  ours, when all have left: {said_by_server}", flush=True)
+                print(f"  ours, when all have left: {status_without_streams(broker)}", flush=True)
         finally:
             stop.set()
             sampling.join()
@@ -112,11 +111,18 @@ def watch(name: str, broker: Broker, **options: object) -> Report:
 
 
 def status_without_streams(broker: Broker) -> str:
-    """What our subscriber says of itself once no stream is open; "" while one is."""
-    port = int(broker.environment["SUBSCRIBER_BASE_PORT"]) + 1
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
-        status = json.load(answer)
-    return "" if status["streams"] else json.dumps(status)
+    """What our subscriber says of itself once no stream is open, or that it does not get there."""
+    url = f"http://127.0.0.1:{int(broker.environment['SUBSCRIBER_BASE_PORT']) + 1}/status"
+
+    def status() -> dict[str, Any]:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return {} if found["streams"] else found
+
+    try:
+        return json.dumps(wait_until("the streams are gone", status, 30))
+    except (AssertionError, OSError) as error:
+        return f"GET {url}: {error}"
 
 
 def troubles(report: Report) -> str:
@@ -150,7 +156,8 @@ def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespac
             found[name].append(report)
             print(
                 f"  round {number + 1}, {name}, {report['viewers']} viewers: {report['deliveries']:,.0f} deliveries/s, "
-                f"{report['batches'] / report['seconds']:.1f} batches/s, CPU: viewers {report['cpu_seconds']:.0f} s, server "
+                f"{report['batches'] / report['seconds']:.1f} batches/s, viewers {report['cpu_seconds']:.0f} s CPU, "
+                f"server "
                 f"{1e6 * report['cpu'] / (report['deliveries'] * report['seconds']):.1f} µs a delivery, "
                 f"{per_connection_kb(report):.1f} KB a connection; {troubles(report)}", flush=True,
             )  # fmt: skip
