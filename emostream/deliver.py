@@ -356,10 +356,12 @@ def run(settings: Settings) -> int:
         subscriber.start(stop)
         subscriber.open_streams(stream_listener)
         app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
-        server = waitress.create_server(app, sockets=[listener], threads=4)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
+        # Not select, its default: that knows no descriptor above 1023, and streams take thousands.
+        server = waitress.create_server(app, sockets=[listener], threads=4, asyncore_use_poll=True)
+        http = threading.Thread(target=server.run, name="http", daemon=True)
+        http.start()
         log.info("listening", address=settings.bind_host, port=port, stream_port=stream_port)
-        _follow(subscriber, Heartbeat(settings, name), stop)
+        _follow(subscriber, http, Heartbeat(settings, name), stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
@@ -372,11 +374,11 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _follow(subscriber: Subscriber, heartbeat: Heartbeat, stop: StopFlag) -> None:
+def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat, stop: StopFlag) -> None:
     save_due = 0.0
     while not stop.requested:
         subscriber.run_once()
-        if not subscriber.healthy:
+        if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
         heartbeat.beat()
         subscriber.counters.log_if_due()
