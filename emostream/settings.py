@@ -109,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         except ValueError:
             decoded = b""
         if self.push_secret and (name or not 24 <= len(decoded) <= 64):
-            raise SettingError("PUSH_SECRET: expected whsec_ and 24 to 64 bytes in base64")
+            raise SettingError("PUSH_SECRET=...: expected whsec_ and 24 to 64 bytes in base64")
         return decoded
 
     def required_cluster_topic(self) -> str:
