@@ -13,6 +13,9 @@ from urllib.parse import quote
 from emostream.history import Record
 from emostream.records import Count, encode, parse_whole_count
 
+# More than there are; a bound all the same, where any text may be tapped.
+MAX_EMOJIS = 10_000
+
 Offsets = Mapping[int, int]
 
 
@@ -66,11 +69,14 @@ class Waiting:
         """How many are in it."""
         return sum(found.records for found in self._sums.values())
 
-    def add(self, record: Record) -> None:
-        """Add a record; those of a partition come in their order."""
+    def add(self, record: Record) -> bool:
+        """Add a record; those of a partition come in their order. False where there is no room for another emoji."""
         self.end[record.partition] = record.offset + 1
         count = parse_whole_count(record.value)
+        if count.emoji not in self._sums and len(self._sums) >= MAX_EMOJIS:
+            return False
         self._sums.setdefault(count.emoji, Sum()).add(count)
+        return True
 
     def pushes(self, topic: str) -> list[Push]:
         """One for each emoji."""

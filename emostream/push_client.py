@@ -196,7 +196,8 @@ class PushClient:
         if self._waiting is None:
             self._waiting = Waiting(self._taken)
         while record := self._next_record():
-            self._waiting.add(record)
+            if not self._waiting.add(record):
+                self._engine.counters.add("dropped")
             self._take(record)
 
     async def _freeze(self, waiting: Waiting) -> None:

@@ -16,8 +16,8 @@ import pytest
 from kafka.errors import KafkaError
 from standardwebhooks import Webhook
 
+from emostream import merged, push_http
 from emostream import push_client as push
-from emostream import push_http
 from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
 from emostream.push import PushEngine
@@ -449,9 +449,9 @@ def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_n
         ours.wait_for_end()
         history.append([counted(101, "🔥")], now_ms=time.time() * 1000)
         ours.wait_for_end()
-        single, *merged, later = [json.loads(asked.body) for asked in server.asked[-4:]]
+        single, *sums, later = [json.loads(asked.body) for asked in server.asked[-4:]]
         assert single == {"emoji": "🔥", "count": 1, "batch_id": 0, "events": 10, "first_accepted_ms": 0}
-        assert merged == [
+        assert sums == [
             {"emoji": "👏", "count": 50, "events": 500, "merged": 50, "batch_id": 99, "first_accepted_ms": 1},
             {"emoji": "🔥", "count": 50, "events": 500, "merged": 50, "batch_id": 100, "first_accepted_ms": 2},
         ]
@@ -469,6 +469,14 @@ def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
     with served as server, pushing(server.url, history, merge_after_seconds=0.05) as ours:
         ours.wait_for_end()
         assert json.loads(server.asked[-1].body) == {"emoji": "x", "count": 2, "merged": 2, "batch_id": 2}
+
+
+def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged, "MAX_EMOJIS", 2)
+    history = history_of(*(counted(n, "abc"[n % 3]) for n in range(9)))
+    with http_server(answers()) as server, pushing(server.url, history, merge_after_seconds=0.0) as ours:
+        ours.wait_for_end()
+        assert ours.counters.snapshot() == {"delivered": 2, "merged": 4, "dropped": 3}
 
 
 def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_successor() -> None:
