@@ -20,10 +20,11 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "broker": {"settings", "runtime"},
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION
-    | {"deliver_http", "registry", "history", "addresses", "push", "push_client", "push_http"}
+    | {"deliver_http", "registry", "follow", "history", "addresses", "push", "push_client", "push_http"}
     | {"batches", "stream", "stream_http"},
     "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http"},
     "registry": FOUNDATION,
+    "follow": FOUNDATION | {"history"},
     "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
     "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http"},
     "push_http": set(),
