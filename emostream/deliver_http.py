@@ -11,8 +11,10 @@ from kafka.errors import KafkaError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from emostream.push_http import PushError, Target
 from emostream.records import InvalidRecord
-from emostream.registry import Full
+from emostream.registry import Full, NotYours
+from emostream.runtime import StepTimeout
 from emostream.settings import REGISTRY_TOPIC
 from emostream.stream_http import PATH, Cors
 
@@ -23,18 +25,23 @@ MAX_URL_CHARACTERS = 2048
 class Subscriber(Protocol):
     """What the interface is to."""
 
-    def register(self, client_url: str) -> bool:
-        """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
+    def register(self, client_url: str, token: str) -> bool:
+        """Give a client a slot; False where it had one.
 
-    def deregister(self, client_url: str) -> bool:
-        """Free a client's slot; False where it had none."""
+        Raises Full, NotYours, KafkaError where that cannot be kept, and PushError or OSError where the client is not
+        where it may be, or does not echo the challenge.
+        """
+
+    def deregister(self, client_url: str, token: str) -> bool:
+        """Free a client's slot; False where it had none. Raises NotYours."""
 
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
 
 
-class _ClientUrl(msgspec.Struct):
+class _Registration(msgspec.Struct):
     client_url: str
+    token: str = ""
 
 
 def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
@@ -49,19 +56,21 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
 
     @app.post("/register")
     def register() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
+        client_url, token = _registration(request.get_data())
         try:
-            added = subscriber.register(client_url)
+            added = subscriber.register(client_url, token)
         except Full as error:
             return jsonify(error=f"no slot is free: {error}"), 503
         except KafkaError as error:
             return jsonify(error=f"the broker did not keep the registration in {REGISTRY_TOPIC} ({error})"), 503
+        except (PushError, OSError, StepTimeout) as error:
+            return jsonify(error=f"client_url: {error}"), 400
         return jsonify(status="registered" if added else "already_registered", client_url=client_url), 200
 
     @app.post("/deregister")
     def deregister() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
-        found = subscriber.deregister(client_url)
+        client_url, token = _registration(request.get_data())
+        found = subscriber.deregister(client_url, token)
         return jsonify(status="deregistered" if found else "not_found", client_url=client_url), 200 if found else 404
 
     @app.get(PATH)
@@ -76,6 +85,10 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
             answer.headers.add(*header.split(": ", 1))
         return answer
 
+    @app.errorhandler(NotYours)
+    def refuse_token(_: NotYours) -> tuple[Response, int]:
+        return jsonify(error="expected the token that this client_url was registered with"), 403
+
     @app.errorhandler(InvalidRecord)
     def refuse(error: InvalidRecord) -> tuple[Response, int]:
         return jsonify(error=str(error)), 400
@@ -87,14 +100,17 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
     return app
 
 
-def _client_url(body: bytes) -> str:
-    """The client_url in a request body. Raises InvalidRecord."""
+def _registration(body: bytes) -> tuple[str, str]:
+    """The client_url and the token (or "") in a request body. Raises InvalidRecord."""
     try:
-        url = msgspec.json.decode(body, type=_ClientUrl).client_url
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        found = msgspec.json.decode(body, type=_Registration)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
-    if not valid or len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
+    url = found.client_url
+    if len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
         raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
-    return url
+    try:
+        Target.parse(url)
+    except ValueError as error:
+        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} ({error})") from None
+    return url, found.token

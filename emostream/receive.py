@@ -20,7 +20,7 @@ import waitress
 from flask import Flask, Response, request
 
 from emostream.directory import Listed, ask_app, ask_each
-from emostream.records import InvalidRecord, parse_count
+from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
 from emostream.runtime import StopFlag, bound_socket, stop_on_signals
 from emostream.settings import SEED_EMOJIS, Settings
 from emostream.watch import Watcher
@@ -179,7 +179,10 @@ class Membership:
 
 
 def create_app(stream: Stream, membership: Membership) -> Flask:
-    """POST / takes one record: 204, also for a repeat; 400 for what is none; 410 from a subscriber that was left."""
+    """POST / takes one record: 204, also for a repeat; 400 for what is none; 410 from a subscriber that was left.
+
+    A challenge is echoed.
+    """
     app = Flask("emostream.receive")
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
 
@@ -188,6 +191,8 @@ def create_app(stream: Stream, membership: Membership) -> Flask:
         sender = request.headers.get("Subscriber")
         if sender and membership.identity and sender != membership.identity:
             return Response("registered with another subscriber", status=410)
+        if challenge := parse_challenge(request.get_data()):
+            return Response(encode({"challenge": challenge}), mimetype="application/json")
         try:
             stream.show(request.headers.get("Idempotency-Key"), request.get_data())
         except InvalidRecord as error:

@@ -74,6 +74,12 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     batched_ms: int | None = None
 
 
+class _Challenge(msgspec.Struct, gc=False):
+    """What a subscriber with VERIFY_CLIENTS=1 wants to have echoed."""
+
+    challenge: str
+
+
 class _PlainCount(msgspec.Struct, gc=False):
     """What every reader needs of a count; all other keys ride along unread."""
 
@@ -91,6 +97,7 @@ _counts_decoder = msgspec.json.Decoder(_PlainBatch)
 _request_decoder = msgspec.json.Decoder(Request)
 _merged_decoder = msgspec.json.Decoder(MergedRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_challenge_decoder = msgspec.json.Decoder(_Challenge)
 _count_decoder = msgspec.json.Decoder(_PlainCount)
 _whole_count_decoder = msgspec.json.Decoder(Count)
 _encoder = msgspec.json.Encoder()
@@ -169,6 +176,14 @@ def parse_whole_count(value: bytes) -> Count:
         return _whole_count_decoder.decode(value)
     except msgspec.ValidationError:
         return Count(emoji, count)
+
+
+def parse_challenge(body: bytes) -> str | None:
+    """The challenge in a POST to a client; None where it is something else."""
+    try:
+        return _challenge_decoder.decode(body).challenge
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:

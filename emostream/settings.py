@@ -8,6 +8,7 @@ The only reader of configuration. As a command it prints settings for shell scri
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import os
@@ -80,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
+    client_networks: Annotated[str, Meta(min_length=1)]
+    verify_clients: Literal[0, 1]
+    push_secret: str
     port: TcpPort
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
@@ -121,6 +125,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def trusted_networks(self) -> tuple[Network, ...]:
         """What TRUSTED_PROXIES lists. Raises ValueError."""
         return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+
+    @property
+    def push_key(self) -> bytes:
+        """The bytes of PUSH_SECRET; none where it is not set. Raises SettingError."""
+        name, _, key = self.push_secret.partition("whsec_")
+        try:
+            decoded = base64.b64decode(key, validate=True)
+        except ValueError:
+            decoded = b""
+        if self.push_secret and (name or not 24 <= len(decoded) <= 64):
+            raise SettingError("PUSH_SECRET=...: expected whsec_ and 24 to 64 bytes in base64")
+        return decoded
 
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC; raises SettingError where it was not given."""
@@ -173,6 +189,12 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         raise SettingError(_sentence(str(error), values)) from None
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two topics of their own, got {settings.topics[:2]}")
+    settings.push_key  # noqa: B018 - raises where it cannot be used
+    try:
+        for network in settings.client_networks.split(","):
+            ipaddress.ip_network(network)
+    except ValueError as error:
+        raise SettingError(f"CLIENT_NETWORKS={settings.client_networks!r}: expected networks ({error})") from None
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise SettingError(
             f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"

@@ -95,7 +95,7 @@ class StreamServer:
         tcp = {
             socket.TCP_NODELAY: 1,
             TCP_NOTSENT_LOWAT: UNSENT_BYTES,
-            socket.TCP_USER_TIMEOUT: round(STALLED_SECONDS * 1000),  # a peer that vanished without a word
+            socket.TCP_USER_TIMEOUT: round(STALLED_SECONDS * 1000) + 5_000,  # a host that vanished without a word
         }
         for option, value in tcp.items():  # inherited by the connections
             self._listener.setsockopt(socket.IPPROTO_TCP, option, value)

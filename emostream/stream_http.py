@@ -40,6 +40,8 @@ class Request:
         self._bytes += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return  # complete: whoever offers another protocol gets this one
         except httptools.HttpParserError as error:
             if not self.complete:
                 raise Refusal(HTTPStatus.BAD_REQUEST, f"expected GET {PATH} by HTTP ({error})") from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Broker, Script, call, free_port_block, listening, script, wait_until
+from tests.harness import Broker, Script, call, free_port_block, http_client, listening, script, wait_until
 
 CLUSTER = "cluster2-emoji-topic"
 
@@ -83,6 +85,21 @@ def test_curl_gets_one_event_per_micro_batch_through_the_subscribers_own_port(em
             for event in viewer.events:
                 counts = sorted(event["counts"], key=lambda count: str(count["emoji"]))
                 assert counts == [{"emoji": emoji, "count": 1, "events": 10} for emoji in ("👏", "🔥", "😊")]
+
+
+def test_with_more_streams_than_select_has_room_for_clients_are_answered_still(empty_topics: Broker) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    base = free_port_block(2)
+    with running(empty_topics, base), ExitStack() as streams:
+        for _ in range(1100):
+            connection = streams.enter_context(socket.create_connection(("127.0.0.1", base + 1), timeout=10))
+            connection.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until("1,100 streams", lambda: call(f"http://127.0.0.1:{base}/status")[1]["streams"] == 1100)
+        with http_client() as client:
+            assert call(f"http://127.0.0.1:{base}/register", {"client_url": client.url})[0] == 200
+            empty_topics.produce(CLUSTER, batch(1, "🔥"))
+            wait_until("the client has it", lambda: client.received)
 
 
 def test_a_viewer_goes_on_after_kill_9_of_the_subscriber_without_a_gap_or_a_repeat(empty_topics: Broker) -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emostream.deliver_http import MAX_BODY_BYTES, create_app
-from emostream.registry import Registry
+from emostream.registry import NotYours, Registry
 from emostream.stream_http import Cors
 from tests.unit.support import json_values
 
@@ -28,12 +28,21 @@ class FakeSubscriber:
 
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
+        self._tokens: dict[str, str] = {}
 
-    def register(self, client_url: str) -> bool:
-        return self._registry.add(client_url, FakeClient)
+    def register(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
+        added = self._registry.add(client_url, FakeClient)
+        self._tokens[client_url] = token
+        return added
 
-    def deregister(self, client_url: str) -> bool:
+    def deregister(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
         return self._registry.remove(client_url)
+
+    def _check(self, client_url: str, token: str) -> None:
+        if self._registry.get(client_url) and self._tokens[client_url] not in ("", token):
+            raise NotYours
 
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
@@ -58,6 +67,16 @@ def test_a_client_registers_once_and_deregisters_once_in_the_words_of_the_contra
     assert client.get("/status").json == {"available_slots": 2}
 
 
+def test_a_registration_with_a_token_ends_only_with_it() -> None:
+    client = http()
+    ours, theirs = ({"client_url": URL, "token": token} for token in ("ours", "theirs"))
+    assert client.post("/register", json=ours).status_code == 200
+    for call, body in (("/register", theirs), ("/deregister", theirs), ("/deregister", {"client_url": URL})):
+        answer = client.post(call, json=body)
+        assert (answer.status_code, list(answer.json or {})) == (403, ["error"])
+    assert client.post("/deregister", json=ours).json == {"status": "deregistered", "client_url": URL}
+
+
 def test_a_full_subscriber_answers_503() -> None:
     status, answer = ask(http(capacity=0), "/register")
     assert (status, list(answer)) == (503, ["error"])
@@ -66,7 +85,8 @@ def test_a_full_subscriber_answers_503() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "x", "ftp://h/", "http://", "http:///x", "http://h:99999/", "http://h:0/", "http://h:x/", "http://[/", "//h/",
-     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd"],
+     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd",
+     "http://user@h/", "http://user:secret@h/", "http://" + "a" * 64 + "/", "http://a..b/"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_client_is_a_400_that_says_what_was_expected(url: str) -> None:
     status, answer = ask(http(), "/register", url)

@@ -32,10 +32,17 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "aggregate": FOUNDATION | {"counting"},
     "counting": FOUNDATION,
     # Deliver is one stage in several rooms.
-    "deliver": FOUNDATION | {"registry", "push", "history", "batches", "stream", "stream_http", "deliver_http"},
-    "deliver_http": FOUNDATION | {"registry", "stream_http"},
+    "deliver": FOUNDATION
+    | {"deliver_http", "registry", "follow", "history", "addresses", "push", "push_client", "push_http"}
+    | {"batches", "stream", "stream_http"},
+    "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http"},
     "registry": FOUNDATION,
-    "push": FOUNDATION | {"history"},
+    "follow": FOUNDATION | {"history"},
+    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
+    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http"},
+    "push_http": set(),
+    "merged": {"records", "history"},
+    "addresses": set(),
     "history": set(),
     "batches": FOUNDATION | {"history"},
     "stream": FOUNDATION | {"history", "batches", "stream_http"},

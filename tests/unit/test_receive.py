@@ -96,6 +96,13 @@ def test_a_push_that_is_no_count_is_a_400() -> None:
     assert out.getvalue() == ""
 
 
+def test_a_challenge_is_echoed_and_not_shown() -> None:
+    client, out = client_app()
+    assert client.post("/", data=b'{"challenge": "abc"}').json == {"challenge": "abc"}
+    assert client.post("/", data=b'{"challenge": 5}').status_code == 400
+    assert out.getvalue() == ""
+
+
 def test_a_stranger_is_told_that_it_may_go() -> None:
     client, out = client_app(identity="cluster1-emoji-topic/1")
     assert client.post("/", data=COUNT, headers={"Subscriber": "cluster2-emoji-topic/1"}).status_code == 410

@@ -57,6 +57,14 @@ def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092\n"),
         ("DATA_DIR", ""),
+        ("CORS_ORIGINS", "https://a.example/"),
+        ("CORS_ORIGINS", "https://a.example, https://b.example"),
+        ("CLIENT_NETWORKS", "everything"),
+        ("CLIENT_NETWORKS", "10.0.0.1/8"),
+        ("VERIFY_CLIENTS", "2"),
+        ("PUSH_SECRET", "whsec_c2hvcnQ="),
+        ("PUSH_SECRET", "secret"),
+        ("MAX_STREAMS", "-1"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str, value: str) -> None:
