@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,10 +189,16 @@ def test_many_slow_bodies_hold_up_nobody_and_end_with_408(app: str) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    [b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Content-Length: x\r\n\r\n", b"Content-Length: -1\r\n\r\n"],
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Content-Length: x\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: 80\r\n\r\n{",
+    ],
 )
 def test_a_body_that_cannot_be_read_is_a_4xx(app: str, rest: bytes) -> None:
     connection, _ = raw(app, rest)
+    connection.shutdown(socket.SHUT_WR)  # nothing follows, and the client still listens
     assert connection.recv(100).startswith(b"HTTP/1.1 4")
     connection.close()
 
@@ -205,6 +212,16 @@ def test_an_acknowledged_tap_is_on_the_broker_when_it_is_answered(empty_topics: 
         batch = [tap("batch")] * 100
         assert call(url_of(empty_topics) + "s", batch) == (200, {"status": "success", "accepted": 100, "rejected": []})
         assert len(empty_topics.read("emoji-topic")) == 105
+
+
+def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker) -> None:
+    with script(empty_topics.environment, "app.py", LINGER_MS=60_000, APP_WORKERS=1) as app:
+        serving(empty_topics, app)
+        # Not across a multiple of the linger, at which all would leave anyway.
+        wait_until("enough of the linger is left", lambda: time.time() % 60 < 40)
+        for _ in range(20):
+            assert call(url_of(empty_topics) + "s", [tap("many")] * 1000)[1]["accepted"] == 1000
+        wait_until("the first of them on the topic", lambda: users_on(empty_topics) == {"many"}, timeout_seconds=10)
 
 
 def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tmp_path: Path) -> None:
