@@ -57,6 +57,16 @@ def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092\n"),
         ("DATA_DIR", ""),
+        ("MAX_CONCURRENT_REQUESTS", "0"),
+        ("RATE_LIMIT_USER", "10"),
+        ("RATE_LIMIT_USER", "0/second"),
+        ("RATE_LIMIT_ADDRESS", "10/fortnight"),
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("TRUSTED_PROXIES", "proxy"),
+        ("EMOJIS", "😊,\x1b"),
+        ("EMOJIS", "😊," + "x" * 65),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str, value: str) -> None:
