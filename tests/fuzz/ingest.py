@@ -1,9 +1,10 @@
 """Send a running app requests of every bad kind, and see that it neither falls nor talks of its insides nor forgets.
 
-usage: python -m tests.fuzz.ingest [--cases 100000] [--seed 1] [--only NUMBER]
+usage: python -m tests.fuzz.ingest [--cases 100000] [--seed 1] [--slow 32] [--only NUMBER]
 
-Starts a broker and the app, in a directory of their own. Each case is one connection with one or more requests; --only
-shows what is sent and answered for one case. Ends with status 1 and the cases that found something.
+Starts a broker and the app, in a directory of their own. Each case is one connection with one or more requests; beside
+them, --slow connections begin a request and never end it. --only shows what is sent and answered for one case. Ends
+with status 1 and the cases that found something.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from pathlib import Path
 from tests.fuzz.cases import Case, case, good_request
 from tests.harness import Broker, environment_for, listening, running_broker, script, wait_until
 
-CONNECTIONS = 32
-QUIET_SECONDS = 0.15  # after this long without a byte nothing more is expected of a request that never ended
+CONNECTIONS = 64
+QUIET_SECONDS = 0.1  # after this long without a byte nothing more is expected of a request that never ended
 ANSWER_SECONDS = 10.0  # within which a whole request is answered
 CANARY_EVERY = 200
-SLOW_CONNECTIONS = 32
+SLOW = 32
 # What nobody outside should read. "Kafka" alone is part of the answer to a tap.
 INTERNALS = re.compile(
     rb'Traceback|File \\?"|\.py\b|site-packages|[Ww]erkzeug|[Ff]lask|msgspec|ciso8601|[Gg]ranian|kafka-python|'
@@ -177,13 +178,13 @@ def canary(port: int, user: str) -> Outcome:
 
 
 @contextmanager
-def slow_clients(port: int) -> Iterator[None]:
+def slow_clients(port: int, number: int) -> Iterator[None]:
     """Connections that begin a request and never end it, half of them in the head, half in the body."""
     whole = good_request("slow")
     held = []
-    for number in range(SLOW_CONNECTIONS):
+    for n in range(number):
         connection = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS)
-        connection.sendall(whole[: 40 if number % 2 else len(whole) - 5])
+        connection.sendall(whole[: 40 if n % 2 else len(whole) - 5])
         held.append(connection)
     try:
         yield
@@ -192,10 +193,10 @@ def slow_clients(port: int) -> Iterator[None]:
             connection.close()
 
 
-def fuzz(port: int, seed: int, numbers: range, batches: bool) -> Outcome:
+def fuzz(port: int, seed: int, numbers: range, batches: bool, slow: int) -> Outcome:
     """All these cases, CONNECTIONS at a time, beside slow clients."""
     total = Outcome()
-    with slow_clients(port), ThreadPoolExecutor(CONNECTIONS) as executor:
+    with slow_clients(port, slow), ThreadPoolExecutor(CONNECTIONS) as executor:
         for outcome in executor.map(lambda number: run_case(port, seed, number, batches), numbers):
             total.add(outcome)
     total.add(canary(port, f"canary-{seed}-last"))
@@ -230,12 +231,12 @@ def app_to_fuzz(broker: Broker, port: int) -> Iterator[tuple[bool, list[str]]]:
         troubles += [line for line in app.log.splitlines() if "Traceback" in line or "level=ERROR" in line]
 
 
-def run(broker: Broker, port: int, seed: int, numbers: range) -> Outcome:
+def run(broker: Broker, port: int, seed: int, numbers: range, slow: int = SLOW) -> Outcome:
     """Start the app, fuzz it, and balance what it took."""
     with app_to_fuzz(broker, port) as (batches, troubles):
         wait_until("the first tap is on the topic", lambda: broker.read("emoji-topic"))
         before = len(broker.read("emoji-topic"))
-        total = fuzz(port, seed, numbers, batches)
+        total = fuzz(port, seed, numbers, batches, slow)
         total.findings += balance(broker, total, before)
     total.findings += [f"in the app's log: {line}" for line in troubles]
     return total
@@ -246,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slow", type=int, default=SLOW)
     parser.add_argument("--only", type=int, metavar="NUMBER")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="emostream-fuzz-") as directory:
@@ -259,7 +261,7 @@ def main() -> None:
                     print(f"{sent}\n{received!r}")
                 return
             began = time.monotonic()
-            total = run(broker, port, args.seed, range(args.cases))
+            total = run(broker, port, args.seed, range(args.cases), args.slow)
     print(f"{total.cases} cases, seed {args.seed}, in {time.monotonic() - began:.0f} s; answers {dict(total.statuses)}")
     print(f"{total.accepted} events accepted, {len(total.taken)} of them known by name and on the topic once")
     print("\n".join(total.findings[:40]) or "nothing found")
