@@ -1,4 +1,4 @@
-"""The running app against its own /openapi.json: Schemathesis makes requests that it allows and others that it does not."""
+"""The running app against its own /openapi.json: Schemathesis sends what that allows, and what it does not."""
 
 from __future__ import annotations
 
