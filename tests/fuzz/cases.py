@@ -254,14 +254,17 @@ def mutated_batch(r: random.Random, user: str) -> Case:
     return Case("mutated batch", [head + b"\r\n\r\n" + changed])
 
 
-SINGLE: list[Bytes] = [
-    good, odd_body, odd_value, mutated_body, mutated_request, random_bytes, odd_head, odd_header, many_headers,
-    wrong_length, two_lengths, truncated, in_chunks, in_bad_chunks, pipelined, in_pieces,
+GOOD: list[Bytes] = [good, in_chunks, in_pieces, pipelined]
+BAD: list[Bytes] = [
+    odd_body, odd_value, mutated_body, mutated_request, random_bytes, odd_head, odd_header, many_headers,
+    wrong_length, two_lengths, truncated, in_bad_chunks,
 ]  # fmt: skip
-BATCHES: list[Bytes] = [batch, batch, mutated_batch, mutated_batch]
 
 
 def case(seed: int, number: int, batches: bool) -> Case:
     """The case of this number; `batches` says whether the app takes POST /send-emojis."""
     r = random.Random(f"{seed}-{number}")
-    return r.choice(SINGLE + BATCHES if batches else SINGLE)(r, f"fuzz-{seed}-{number}")
+    fine = [*GOOD, batch] if batches else GOOD
+    make = r.choice(fine + [*BAD, mutated_batch, mutated_batch] if batches else fine + BAD)
+    # Names apart: what is left of a bent one must not be mistaken for a good one.
+    return make(r, f"{'good' if make in fine else 'bent'}-{seed}-{number}")
