@@ -265,6 +265,6 @@ def case(seed: int, number: int, batches: bool) -> Case:
     """The case of this number; `batches` says whether the app takes POST /send-emojis."""
     r = random.Random(f"{seed}-{number}")
     fine = [*GOOD, batch] if batches else GOOD
-    make = r.choice(fine + [*BAD, mutated_batch, mutated_batch] if batches else fine + BAD)
+    make = r.choice([*fine, *BAD, *([mutated_batch] * 2 if batches else [])])
     # Names apart: what is left of a bent one must not be mistaken for a good one.
     return make(r, f"{'good' if make in fine else 'bent'}-{seed}-{number}")
