@@ -17,7 +17,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import socket
 import statistics
 import sys
@@ -29,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.machine import cpu_seconds, describe, field
 from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 
@@ -198,33 +198,6 @@ def measure_rest(settings: Settings, seconds: float) -> None:
     )
 
 
-def cpu_seconds(root: int) -> dict[int, float]:
-    """CPU seconds of a process and all its descendants, by pid."""
-    children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        pid = int(path.parent.name)
-        children.setdefault(int(fields[1]), []).append(pid)
-        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    found, queue = {}, [root]
-    while queue:
-        pid = queue.pop()
-        found[pid] = used[pid]
-        queue += children.get(pid, [])
-    return found
-
-
-def field(pid: int, file: str, name: str) -> str:
-    """The first number behind `name` in a file of /proc/<pid>."""
-    return next(
-        line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name)
-    )
-
-
 def main() -> None:
     """Entry point of the command in the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,10 +206,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     args = parser.parse_args()
     settings = load()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}"
-    )
+    print(describe())
     if args.what == "latency":
         measure_latency(settings, args.rate or 10, args.seconds or 60)
     elif args.what == "load":

@@ -238,6 +238,18 @@ class Broker:
         return [json.loads(record.value) for record in self.read(topic)]
 
 
+@contextmanager
+def running_broker(environment: dict[str, str]) -> Iterator[Broker]:
+    """A real broker with all topics, stopped at the end of the block."""
+    broker = Broker(environment)
+    broker.operate("emostream.operate", "start", "kafka")
+    try:
+        broker.replace_topics()
+        yield broker
+    finally:
+        broker.operate("emostream.operate", "stop")
+
+
 @dataclass
 class HttpClient:
     """A client as someone else would write it against the contract: an HTTP server that notes what is POSTed to it."""

@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Measure the app's ingest beside its peers, in one run, against one broker of this run's own.
+
+usage: .venv/bin/python benchmarks/ingest.py rates [--rounds 3] [--seconds 8] [--peers NAME,...]
+       .venv/bin/python benchmarks/ingest.py latency [--seconds 20] [--peers NAME,...]
+       .venv/bin/python benchmarks/ingest.py overload [--seconds 60] [--peers NAME,...]
+
+rates     closed loop, 64 kept-alive connections: accepted events/s, peers in turn, round after round. Ratios are of
+          ours (2 workers) to the peer, of the same round.
+latency   open loop at half of the rate that the same server has just reached.
+overload  open loop at 3 × that rate over 1,000 connections; then at half of it, to see it recover.
+
+Peers (PEERS below): Flask's development server, FastAPI + aiokafka, Go net/http + sarama, and ours by workers, ACK and
+events a request. Whatever was answered 200 is balanced against the topic's end offsets. Load generator, server and
+broker share the cores. Needs Go, and PyPI and the Go proxy the first time; everything lies in DATA_DIR/benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb
+from emostream.broker import consumer, partitions
+from emostream.settings import load
+from tests.harness import PROJECT_DIR, Broker, environment_for, running_broker, wait_until, with_children_gone
+
+DATA_DIR = load().data_path / "benchmarks"
+OURS = "ours-2"
+TAP = json.dumps({"user_id": "ready", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00+00:00"}).encode()
+Report = dict[str, Any]
+
+
+class LeftOut(Exception):
+    """A peer that cannot run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server to measure. `command` may hold {port}, {brokers}, {topic}, {bin}, {venv}; `load` is the generator's."""
+
+    what: str
+    command: tuple[str, ...]
+    settings: dict[str, str] = field(default_factory=dict)
+    load: tuple[str, ...] = ()
+    path: str = "/send-emoji"
+
+
+def ours(workers: int, ack: str = "buffer") -> Peer:
+    """Our app."""
+    settings = {"APP_WORKERS": str(workers), "ACK": ack}
+    return Peer(f"ours, {workers} worker{'s' * (workers > 1)}, ACK={ack}", (sys.executable, "app.py"), settings)
+
+
+def ours_in_batches(kind: str, *options: str) -> Peer:
+    """Our app, by POST /send-emojis."""
+    single = ours(2)
+    what = f"{single.what}, 1,000 events a request, {kind}"
+    return Peer(what, single.command, single.settings, ("-batch", "1000", *options), "/send-emojis")
+
+
+def python_peer(what: str, script: str) -> Peer:
+    """A peer in its own virtual environment."""
+    return Peer(what, ("{venv}/bin/python", str(BENCHMARKS_DIR / "peers" / script), "{port}", "{brokers}", "{topic}"))
+
+
+def go_peer(what: str, *options: str) -> Peer:
+    """The peer in Go."""
+    return Peer(what, ("{bin}/sarama", "-port", "{port}", "-brokers", "{brokers}", "-topic", "{topic}", *options))
+
+
+PEERS = {
+    OURS: ours(2),
+    "ours-1": ours(1),
+    "ours-2-broker": ours(2, "broker"),
+    "ours-1-broker": ours(1, "broker"),
+    "ours-batch": ours_in_batches("array"),
+    "ours-ndjson": ours_in_batches("NDJSON", "-ndjson"),
+    "flask": python_peer("Flask development server + kafka-python", "flask_dev.py"),
+    "fastapi": python_peer("FastAPI + aiokafka, 2 uvicorn workers", "fastapi_aiokafka.py"),
+    "go": go_peer("Go net/http + sarama"),
+    "go-idempotent": go_peer("Go net/http + sarama, idempotent", "-idempotent"),
+}
+
+
+class Bench:
+    """One broker, and one server at a time."""
+
+    def __init__(self, broker: Broker, bin_dir: Path, venv: Path) -> None:
+        self.broker, self.bin_dir, self.venv = broker, bin_dir, venv
+        self.port = int(broker.environment["APP_PORT"])
+        self.topic = load([], broker.environment).emoji_topic
+        self.accepted_at_start = 0
+
+    @contextmanager
+    def serving(self, peer: Peer) -> Iterator[int]:
+        """The server's pid, once it takes taps. Raises LeftOut."""
+        places = {
+            "port": self.port,
+            "brokers": self.broker.servers,
+            "topic": self.topic,
+            "bin": self.bin_dir,
+            "venv": self.venv,
+        }
+        command = [part.format(**places) for part in peer.command]
+        if not Path(command[0]).exists():
+            raise LeftOut(f"there is no {command[0]}")
+        self.offsets_at_start = self.offsets()
+        with (DATA_DIR / "servers.log").open("ab") as log:
+            server = subprocess.Popen(
+                command, cwd=PROJECT_DIR, env=self.broker.environment | peer.settings,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            status = wait_until("the server answers", lambda: self.answer(server, peer))
+            if status != 200:
+                raise LeftOut(f"POST {peer.path} is answered {status}")
+            self.ready_taps = 1
+            yield server.pid
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(15)
+            except subprocess.TimeoutExpired:
+                print(f"  {peer.what}: does not end at SIGTERM; killed", flush=True)
+            with_children_gone(server.pid)
+
+    def answer(self, server: subprocess.Popen[bytes], peer: Peer) -> int:
+        """The status that one tap is answered with; 0 while nobody listens."""
+        if server.poll() is not None:
+            raise LeftOut(f"it ended with {server.returncode}; see {DATA_DIR / 'servers.log'}")
+        body = b"[%s]" % TAP if peer.load else TAP
+        url = f"http://127.0.0.1:{self.port}{peer.path}"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code if error.code != 503 else 0
+        except OSError:
+            return 0
+
+    def offsets(self) -> int:
+        """How many records were ever written to the topic."""
+        reader = consumer(load([], self.broker.environment), None)
+        try:
+            return sum(reader.end_offsets(partitions(self.topic)).values())
+        finally:
+            reader.close()
+
+    def generate(self, peer: Peer, server: int, **options: object) -> Report:
+        """Run the load generator; its report, with what the server used: cpu (s), memory (MB at each second)."""
+        flags = [f"-{name}={value}" for name, value in options.items()]
+        used = cpu_seconds(server)
+        memory, stop = [resident_mb(server)], threading.Event()
+
+        def sample() -> None:
+            while not stop.wait(1.0):
+                memory.append(resident_mb(server))
+
+        sampling = threading.Thread(target=sample)
+        sampling.start()
+        command = [str(self.bin_dir / "load"), "-port", str(self.port), *peer.load, *flags]
+        try:
+            answered = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300)
+        finally:
+            stop.set()
+            sampling.join()
+        report: Report = json.loads(answered.stdout)
+        now = cpu_seconds(server)
+        report["cpu"] = sum(now[pid] - used.get(pid, 0.0) for pid in now)
+        report["memory"] = memory
+        return report
+
+    def balance(self, *reports: Report) -> str:
+        """Whether all that was accepted since the server started is on the topic, in words."""
+        accepted = sum(report["accepted"] for report in reports) + self.ready_taps
+        unknown = sum(report["unknown"] for report in reports)
+        deadline = time.monotonic() + 15
+        while (written := self.offsets() - self.offsets_at_start) < accepted and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if accepted <= written <= accepted + unknown:
+            return "all there" + f", {unknown} unanswered" * bool(unknown)
+        return f"MISSING {accepted - written} of {accepted}" if written < accepted else f"{written - accepted} MORE"
+
+
+def refusals(report: Report) -> str:
+    """What was not answered 200, in words."""
+    found = [f"{n} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
+    found += [f"{report[what]} {what}" for what in ("broken", "abandoned") if report[what]]
+    return ", ".join(found)
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Min / median / max."""
+    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+
+
+def measure_rates(bench: Bench, names: list[str], rounds: int, seconds: float) -> None:
+    """Print accepted events/s and ratios."""
+    rates: dict[str, dict[int, float]] = {name: {} for name in names}
+    costs: dict[str, list[str]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in list(rates):
+            try:
+                with bench.serving(PEERS[name]) as server:
+                    report = bench.generate(PEERS[name], server, seconds=seconds)
+                    balance = bench.balance(report)
+            except LeftOut as reason:
+                print(f"left out: {name}, {PEERS[name].what}: {reason}", flush=True)
+                del rates[name]
+                continue
+            rates[name][number] = report["rate"]
+            cost = 1e6 * report["cpu"] / max(report["accepted"], 1)
+            costs[name].append(f"{cost:.1f} µs CPU an event, {max(report['memory']):.0f} MB")
+            print(
+                f"  round {number + 1}, {PEERS[name].what}: {report['rate']:,.0f} events/s, {costs[name][-1]}, "
+                f"p99 {report['latency_ms']['p99']:.1f} ms; topic: {balance}; {refusals(report)}", flush=True,
+            )  # fmt: skip
+    print(f"\n{'':58} {'events/s, min / median / max':>30}   {OURS} ÷ it, min / median / max")
+    for name, found in rates.items():
+        shared = [
+            rates[OURS][number] / rate for number, rate in found.items() if number in rates.get(OURS, {}) and rate
+        ]
+        print(f"{PEERS[name].what:58} {spread(list(found.values())):>30}   {spread(shared, 2) if shared else ''}")
+
+
+def measure_latency(bench: Bench, names: list[str], _rounds: int, seconds: float) -> None:
+    """Print latencies at half of the top rate."""
+    for name in names:
+        peer = PEERS[name]
+        try:
+            with bench.serving(peer) as server:
+                top = bench.generate(peer, server, seconds=6)
+                half = top["rate"] / 2 / (1000 if peer.load else 1)
+                report = bench.generate(peer, server, seconds=seconds, rate=half)
+                balance = bench.balance(top, report)
+        except LeftOut as reason:
+            print(f"left out: {name}, {peer.what}: {reason}", flush=True)
+            continue
+        found = report["latency_ms"]
+        print(
+            f"{peer.what:58} top {top['rate']:,.0f} events/s; at {half:,.0f} requests/s: p50 {found['p50']:.1f} ms, "
+            f"p90 {found['p90']:.1f} ms, p99 {found['p99']:.1f} ms, max {found['max']:.0f} ms; topic: {balance}; "
+            f"{refusals(report)}", flush=True,
+        )  # fmt: skip
+
+
+def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: float) -> None:
+    """Print goodput, refusals, memory and recovery at 3 × the top rate."""
+    for name in names:
+        peer = PEERS[name]
+        try:
+            with bench.serving(peer) as server:
+                top = bench.generate(peer, server, seconds=8)
+                requests = top["rate"] / (1000 if peer.load else 1)
+                flood = bench.generate(
+                    peer, server, seconds=seconds, warm=0, rate=3 * requests, connections=1000, patience="1s"
+                )
+                after = bench.generate(peer, server, seconds=10, warm=0, rate=requests / 2)
+                balance = bench.balance(top, flood, after)
+        except LeftOut as reason:
+            print(f"left out: {name}, {peer.what}: {reason}", flush=True)
+            continue
+        by_second = [second["accepted"] for second in flood["timeline"][: int(seconds)]]
+        last_refusal = max((n + 1 for n, second in enumerate(after["timeline"]) if second["refused"]), default=0)
+        print(
+            f"{peer.what}: top {top['rate']:,.0f} events/s. {seconds:g} s at 3 × that, of which the generator sent "
+            f"{flood['sent_rate']:,.0f} requests/s: goodput {flood['rate']:,.0f} events/s = "
+            f"{flood['rate'] / top['rate']:.0%} of top (worst second {min(by_second):,}); {refusals(flood)}; "
+            f"200s after p50 {flood['latency_ms']['p50']:.0f}, p99 {flood['latency_ms']['p99']:.0f}, "
+            f"max {flood['latency_ms']['max']:.0f} ms; refusals after p50 {flood['refusal_ms']['p50']:.0f}, "
+            f"max {flood['refusal_ms']['max']:.0f} ms.\n"
+            f"  memory, MB, each 5 s: {', '.join(f'{mb:.0f}' for mb in flood['memory'][::5])}\n"
+            f"  then at half of top: last refusal in second {last_refusal}; p99 {after['latency_ms']['p99']:.0f} ms; "
+            f"{refusals(after)}; memory {after['memory'][-1]:.0f} MB\n"
+            f"  topic: {balance}; generator {flood['cpu_seconds']:.0f} s CPU, server {flood['cpu']:.0f} s", flush=True,
+        )  # fmt: skip
+
+
+def python_peers_environment() -> Path:
+    """A virtual environment with what the peers import; where it cannot be had they are left out."""
+    venv, wanted = DATA_DIR / "peers-venv", BENCHMARKS_DIR / "peers" / "requirements.txt"
+    stamp = venv / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        python = str(venv / "bin" / "python")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted)]
+        try:
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=120)
+            subprocess.run(pip, check=True, timeout=300)
+        except subprocess.SubprocessError as error:
+            print(f"left out: the peers in Python: {error}", flush=True)
+            return DATA_DIR / "none"
+        stamp.write_text(wanted.read_text())
+    return venv
+
+
+def main() -> None:
+    """Entry point of the command in the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    measures = {"rates": (measure_rates, 8.0), "latency": (measure_latency, 20.0), "overload": (measure_overload, 60.0)}
+    parser.add_argument("what", choices=measures)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--peers", help=f"comma-separated, of {', '.join(PEERS)}; default: all; for overload: {OURS}")
+    args = parser.parse_args()
+    names = args.peers.split(",") if args.peers else [OURS] if args.what == "overload" else list(PEERS)
+    if unknown := set(names) - set(PEERS):
+        parser.error(f"there is no peer {', '.join(sorted(unknown))}; expected some of {', '.join(PEERS)}")
+    build_go("load", DATA_DIR / "bin")
+    try:
+        build_go("peers/sarama", DATA_DIR / "bin")
+    except subprocess.SubprocessError as error:
+        print(f"left out: the peers in Go: {error}", flush=True)
+    venv = python_peers_environment()
+    print(f"{describe()}, {os.getloadavg()[0]:.1f} load before", flush=True)
+    with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
+        measure, seconds = measures[args.what]
+        measure(Bench(broker, DATA_DIR / "bin", venv), names, args.rounds, args.seconds or seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the benchmarks share: the machine's name, what processes cost, and programs in Go. Linux only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS_DIR = Path(__file__).resolve().parent
+
+
+def describe() -> str:
+    """The machine in one line, for the head of a table."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return (
+        f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GiB, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def tree(root: int) -> list[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # it has just ended
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found, queue = [], [root]
+    while queue:
+        pid = queue.pop()
+        found.append(pid)
+        queue += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(root: int) -> dict[int, float]:
+    """CPU seconds so far of a process and all its descendants, by pid."""
+    used = {}
+    for pid in tree(root):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def resident_mb(root: int) -> float:
+    """Resident memory of a process and all its descendants, in MB; pages that they share count for each."""
+    return sum(int(field(pid, "status", "VmRSS:")) for pid in tree(root)) / 1024
+
+
+def field(pid: int, file: str, name: str) -> str:
+    """The first number behind `name` in a file of /proc/<pid>."""
+    return next(
+        line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name)
+    )
+
+
+def build_go(package: str, bin_dir: Path) -> Path:
+    """Build a command of benchmarks/go.mod, for example "load"; ends the script where there is no Go."""
+    if not shutil.which("go"):
+        sys.exit("needs Go 1.26 or later (https://go.dev/dl), for the load generators and the peers in Go")
+    binary = bin_dir / Path(package).name
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["go", "build", "-o", binary, f"./{package}"], cwd=BENCHMARKS_DIR, check=True, timeout=600)
+    return binary
