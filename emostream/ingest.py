@@ -19,7 +19,9 @@ from granian.http import HTTP1Settings
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
+from emostream import pages
 from emostream.broker import BoundedProducer, wait_for_topics
+from emostream.directory import Directory
 from emostream.fastpath import FastPath
 from emostream.gate import preflight
 from emostream.intake import (
@@ -194,7 +196,9 @@ def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's type
     intake = Intake(settings, producer, counters)
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
     threading.Thread(target=_watch, args=(settings, producer, intake, log, parent_pid), name="watch").start()
-    return FastPath(intake, create_app(intake), settings.max_concurrent_requests, log)
+    app = create_app(intake)
+    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
+    return FastPath(intake, app, settings.max_concurrent_requests, log)
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:

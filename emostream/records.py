@@ -3,6 +3,7 @@
 request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; "count" too in POST /send-emojis
 event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; "count" too where it is more than one tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
+batch     {"batch_id", "counts": [{"emoji", "count", ...}]}   GET /stream of a subscriber
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     batched_ms: int | None = None
 
 
+class _Challenge(msgspec.Struct, gc=False):
+    """What a subscriber with VERIFY_CLIENTS=1 wants to have echoed."""
+
+    challenge: str
+
+
 class _PlainCount(msgspec.Struct, gc=False):
     """What every reader needs of a count; all other keys ride along unread."""
 
@@ -80,10 +87,19 @@ class _PlainCount(msgspec.Struct, gc=False):
     count: int
 
 
+class _PlainBatch(msgspec.Struct, gc=False):
+    """What a viewer needs of a stream's event."""
+
+    counts: list[_PlainCount]
+
+
+_counts_decoder = msgspec.json.Decoder(_PlainBatch)
 _request_decoder = msgspec.json.Decoder(Request)
 _merged_decoder = msgspec.json.Decoder(MergedRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_challenge_decoder = msgspec.json.Decoder(_Challenge)
 _count_decoder = msgspec.json.Decoder(_PlainCount)
+_whole_count_decoder = msgspec.json.Decoder(Count)
 _encoder = msgspec.json.Encoder()
 
 
@@ -134,11 +150,40 @@ def _event(request: Request, count: int = 1) -> Event:
 
 def parse_count(value: bytes | None) -> tuple[str, int]:
     """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
-    count: _PlainCount = _decode(_count_decoder, value or b"")
+    return _checked(_decode(_count_decoder, value or b""))
+
+
+def parse_batch(data: bytes) -> list[tuple[str, int]]:
+    """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
+    batch: _PlainBatch = _decode(_counts_decoder, data)
+    return [_checked(count) for count in batch.counts]
+
+
+def _checked(count: _PlainCount) -> tuple[str, int]:
     _check_text("emoji", count.emoji)
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")
     return count.emoji, count.count
+
+
+def parse_whole_count(value: bytes) -> Count:
+    """A count with its optional keys, which are None where one of them is not what it should be.
+
+    Raises InvalidRecord as parse_count does.
+    """
+    emoji, count = parse_count(value)
+    try:
+        return _whole_count_decoder.decode(value)
+    except msgspec.ValidationError:
+        return Count(emoji, count)
+
+
+def parse_challenge(body: bytes) -> str | None:
+    """The challenge in a POST to a client; None where it is something else."""
+    try:
+        return _challenge_decoder.decode(body).challenge
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:

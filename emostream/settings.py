@@ -8,6 +8,7 @@ The only reader of configuration. As a command it prints settings for shell scri
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import os
@@ -27,6 +28,8 @@ DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
 LOCAL_FILE = PROJECT_DIR / ".env"
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
+# What the seed's client sends, and the buttons of the viewer's page where nobody has chosen others.
+SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations; ours alone, no part of the contract.
 REGISTRY_TOPIC = "subscriber-registry"
 
@@ -55,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
+    cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
     ack: Literal["buffer", "broker"]
@@ -66,7 +70,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rate_limit_address: RateLimit
     trusted_proxies: str
     api_key: str
-    cors_origins: Origins
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
@@ -75,9 +78,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
+    max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
+    client_networks: Annotated[str, Meta(min_length=1)]
+    verify_clients: Literal[0, 1]
+    push_secret: str
     port: TcpPort
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
@@ -120,6 +128,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         """What TRUSTED_PROXIES lists. Raises ValueError."""
         return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
 
+    @property
+    def push_key(self) -> bytes:
+        """The bytes of PUSH_SECRET; none where it is not set. Raises SettingError."""
+        name, _, key = self.push_secret.partition("whsec_")
+        try:
+            decoded = base64.b64decode(key, validate=True)
+        except ValueError:
+            decoded = b""
+        if self.push_secret and (name or not 24 <= len(decoded) <= 64):
+            raise SettingError("PUSH_SECRET=...: expected whsec_ and 24 to 64 bytes in base64")
+        return decoded
+
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC; raises SettingError where it was not given."""
         if not self.cluster_topic:
@@ -129,6 +149,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
         """TCP port of a cluster's subscriber, which counts from 1."""
         return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
+        """TCP port of the event streams of a cluster's subscriber."""
+        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     @property
     def subscriber_ports(self) -> tuple[int, ...]:
@@ -167,6 +191,12 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         raise SettingError(_sentence(str(error), values)) from None
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two topics of their own, got {settings.topics[:2]}")
+    settings.push_key  # noqa: B018 - raises where it cannot be used
+    try:
+        for network in settings.client_networks.split(","):
+            ipaddress.ip_network(network)
+    except ValueError as error:
+        raise SettingError(f"CLIENT_NETWORKS={settings.client_networks!r}: expected networks ({error})") from None
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise SettingError(
             f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"

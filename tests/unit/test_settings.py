@@ -67,6 +67,14 @@ def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
         ("TRUSTED_PROXIES", "proxy"),
         ("EMOJIS", "😊,\x1b"),
         ("EMOJIS", "😊," + "x" * 65),
+        ("CORS_ORIGINS", "https://a.example/"),
+        ("CORS_ORIGINS", "https://a.example, https://b.example"),
+        ("CLIENT_NETWORKS", "everything"),
+        ("CLIENT_NETWORKS", "10.0.0.1/8"),
+        ("VERIFY_CLIENTS", "2"),
+        ("PUSH_SECRET", "whsec_c2hvcnQ="),
+        ("PUSH_SECRET", "secret"),
+        ("MAX_STREAMS", "-1"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str, value: str) -> None:
