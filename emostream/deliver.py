@@ -1,38 +1,64 @@
-"""One cluster's topic → every registered client, with the HTTP interface by which clients come and go."""
+"""One cluster's topic → every registered client and every event stream."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+import socket
 import threading
 import time
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import msgspec
 import waitress
-from flask import Flask, Response, jsonify, request
-from kafka import KafkaConsumer
 from kafka.errors import KafkaError
-from werkzeug.exceptions import HTTPException
 
-from emostream.broker import consumer, partitions, wait_for_topics
-from emostream.history import History, Record
-from emostream.push import PushClient, PushPolicy
-from emostream.records import InvalidRecord, parse_count
-from emostream.registry import Full, Registration, Registry, RegistryTopic
-from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.addresses import AllowedNetworks, resolve
+from emostream.batches import Batches
+from emostream.broker import wait_for_topics
+from emostream.deliver_http import create_app
+from emostream.follow import Follower
+from emostream.history import History
+from emostream.push import PushEngine
+from emostream.push_client import Position, PushClient, PushPolicy
+from emostream.push_http import Target
+from emostream.registry import Full, NotYours, Registration, Registry, RegistryTopic
+from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
+from emostream.stream import StreamServer, allow_descriptors
+from emostream.stream_http import Cors
 
-POLL_MS = 500
-ENDS_TIMEOUT_MS = 5_000
-CATCH_UP_SECONDS = 30
 SAVE_EVERY_SECONDS = 1.0
+CLOSE_STREAMS_SECONDS = 2.0
+RESOLVE_SECONDS = 3.0
+# A healthy client gets the counts of a micro-batch long before the next one; what has waited for longer is merged.
+MERGE_AFTER_BATCHES = 2
 MAX_HISTORY_RECORDS = 100_000
-MAX_BODY_BYTES = 8 * 1024
-MAX_URL_CHARACTERS = 2048
+
+
+class ThreadEnded(Exception):
+    """A thread that serves others is not there any more."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A registered client, and the hash of the token without which nobody can deregister it."""
+
+    client: PushClient
+    token_hash: str
+    stop: Callable[[], None]
+
+    def close(self) -> None:
+        """Stop serving the client."""
+        self.stop()
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest() if token else ""
 
 
 class Subscriber:
-    """The consumer of one cluster topic, the history it fills, and the clients that are served from it."""
+    """The clients and streams of one cluster topic, who come and go, and the history that they are served from."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
         """Connects to the broker. Raises KafkaError."""
@@ -40,78 +66,71 @@ class Subscriber:
         self.number = settings.subscriber
         self.counters = Counters(log)
         self._log = log
-        self._max_age_seconds = settings.max_age_seconds
         self._policy = PushPolicy(
-            self.cluster_topic, self.number, settings.max_age_seconds, settings.evict_after_seconds
-        )
+            self.cluster_topic, self.number, MERGE_AFTER_BATCHES * settings.batch_seconds,
+            settings.max_age_seconds, settings.evict_after_seconds,
+            AllowedNetworks(settings.client_networks), settings.push_key,
+        )  # fmt: skip
         self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
-        self._registry: Registry[PushClient] = Registry(settings.max_clients)
-        self._next_offsets: dict[int, int] = {}  # of what is in the history
-        self._generation = 0
-        self._saved: dict[str, dict[int, int]] = {}
+        self._settings = settings
+        self._streams: StreamServer | None = None
+        self._registry: Registry[Slot] = Registry(settings.max_clients)
+        self._engine = PushEngine(self._history, self._policy, self.counters, log, self._evict, self._keep)
+        self._saved: dict[str, Position] = {}
+        self._save_lock = threading.Lock()
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
-        self._consumer: KafkaConsumer = consumer(settings, group_id=None)
-        # For whoever registers: the other one belongs to the thread that polls it.
-        self._ends_reader: KafkaConsumer = consumer(settings, group_id=None)
-        self._ends_lock = threading.Lock()
+        self.follower = Follower(settings, self.cluster_topic, self._history, self.counters, log)
 
     def start(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
 
         Only after that can a client register: it gets what is published from then on. Raises KafkaError.
         """
-        assigned = partitions(self.cluster_topic)
-        self._consumer.assign(assigned)
-        ends = self._consumer.end_offsets(assigned)
-        oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
-        found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
-        starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
-        for tp in assigned:
-            self._consumer.seek(tp, starts[tp.partition])
-        self._next_offsets = dict(starts)
-        deadline = time.monotonic() + CATCH_UP_SECONDS
-        while any(self._consumer.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end for tp, end in ends.items()):
-            self.run_once()
-            if stop.requested or time.monotonic() > deadline:
-                raise KafkaError(f"{self.cluster_topic} was not read to its end in {CATCH_UP_SECONDS} s")
+        self.follower.catch_up(stop)
         for registration in self._store.read():
-            self._restore(registration, starts)
-        self._log.info("delivering", clients=len(self._registry.clients()), positions=self._next_offsets)
+            self._restore(registration)
+        self._log.info("delivering", clients=len(self._registry.clients()), positions=self.follower.next_offsets)
 
-    def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
-        records = []
-        polled = self._consumer.poll(timeout_ms=poll_ms)
-        for tp, consumed in polled.items():
-            if consumed[0].offset < self._next_offsets[tp.partition]:
-                self._generation += 1
-                self._log.warning("the topic was replaced; going on at its beginning", topic=tp.topic)
-            self._next_offsets[tp.partition] = consumed[-1].offset + 1
-            for record in consumed:
-                try:
-                    parse_count(record.value)
-                except InvalidRecord as error:
-                    self.counters.add("skipped")
-                    self._log.warning(
-                        "skipped a record that is no count", topic=record.topic,
-                        partition=record.partition, offset=record.offset, reason=error,
-                    )  # fmt: skip
-                else:
-                    records.append(
-                        Record(record.partition, record.offset, record.timestamp, record.value, self._generation)
-                    )
-        self._history.append(records, now_ms=time.time() * 1000)
-        self.counters.add("consumed", len(records))
-        return sum(map(len, polled.values()))
+    def open_streams(self, listener: socket.socket) -> None:
+        """Serve event streams on a bound socket."""
+        settings = self._settings
+        cluster = CLUSTER_TOPICS.index(self.cluster_topic) + 1
+        batches = Batches(
+            cluster, self.follower.starts | self.follower.forgotten, self.follower.forgotten_batch_id,
+            settings.max_age_seconds, MAX_HISTORY_RECORDS,
+        )  # fmt: skip
+        max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
+        self._streams = StreamServer(
+            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log
+        )
+        self._streams.start()
 
-    def register(self, client_url: str) -> bool:
-        """Give a client a slot; False where it had one. Raises Full, or KafkaError where that cannot be kept."""
+    @property
+    def healthy(self) -> bool:
+        """Whether every thread that serves somebody is there."""
+        return self._engine.running and self._streams is not None and self._streams.running
+
+    def register(self, client_url: str, token: str) -> bool:
+        """Give a client a slot; False where it had one.
+
+        Raises Full, NotYours, KafkaError where that cannot be kept, and PushError or OSError where the client is not
+        where it may be, or does not echo the challenge.
+        """
+        if self._owned(client_url, token):
+            return False
+        target = Target.parse(client_url)
+        within(RESOLVE_SECONDS, "resolve", lambda: self._policy.networks.check(target.host, resolve(target.host, 0)))
+        if self._settings.verify_clients:
+            if not self._registry.free_slots():
+                raise Full(f"all {self._settings.max_clients} slots are taken")
+            self._engine.verify(client_url, secrets.token_urlsafe())
         cursor = self._history.end
-        next_offsets = self._ends()
-        if not self._add(client_url, cursor, next_offsets):
+        position = Position(self.follower.ends())
+        slot = self._add(client_url, cursor, position, _hash(token))
+        if slot is None:
             return False
         try:
-            self._store.save(Registration(client_url, next_offsets), wait=True)
+            self._save(client_url, slot, wait=True)
         except KafkaError:
             self._registry.remove(client_url)
             self._forget(client_url)  # it may have been kept all the same
@@ -119,9 +138,9 @@ class Subscriber:
         self._log.info("registered", client_url=client_url, available_slots=self._registry.free_slots())
         return True
 
-    def deregister(self, client_url: str) -> bool:
-        """Free a client's slot; False where it had none."""
-        if not self._registry.remove(client_url):
+    def deregister(self, client_url: str, token: str) -> bool:
+        """Free a client's slot; False where it had none. Raises NotYours."""
+        if not self._owned(client_url, token) or not self._registry.remove(client_url):
             return False
         self._forget(client_url)
         self._log.info("deregistered", client_url=client_url, available_slots=self._registry.free_slots())
@@ -130,81 +149,108 @@ class Subscriber:
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
         clients = self._registry.clients()
+        streams, max_streams = (self._streams.streams, self._streams.max_streams) if self._streams else (0, 0)
         return {
             "available_slots": self._registry.free_slots(),
             "cluster_topic": self.cluster_topic,
             "subscriber": self.number,
+            "stream_port": self._settings.stream_port(self.cluster_topic, self.number),
+            "streams": streams,
+            "available_streams": max(0, max_streams - streams),
             "clients": sorted(clients),
             "counts": self.counters.snapshot(),
         }
 
     def save_positions(self) -> None:
         """Keep how far each client has come, where that changed."""
-        clients = self._registry.clients()
-        self._saved = {url: saved for url, saved in self._saved.items() if url in clients}
-        for client_url, client in clients.items():
-            next_offsets = client.next_offsets()
-            if next_offsets != self._saved.get(client_url):
-                self._saved[client_url] = next_offsets
-                self._store.save(Registration(client_url, next_offsets), wait=False)
-                if client_url not in self._registry.clients():
-                    self._forget(client_url)  # it left meanwhile, and would be back at the next start
+        slots = self._registry.clients()
+        with self._save_lock:
+            self._saved = {url: saved for url, saved in self._saved.items() if url in slots}
+        for client_url, slot in slots.items():
+            if slot.client.position != self._saved.get(client_url):
+                self._save(client_url, slot, wait=False)
 
     def drain(self, timeout_seconds: float) -> None:
         """Deliver what is on the topic, for at most `timeout_seconds`, and keep how far each client has come."""
         deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline and self.run_once(poll_ms=200):
+        while time.monotonic() < deadline and self.follower.run_once(poll_ms=200):
             pass
         clients = self._registry.clients()
-        while time.monotonic() < deadline and not all(client.drained() for client in clients.values()):
+        while time.monotonic() < deadline and not all(slot.client.drained() for slot in clients.values()):
             time.sleep(0.02)
-        behind = sorted(url for url, client in clients.items() if not client.drained())
+        behind = sorted(url for url, slot in clients.items() if not slot.client.drained())
         if behind:
             self._log.warning("stopping before these clients had all; the next start goes on there", clients=behind)
-        for client in clients.values():
-            client.close()
+        self._engine.close()
+        if self._streams:
+            self._streams.close(CLOSE_STREAMS_SECONDS)
         self.save_positions()
         self._store.close()
-        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self.follower.close()
 
-    def _restore(self, registration: Registration, starts: Mapping[int, int]) -> None:
-        """Go on with a client of before, whose records below `starts` are too old to be sent."""
-        ends = self._next_offsets
+    def _restore(self, registration: Registration) -> None:
+        """Go on with a client of before; what is below the history is too old to be sent."""
+        starts, ends = self.follower.starts, self.follower.next_offsets
         # One beyond the end is of a topic that was replaced meanwhile.
         next_offsets = {p: offset for p, offset in registration.next_offsets.items() if offset <= ends.get(p, 0)}
+        merging = registration.merging
+        if merging and any(offset > ends.get(p, 0) for p, offset in merging.items()):
+            merging = None
+        if merging and any(next_offsets.get(p, 0) < min(start, merging.get(p, 0)) for p, start in starts.items()):
+            # Some of what was in the merged counts is not here, so they cannot be made again as they were; and some of
+            # them may have arrived, so their records must not be sent one by one.
+            starts = {p: max(start, merging.get(p, 0)) for p, start in starts.items()}
+            next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # Counted by offset, so the markers between transactions count as well.
-        skipped = sum(max(0, start - next_offsets.get(partition, start)) for partition, start in starts.items())
+        skipped = sum(
+            max(0, start - registration.next_offsets.get(partition, start)) for partition, start in starts.items()
+        )
+        position = Position(next_offsets, merging)
         try:
-            self._add(registration.client_url, self._history.start, next_offsets)
+            self._add(registration.client_url, self._history.start, position, registration.token_hash)
         except Full:
             self._log.warning("no slot left for a client of before", client_url=registration.client_url)
         else:
             self.counters.add("expired", skipped)
 
-    def _ends(self) -> dict[int, int]:
-        """Per partition, the offset of the next record to be published. Raises KafkaError."""
-        with self._ends_lock:
-            ends = self._ends_reader.end_offsets(partitions(self.cluster_topic), timeout_ms=ENDS_TIMEOUT_MS)
-        return {tp.partition: end for tp, end in ends.items()}
+    def _add(self, client_url: str, cursor: int, position: Position, token_hash: str) -> Slot | None:
+        """Start serving a client; None where it is served already. Raises Full."""
+        added: list[Slot] = []
 
-    def _add(self, client_url: str, cursor: int, next_offsets: dict[int, int]) -> bool:
-        return self._registry.add(
-            client_url,
-            lambda: PushClient(
-                client_url,
-                self._history,
-                cursor,
-                next_offsets,
-                self._generation,
-                self._policy,
-                self.counters,
-                self._log,
-                self._evict,
-            ),
-        )
+        def make() -> Slot:
+            client = self._engine.add(client_url, cursor, position, self.follower.generation)
+            added.append(Slot(client, token_hash, lambda: self._engine.remove(client)))
+            return added[0]
+
+        return added[0] if self._registry.add(client_url, make) else None
+
+    def _owned(self, client_url: str, token: str) -> bool:
+        """Whether a client has a slot. Raises NotYours where it has, and its token is another one."""
+        slot = self._registry.get(client_url)
+        if slot and slot.token_hash and not secrets.compare_digest(slot.token_hash, _hash(token)):
+            raise NotYours
+        return slot is not None
+
+    def _save(self, client_url: str, slot: Slot, wait: bool) -> None:
+        """Keep how far a client has come. Raises KafkaError."""
+        with self._save_lock:  # so that a position is never followed by one from before it
+            position = slot.client.position
+            self._saved[client_url] = position
+            registration = Registration(client_url, position.next_offsets, position.merging, slot.token_hash)
+            saved = self._store.save(registration)
+            if self._registry.get(client_url) is not slot:
+                self._forget(client_url)  # it left meanwhile, and would be back at the next start
+        if wait:
+            saved()
+
+    def _keep(self, client_url: str, client: PushClient) -> None:
+        slot = self._registry.get(client_url)
+        if slot and slot.client is client:
+            self._save(client_url, slot, wait=True)
 
     def _evict(self, client_url: str, client: PushClient, reason: str) -> None:
-        if self._registry.remove(client_url, only=client):
+        slot = self._registry.get(client_url)
+        if slot and slot.client is client and self._registry.remove(client_url, only=slot):
             self._forget(client_url)
             self.counters.add("evicted")
             self._log.warning("evicted", client_url=client_url, reason=reason)
@@ -218,61 +264,6 @@ class Subscriber:
             )
 
 
-class _ClientUrl(msgspec.Struct):
-    client_url: str
-
-
-def create_app(subscriber: Subscriber) -> Flask:
-    """GET /status, POST /register, POST /deregister; every answer is JSON."""
-    app = Flask("emostream.deliver")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-
-    @app.get("/status")
-    def status() -> Response:
-        return jsonify(subscriber.status())
-
-    @app.post("/register")
-    def register() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
-        try:
-            added = subscriber.register(client_url)
-        except Full as error:
-            return jsonify(error=f"no slot is free: {error}"), 503
-        except KafkaError as error:
-            return jsonify(error=f"the broker did not keep the registration in {REGISTRY_TOPIC} ({error})"), 503
-        return jsonify(status="registered" if added else "already_registered", client_url=client_url), 200
-
-    @app.post("/deregister")
-    def deregister() -> tuple[Response, int]:
-        client_url = _client_url(request.get_data())
-        found = subscriber.deregister(client_url)
-        return jsonify(status="deregistered" if found else "not_found", client_url=client_url), 200 if found else 404
-
-    @app.errorhandler(InvalidRecord)
-    def refuse(error: InvalidRecord) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 400
-
-    @app.errorhandler(HTTPException)
-    def refuse_http(error: HTTPException) -> tuple[Response, int]:
-        return jsonify(error=error.description), error.code or 500
-
-    return app
-
-
-def _client_url(body: bytes) -> str:
-    """The client_url in a request body. Raises InvalidRecord."""
-    try:
-        url = msgspec.json.decode(body, type=_ClientUrl).client_url
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
-    if not valid or len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
-        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
-    return url
-
-
 def run(settings: Settings) -> int:
     """Serve clients until SIGTERM or SIGINT, then deliver what is on the topic, and end."""
     cluster_topic = settings.required_cluster_topic()
@@ -284,26 +275,37 @@ def run(settings: Settings) -> int:
     name = f"subscriber_{CLUSTER_TOPICS.index(cluster_topic) + 1}_{settings.subscriber}"
     # Bound first, because that may fail, but not listened on before a client may register.
     listener = bound_socket(settings.bind_host, port, setting="SUBSCRIBER_BASE_PORT")
+    stream_port = settings.stream_port(cluster_topic, settings.subscriber)
+    stream_listener = bound_socket(settings.bind_host, stream_port, setting="STREAM_BASE_PORT")
     try:
         subscriber = Subscriber(settings, log)
         subscriber.start(stop)
-        server = waitress.create_server(create_app(subscriber), sockets=[listener], threads=4)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
-        log.info("listening", address=settings.bind_host, port=port)
-        _follow(subscriber, Heartbeat(settings, name), stop)
+        subscriber.open_streams(stream_listener)
+        app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
+        # Not select, its default: that knows no descriptor above 1023, and streams take thousands.
+        server = waitress.create_server(app, sockets=[listener], threads=4, asyncore_use_poll=True)
+        http = threading.Thread(target=server.run, name="http", daemon=True)
+        http.start()
+        log.info("listening", address=settings.bind_host, port=port, stream_port=stream_port)
+        _follow(subscriber, http, Heartbeat(settings, name), stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
+        return EXIT_STUCK
+    except ThreadEnded as error:
+        log.error("a thread of this subscriber has ended; a successor goes on", reason=error)
         return EXIT_STUCK
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
     return 0
 
 
-def _follow(subscriber: Subscriber, heartbeat: Heartbeat, stop: StopFlag) -> None:
+def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat, stop: StopFlag) -> None:
     save_due = 0.0
     while not stop.requested:
-        subscriber.run_once()
+        subscriber.follower.run_once()
+        if not subscriber.healthy or not http.is_alive():
+            raise ThreadEnded("see above for what it raised")
         heartbeat.beat()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:

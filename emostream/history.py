@@ -1,4 +1,4 @@
-"""The last MAX_AGE_SECONDS of a cluster topic, shared by all clients of a subscriber; each has a cursor into it.
+"""The last MAX_AGE_SECONDS of a cluster topic, shared by all that a subscriber serves; each has a cursor into it.
 
 So a slow client costs a cursor, not a queue: memory is bounded once for all, and Kafka holds what is older.
 """
@@ -6,16 +6,17 @@ So a slow client costs a cursor, not a queue: memory is bounded once for all, an
 from __future__ import annotations
 
 import threading
-from collections import deque
-from dataclasses import dataclass
-from itertools import islice
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds.
 
-    `generation` grows when the topic is replaced, and offsets start over.
+    `generation` grows when the topic is replaced, and offsets start over. `read_at` is when it came here, by the
+    monotonic clock.
     """
 
     partition: int
@@ -23,6 +24,7 @@ class Record:
     timestamp_ms: int
     value: bytes
     generation: int = 0
+    read_at: float = field(default_factory=time.monotonic, compare=False)
 
 
 class History:
@@ -32,39 +34,49 @@ class History:
         """`max_records` bounds memory where very much happens within `max_age_seconds`: the oldest go first."""
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
-        self._changed = threading.Condition()
-        self._records: deque[Record] = deque()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self._records: list[Record] = []
         self._first = 0
+        self.overflowed = 0  # the cursor after the last record that had to go because there were too many
 
     @property
     def start(self) -> int:
         """The cursor of the oldest record that is still there."""
-        with self._changed:
+        with self._lock:
             return self._first
 
     @property
     def end(self) -> int:
         """The cursor that the next record will have."""
-        with self._changed:
+        with self._lock:
             return self._first + len(self._records)
 
-    def append(self, records: list[Record], now_ms: float) -> None:
-        """Add records, forget those that are too old or too many, and wake every reader."""
-        with self._changed:
-            self._records.extend(records)
-            while self._records and (
-                len(self._records) > self._max_records or self._records[0].timestamp_ms < now_ms - self._max_age_ms
-            ):
-                self._records.popleft()
-                self._first += 1
-            self._changed.notify_all()
+    def on_append(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, in the thread that appends, whenever there is something new; it must not block."""
+        self._listeners.append(tell)
 
-    def after(self, cursor: int, limit: int, timeout_seconds: float) -> tuple[int, list[Record]]:
+    def append(self, records: list[Record], now_ms: float) -> None:
+        """Add records, forget those that are too old or too many, and tell every listener."""
+        with self._lock:
+            self._records += records
+            too_many = len(self._records) - self._max_records
+            gone = max(0, too_many)
+            while gone < len(self._records) and self._records[gone].timestamp_ms < now_ms - self._max_age_ms:
+                gone += 1
+            if too_many > 0:
+                self.overflowed = self._first + too_many
+            del self._records[:gone]
+            self._first += gone
+        if records:
+            for tell in self._listeners:
+                tell()
+
+    def after(self, cursor: int, limit: int) -> tuple[int, list[Record]]:
         """`(first, records)`: up to `limit` records from `cursor` on, where `first` is the cursor of the first one.
 
-        Waits up to `timeout_seconds` for one. `first` is above `cursor` where records between were forgotten.
+        `first` is above `cursor` where records between were forgotten.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._first + len(self._records) > cursor, timeout_seconds)
+        with self._lock:
             first = max(cursor, self._first)
-            return first, list(islice(self._records, first - self._first, first - self._first + limit))
+            return first, self._records[first - self._first : first - self._first + limit]

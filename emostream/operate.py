@@ -277,8 +277,9 @@ def check_ports(settings: Settings, names: list[str]) -> None:
             bound_socket(settings.bind_host, settings.app_port, "APP_PORT").close()
         elif name.startswith("subscriber_"):
             cluster, number = map(int, name.split("_")[1:])
-            port = settings.subscriber_port(CLUSTER_TOPICS[cluster - 1], number)
-            bound_socket(settings.bind_host, port, "SUBSCRIBER_BASE_PORT").close()
+            topic = CLUSTER_TOPICS[cluster - 1]
+            bound_socket(settings.bind_host, settings.subscriber_port(topic, number), "SUBSCRIBER_BASE_PORT").close()
+            bound_socket(settings.bind_host, settings.stream_port(topic, number), "STREAM_BASE_PORT").close()
 
 
 def prepare_broker(settings: Settings, number: int) -> None:

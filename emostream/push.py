@@ -1,165 +1,147 @@
-"""Records of a History → one HTTP POST after another to one registered client, in order, at the client's own pace."""
+"""The event loop, in a thread of its own, in which every registered client of a subscriber is served."""
 
 from __future__ import annotations
 
-import random
-import socket
+import asyncio
+import base64
+import hmac
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from urllib.parse import urlsplit
+from concurrent.futures import ThreadPoolExecutor
 
-import requests
+import uvloop
 
-from emostream.history import History, Record
+from emostream.addresses import resolve
+from emostream.history import History
+from emostream.push_client import Evict, Keep, Position, PushClient, PushPolicy
+from emostream.push_http import PushError, Target, connect
 from emostream.runtime import Counters, Log
 
-CONNECT_SECONDS = 2.0
-READ_SECONDS = 5.0
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
-RECORDS_AT_ONCE = 100
-SMALL_BODY_BYTES = 1024
-IDLE_SECONDS = 5.0
-GONE = "410 Gone"
+RESOLVERS = 8
+VERIFY_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class PushPolicy:
-    """Who pushes, and when it gives up on a record (`max_age_seconds`) and on a client (`evict_after_seconds`)."""
-
-    cluster_topic: str
-    subscriber: int
-    max_age_seconds: float
-    evict_after_seconds: float
-
-
-class PushClient:
-    """One registered client: a thread that POSTs each record until the client takes it with a 2xx.
-
-    A failed attempt is repeated after a growing, jittered pause. A record that gets older than `max_age_seconds`
-    meanwhile is counted as expired. 410 ends the registration, and so does failing for `evict_after_seconds`.
-    """
+class PushEngine:
+    """Serves clients; `add`, `remove`, `verify` and `close` may be called from any thread."""
 
     def __init__(
-        self, client_url: str, history: History, cursor: int, next_offsets: Mapping[int, int],
-        generation: int, policy: PushPolicy, counters: Counters, log: Log,
-        evict: Callable[[str, PushClient, str], None],
-    ) -> None:  # fmt: skip
-        """Start at `cursor` of the history, without what lies before `next_offsets` of this `generation`.
+        self, history: History, policy: PushPolicy, counters: Counters, log: Log, evict: Evict, keep: Keep
+    ) -> None:
+        """`evict(client_url, client, reason)` is called where a client should lose its slot.
 
-        `evict(client_url, self, reason)` is called, from the thread, where the client should lose its slot.
+        `keep(client_url, client)` is called to make a client's position last; it raises KafkaError where it cannot.
+        Both are called in threads of their own, so they may wait.
         """
-        self._client_url = client_url
-        self._history = history
-        self._cursor = cursor
-        self._next_offsets = dict(next_offsets)
-        self._generation = generation
-        self._policy = policy
-        self._counters = counters
-        self._log = log
+        self.history = history
+        self.policy = policy
+        self.counters = counters
+        self.log = log
         self._evict = evict
-        self._closed = threading.Event()
-        self._failing_since: float | None = None
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxies and no credentials from the environment
-        self._thread = threading.Thread(target=self._run, name=f"push {client_url}", daemon=True)
+        self._keep = keep
+        self.clients: dict[PushClient, asyncio.Task[None]] = {}
+        self._broker_threads = ThreadPoolExecutor(2, "push-keep")
+        self._resolver_threads = ThreadPoolExecutor(RESOLVERS, "push-resolve")
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="push", daemon=True)
         self._thread.start()
+        history.on_append(self._tell)
 
-    def next_offsets(self) -> dict[int, int]:
-        """Per partition, the offset after the last record that the client acknowledged or that expired."""
-        return self._next_offsets.copy()  # one C call, so that the pushing thread cannot change it half-way
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
+    def add(self, client_url: str, cursor: int, position: Position, generation: int) -> PushClient:
+        """Serve a client from `cursor` of the history on, without what lies before `position` of this `generation`."""
+        client = PushClient(self, client_url, cursor, position, generation)
+        self.serve(client)
+        return client
+
+    def serve(self, client: PushClient) -> None:
+        """Begin with a client."""
+        self._loop.call_soon_threadsafe(self._begin, client)
+
+    def remove(self, client: PushClient) -> None:
+        """Serve a client no more; an attempt that is under way is not waited for."""
+        self._loop.call_soon_threadsafe(self._end, client)
+
+    def verify(self, client_url: str, challenge: str) -> None:
+        """Return when a client has echoed a challenge. Raises PushError where it does not."""
+        asyncio.run_coroutine_threadsafe(self._verify(Target.parse(client_url), challenge), self._loop).result(
+            VERIFY_SECONDS
+        )
 
     def close(self) -> None:
-        """Stop pushing; an attempt that is under way is finished, but not waited for."""
-        self._closed.set()
+        """Serve nobody any more, and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result(VERIFY_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(VERIFY_SECONDS)
+        self._broker_threads.shutdown(wait=False, cancel_futures=True)
+        self._resolver_threads.shutdown(wait=False, cancel_futures=True)
 
-    def drained(self) -> bool:
-        """Whether everything in the history was dealt with."""
-        return self._cursor >= self._history.end
+    # What clients call, in the loop.
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of a host that may be pushed to. Raises OSError."""
+        found = await self._loop.run_in_executor(self._resolver_threads, resolve, host, port)
+        return self.policy.networks.check(host, found)
 
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            first, records = self._history.after(self._cursor, RECORDS_AT_ONCE, timeout_seconds=IDLE_SECONDS)
-            if not records and not self._keep(self._probe()):
-                return
-            if first > self._cursor:
-                self._counters.add("expired", first - self._cursor)
-                self._cursor = first
-            for record in records:
-                if record.generation != self._generation:
-                    self._generation, self._next_offsets = record.generation, {}
-                if record.offset >= self._next_offsets.get(record.partition, 0) and not self._deliver(record):
-                    return
-                self._next_offsets[record.partition] = max(
-                    record.offset + 1, self._next_offsets.get(record.partition, 0)
-                )
-                self._cursor += 1
+    def headers(self, key: str, body: bytes) -> str:
+        """What a push says about itself."""
+        policy = self.policy
+        # The key is the same for every attempt, also after a restart: by it a client notices a repeat.
+        lines = f"Idempotency-Key: {key}\r\nSubscriber: {policy.cluster_topic}/{policy.subscriber}\r\n"
+        return lines + signature(policy.secret, key, body, int(time.time())) if policy.secret else lines
 
-    def _deliver(self, record: Record) -> bool:
-        """Attempt until the client takes the record or it expires; False where the registration has ended."""
-        pause_seconds = FIRST_PAUSE_SECONDS
-        while not self._closed.is_set():
-            if time.time() * 1000 - record.timestamp_ms > self._policy.max_age_seconds * 1000:
-                self._counters.add("expired")
-                return True
-            failure = self._attempt(record)
-            if failure is None:
-                self._counters.add("delivered")
-                return self._keep(None)
-            self._counters.add("failed_attempts")
-            if self._keep(failure):
-                self._closed.wait(pause_seconds * random.uniform(0.5, 1.0))
-                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-        return False
+    async def evict(self, client: PushClient, reason: str) -> None:
+        """Free a client's slot."""
+        await self._loop.run_in_executor(self._broker_threads, self._evict, client.client_url, client, reason)
 
-    def _keep(self, failure: str | None) -> bool:
-        """Whether the client keeps its slot after an attempt that succeeded (None) or failed."""
-        now = time.monotonic()
-        if failure is None:
-            self._failing_since = None
-            return True
-        if self._failing_since is None:
-            self._failing_since = now
-            self._log.warning("a client cannot be reached; trying again", client_url=self._client_url, reason=failure)
-        if failure == GONE:
-            self._evict(self._client_url, self, "it answered 410 Gone")
-        elif now - self._failing_since >= self._policy.evict_after_seconds:
-            self._evict(self._client_url, self, f"it failed for {self._policy.evict_after_seconds:g} s: {failure}")
-        else:
-            return True
-        return False
+    async def keep(self, client: PushClient) -> None:
+        """Make a client's position last. Raises KafkaError."""
+        await self._loop.run_in_executor(self._broker_threads, self._keep, client.client_url, client)
 
-    def _probe(self) -> str | None:
-        """Connect while there is nothing to send: a client that died must not keep its slot until somebody taps."""
-        parts = urlsplit(self._client_url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+    def _begin(self, client: PushClient) -> None:
+        self.clients[client] = self._loop.create_task(self._serve(client))
+
+    def _end(self, client: PushClient) -> None:
+        if task := self.clients.pop(client, None):
+            task.cancel()
+
+    async def _end_all(self) -> None:
+        tasks = list(self.clients.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, client: PushClient) -> None:
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            return type(error).__name__
-        return None
+            await client.run()
+        except Exception as error:  # noqa: BLE001 - one client's trouble ends that client's service, and is told
+            await self.evict(client, f"an error of ours: {error!r}")
+        finally:
+            self.clients.pop(client, None)
 
-    def _attempt(self, record: Record) -> str | None:
-        """POST the record once; None where the client took it, else why not."""
-        headers = {
-            "Content-Type": "application/json",
-            # The same for every attempt at a record, also after a restart: by it a client notices a repeat.
-            "Idempotency-Key": f"{self._policy.cluster_topic}/{record.partition}/{record.offset}",
-            "Subscriber": f"{self._policy.cluster_topic}/{self._policy.subscriber}",
-        }
+    def _tell(self) -> None:
+        self._loop.call_soon_threadsafe(self._tell_all)
+
+    def _tell_all(self) -> None:
+        for client in self.clients:
+            client.tell()
+
+    async def _verify(self, target: Target, challenge: str) -> None:
+        body = b'{"challenge":"%s"}' % challenge.encode()
+        connection = await connect(target, self.addresses)
         try:
-            with self._session.post(
-                self._client_url, data=record.value, headers=headers, timeout=(CONNECT_SECONDS, READ_SECONDS),
-                allow_redirects=False, stream=True,  # an answer's body is of no interest, however long it is
-            ) as answer:  # fmt: skip
-                status, reason = answer.status_code, answer.reason
-                if int(answer.headers.get("Content-Length", SMALL_BODY_BYTES + 1)) <= SMALL_BODY_BYTES:
-                    answer.content  # noqa: B018 - read, so that the connection can be used again
-        except (requests.RequestException, ValueError) as error:
-            return type(error).__name__
-        if status == HTTPStatus.GONE:
-            return GONE
-        return None if 200 <= status < 300 else f"{status} {reason}"
+            answer = await connection.post(target.request(self.headers(f"challenge/{challenge}", body), body))
+        finally:
+            connection.close()
+        if not 200 <= answer.status < 300 or challenge.encode() not in answer.body:
+            got = f"{answer.status} and {bytes(answer.body[:80])!r}"
+            raise PushError(f'expected a 2xx with {{"challenge": "{challenge}"}}, got {got}')
+
+
+def signature(secret: bytes, message_id: str, body: bytes, now: int) -> str:
+    """The headers of Standard Webhooks for a message that is sent `now` (Unix seconds)."""
+    signed = hmac.digest(secret, b"%s.%d.%s" % (message_id.encode(), now, body), "sha256")
+    shown = base64.b64encode(signed).decode()
+    return f"webhook-id: {message_id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: v1,{shown}\r\n"

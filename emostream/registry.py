@@ -1,8 +1,8 @@
 """Which clients a subscriber serves, never more than its capacity, kept in a compacted Kafka topic.
 
 One record per registration, keyed `<cluster topic>/<subscriber>/<client_url>`:
-`{"client_url", "next_offsets": {"<partition>": offset}}`, where a client's next offset is the one after the last
-record it acknowledged. A tombstone (null) ends a registration.
+`{"client_url", "next_offsets": {"<partition>": offset}, "merging"?, "token_hash"?}`, as in Registration.
+A tombstone (null) ends a registration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 from kafka.errors import KafkaError
 
-from emostream.broker import consumer, partitions, registry_producer
+from emostream.broker import Sent, consumer, partitions, registry_producer
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
@@ -25,6 +25,10 @@ READ_SECONDS = 10.0
 
 class Full(Exception):
     """No slot is free."""
+
+
+class NotYours(Exception):
+    """The client was registered with another token."""
 
 
 class Closable(Protocol):
@@ -66,6 +70,11 @@ class Registry(Generic[Client]):
         client.close()
         return True
 
+    def get(self, client_url: str) -> Client | None:
+        """What serves a client; None where it has no slot."""
+        with self._lock:
+            return self._clients.get(client_url)
+
     def clients(self) -> dict[str, Client]:
         """A copy: whoever goes through it holds no lock."""
         with self._lock:
@@ -79,15 +88,23 @@ class Registry(Generic[Client]):
 
 @dataclass(frozen=True)
 class Registration:
-    """A client and, per partition of the cluster topic, the offset after the last record it acknowledged."""
+    """A client and, per partition of the cluster topic, the offset after the last record it acknowledged.
+
+    `merging`: what comes then, up to these offsets, is being sent as merged counts. `token_hash`: of the token without
+    which it cannot be deregistered; empty where there is none.
+    """
 
     client_url: str
     next_offsets: Mapping[int, int]
+    merging: Mapping[int, int] | None = None
+    token_hash: str = ""
 
 
-class _Value(msgspec.Struct):
+class _Value(msgspec.Struct, omit_defaults=True):
     client_url: str
     next_offsets: dict[int, int]
+    merging: dict[int, int] | None = None
+    token_hash: str = ""
 
 
 class RegistryTopic:
@@ -118,27 +135,29 @@ class RegistryTopic:
                             continue
                         try:
                             value = msgspec.json.decode(record.value or b"", type=_Value)
-                            found[key] = Registration(value.client_url, value.next_offsets)
+                            found[key] = Registration(
+                                value.client_url, value.next_offsets, value.merging, value.token_hash
+                            )
                         except msgspec.MsgspecError:  # a tombstone, or nothing that we wrote
                             found.pop(key, None)
             return list(found.values())
         finally:
             reader.close(autocommit=False)
 
-    def save(self, registration: Registration, wait: bool) -> None:
-        """Write a registration; with `wait`, return only when the broker has it. Raises KafkaError."""
-        value = _Value(registration.client_url, dict(registration.next_offsets))
-        self._send(registration.client_url, msgspec.json.encode(value), wait)
+    def save(self, registration: Registration) -> Callable[[], object]:
+        """Write a registration; calling what is returned waits until the broker has it. Both raise KafkaError."""
+        merging = None if registration.merging is None else dict(registration.merging)
+        value = _Value(registration.client_url, dict(registration.next_offsets), merging, registration.token_hash)
+        sent = self._send(registration.client_url, msgspec.json.encode(value))
+        return lambda: sent.get(timeout=SAVE_SECONDS)
 
     def forget(self, client_url: str) -> None:
         """End a registration. Not waited for: where it gets lost the client is evicted after the next start."""
-        self._send(client_url, None, wait=False)
+        self._send(client_url, None)
 
     def close(self) -> None:
         """Send what is left, bounded."""
         self._producer.close(timeout=SAVE_SECONDS)
 
-    def _send(self, client_url: str, value: bytes | None, wait: bool) -> None:
-        sent = self._producer.send(REGISTRY_TOPIC, key=(self._prefix + client_url).encode(), value=value)
-        if wait:
-            sent.get(timeout=SAVE_SECONDS)
+    def _send(self, client_url: str, value: bytes | None) -> Sent:
+        return self._producer.send(REGISTRY_TOPIC, key=(self._prefix + client_url).encode(), value=value)

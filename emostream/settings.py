@@ -8,14 +8,16 @@ The only reader of configuration. As a command it prints settings for shell scri
 
 from __future__ import annotations
 
+import base64
 import difflib
+import ipaddress
 import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from dotenv import dotenv_values
@@ -26,13 +28,20 @@ DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
 LOCAL_FILE = PROJECT_DIR / ".env"
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
+# What the seed's client sends, and the buttons of the viewer's page where nobody has chosen others.
+SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations; ours alone, no part of the contract.
 REGISTRY_TOPIC = "subscriber-registry"
 
 MAX_PORT = 65_535
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
+RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
+Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
+# As records.py has it: 1 to 64 bytes, here characters, none of which steers a terminal.
+Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
@@ -49,21 +58,34 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
+    cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
     ack: Literal["buffer", "broker"]
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
     max_buffered_events: Annotated[int, Meta(ge=1)]
+    max_concurrent_requests: Annotated[int, Meta(ge=1)]
+    emojis: Emojis
+    rate_limit_user: RateLimit
+    rate_limit_address: RateLimit
+    trusted_proxies: str
+    api_key: str
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
+    max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     max_clients: Annotated[int, Meta(ge=1)]
+    max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
+    client_networks: Annotated[str, Meta(min_length=1)]
+    verify_clients: Literal[0, 1]
+    push_secret: str
     port: TcpPort
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
@@ -91,6 +113,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         host, port = self.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
         return host, int(port) + 2 * (number - 1)
 
+    @property
+    def allowed_emojis(self) -> tuple[str, ...]:
+        """What EMOJIS lists; empty where every emoji is allowed."""
+        return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """What CORS_ORIGINS lists; `*` is any."""
+        return tuple(filter(None, self.cors_origins.split(",")))
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """What TRUSTED_PROXIES lists. Raises ValueError."""
+        return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+
+    @property
+    def push_key(self) -> bytes:
+        """The bytes of PUSH_SECRET; none where it is not set. Raises SettingError."""
+        name, _, key = self.push_secret.partition("whsec_")
+        try:
+            decoded = base64.b64decode(key, validate=True)
+        except ValueError:
+            decoded = b""
+        if self.push_secret and (name or not 24 <= len(decoded) <= 64):
+            raise SettingError("PUSH_SECRET=...: expected whsec_ and 24 to 64 bytes in base64")
+        return decoded
+
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC; raises SettingError where it was not given."""
         if not self.cluster_topic:
@@ -100,6 +149,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
         """TCP port of a cluster's subscriber, which counts from 1."""
         return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
+        """TCP port of the event streams of a cluster's subscriber."""
+        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     @property
     def subscriber_ports(self) -> tuple[int, ...]:
@@ -138,10 +191,23 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         raise SettingError(_sentence(str(error), values)) from None
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two topics of their own, got {settings.topics[:2]}")
+    settings.push_key  # noqa: B018 - raises where it cannot be used
+    try:
+        for network in settings.client_networks.split(","):
+            ipaddress.ip_network(network)
+    except ValueError as error:
+        raise SettingError(f"CLIENT_NETWORKS={settings.client_networks!r}: expected networks ({error})") from None
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise SettingError(
             f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"
         )
+    try:
+        _ = settings.trusted_networks
+    except ValueError as error:
+        raise SettingError(
+            f"TRUSTED_PROXIES={settings.trusted_proxies!r}: expected addresses and networks, for example "
+            f"127.0.0.1,10.0.0.0/8, got one that is none ({error})"
+        ) from None
     return settings
 
 

@@ -50,7 +50,7 @@ def listening(port: int) -> bool:
 
 def free_port_block(size: int) -> int:
     """The first of `size` TCP ports in a row that nobody listens on, below the range that the system hands out."""
-    for first in range(15_000 + os.getpid() % 200 * 60, 32_000, size):
+    for first in range(15_000 + os.getpid() % 150 * 100, 32_000, size):
         try:
             for port in range(first, first + size):
                 with socket.socket() as probe:
@@ -64,7 +64,7 @@ def free_port_block(size: int) -> int:
 
 def environment_for(data_dir: Path, **settings: object) -> dict[str, str]:
     """An environment with ports and a DATA_DIR of its own, and the jars of the real one."""
-    first = free_port_block(60)
+    first = free_port_block(100)
     data_dir.mkdir(parents=True, exist_ok=True)
     jars = data_dir / "jars"
     if not jars.exists():
@@ -75,6 +75,7 @@ def environment_for(data_dir: Path, **settings: object) -> dict[str, str]:
         "APP_PORT": first + 10,
         "PORT": first + 11,
         "SUBSCRIBER_BASE_PORT": first + 20,
+        "STREAM_BASE_PORT": first + 50,
     }
     return os.environ | {name: str(value) for name, value in (ours | settings).items()}
 

@@ -89,10 +89,11 @@ class Subscriber:
 def running(broker: Broker, **settings: object) -> Iterator[Subscriber]:
     """A subscriber that takes clients."""
     # Its registrations are kept by number, its port comes from it: a port of its own lets several run.
-    base = free_port_block(1) - 21
+    base = free_port_block(2) - 21
     with script(
-        broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1, SUBSCRIBER_BASE_PORT=base, **settings
-    ) as process:
+        broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1,
+        SUBSCRIBER_BASE_PORT=base, STREAM_BASE_PORT=base + 1, **settings,
+    ) as process:  # fmt: skip
         process.wait_for("msg=listening")
         wait_until("the subscriber listens", lambda: listening(base + 21))
         yield Subscriber(base + 21, process)
@@ -345,6 +346,61 @@ def test_a_client_that_was_killed_is_evicted_and_its_slot_is_free(empty_topics: 
         with http_client() as other, subscriber.registered(other.url):
             empty_topics.produce(CLUSTER, [count(2)])
             got(other, [2])
+
+
+def test_a_client_where_no_client_may_be_is_refused(subscriber: Subscriber) -> None:
+    for host in ("169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "8.8.8.8", "0", "nobody.invalid"):
+        status, body = subscriber.post("register", f"http://{host}/latest/meta-data/")
+        assert (status, "client_url" in body["error"]) == (400, True), host
+
+
+def test_a_registration_with_a_token_ends_only_with_it_also_after_kill_9(empty_topics: Broker) -> None:
+    with http_client() as client:
+        ours = {"client_url": client.url, "token": "ours"}
+        with running(empty_topics) as subscriber:
+            assert call(f"{subscriber.url}/register", ours)[0] == 200
+            subscriber.process.kill()
+        with running(empty_topics) as subscriber:
+            assert subscriber.post("deregister", client.url)[0] == 403
+            assert call(f"{subscriber.url}/deregister", ours | {"token": "theirs"})[0] == 403
+            assert subscriber.status()["clients"] == [client.url]
+            assert call(f"{subscriber.url}/deregister", ours)[0] == 200
+
+
+def test_where_clients_are_verified_only_one_that_echoes_is_registered(empty_topics: Broker) -> None:
+    with running(empty_topics, VERIFY_CLIENTS=1) as subscriber, http_client() as deaf:
+        status, body = subscriber.post("register", deaf.url)
+        assert (status, "challenge" in body["error"]) == (400, True)
+        assert subscriber.post("register", closed_url())[0] == 400
+        assert subscriber.status()["clients"] == []
+        ours = empty_topics.environment | {"SUBSCRIBER_BASE_PORT": str(int(subscriber.url.rsplit(":", 1)[1]) - 21)}
+        with script(ours, "client.py", "--receive-only") as client:
+            client.wait_for("registered with")
+            assert len(subscriber.status()["clients"]) == 1
+
+
+def test_a_client_that_is_behind_gets_fewer_larger_counts_with_the_exact_sum_also_after_kill_9(
+    empty_topics: Broker,
+) -> None:
+    with http_client(status=503) as slow:
+        with running(empty_topics, BATCH_SECONDS=0.2) as subscriber:
+            subscriber.post("register", slow.url)
+            with empty_topics.stream(CLUSTER, count) as written:
+                wait_until("more than a hundred wait", lambda: len(written) > 200)
+            slow.status = 200
+            wait_until("some of it has arrived merged", lambda: any("merged" in got for got in slow.received))
+            subscriber.process.kill()
+        with running(empty_topics, BATCH_SECONDS=0.2) as subscriber:
+            total = len(written)
+
+            def unrepeated() -> int:
+                keys = [headers["Idempotency-Key"] for headers in slow.headers]
+                return sum({key: got["count"] for key, got in zip(keys, slow.received, strict=False)}.values())
+
+            wait_until("the sum is exact", lambda: unrepeated() == total)
+            empty_topics.produce(CLUSTER, [count(-1)])
+            wait_until("and one more", lambda: unrepeated() == total + 1)
+            assert len(slow.received) < total / 2
 
 
 def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:

@@ -1,17 +1,18 @@
-"""emostream.deliver's HTTP interface around a registry of fakes: the answers of the contract, and no 5xx for junk."""
+"""emostream.deliver_http around a registry of fakes: the answers of the contract, and no 5xx for junk."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from emostream.deliver import MAX_BODY_BYTES, Subscriber, create_app
-from emostream.registry import Registry
+from emostream.deliver_http import MAX_BODY_BYTES, create_app
+from emostream.registry import NotYours, Registry
+from emostream.stream_http import Cors
 from tests.unit.support import json_values
 
 URL = "http://127.0.0.1:8001/"
@@ -27,19 +28,28 @@ class FakeSubscriber:
 
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
+        self._tokens: dict[str, str] = {}
 
-    def register(self, client_url: str) -> bool:
-        return self._registry.add(client_url, FakeClient)
+    def register(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
+        added = self._registry.add(client_url, FakeClient)
+        self._tokens[client_url] = token
+        return added
 
-    def deregister(self, client_url: str) -> bool:
+    def deregister(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
         return self._registry.remove(client_url)
+
+    def _check(self, client_url: str, token: str) -> None:
+        if self._registry.get(client_url) and self._tokens[client_url] not in ("", token):
+            raise NotYours
 
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
 
 
 def http(capacity: int = 2) -> FlaskClient:
-    return create_app(cast(Subscriber, FakeSubscriber(capacity))).test_client()
+    return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
@@ -57,6 +67,16 @@ def test_a_client_registers_once_and_deregisters_once_in_the_words_of_the_contra
     assert client.get("/status").json == {"available_slots": 2}
 
 
+def test_a_registration_with_a_token_ends_only_with_it() -> None:
+    client = http()
+    ours, theirs = ({"client_url": URL, "token": token} for token in ("ours", "theirs"))
+    assert client.post("/register", json=ours).status_code == 200
+    for call, body in (("/register", theirs), ("/deregister", theirs), ("/deregister", {"client_url": URL})):
+        answer = client.post(call, json=body)
+        assert (answer.status_code, list(answer.json or {})) == (403, ["error"])
+    assert client.post("/deregister", json=ours).json == {"status": "deregistered", "client_url": URL}
+
+
 def test_a_full_subscriber_answers_503() -> None:
     status, answer = ask(http(capacity=0), "/register")
     assert (status, list(answer)) == (503, ["error"])
@@ -65,7 +85,8 @@ def test_a_full_subscriber_answers_503() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "x", "ftp://h/", "http://", "http:///x", "http://h:99999/", "http://h:0/", "http://h:x/", "http://[/", "//h/",
-     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd"],
+     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd",
+     "http://user@h/", "http://user:secret@h/", "http://" + "a" * 64 + "/", "http://a..b/"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_client_is_a_400_that_says_what_was_expected(url: str) -> None:
     status, answer = ask(http(), "/register", url)
@@ -85,6 +106,13 @@ def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
     answer = http().post(call, data=data)
     assert answer.status_code < 500
     assert answer.json is not None
+
+
+def test_a_stream_is_at_another_port_of_the_host_that_was_asked() -> None:
+    answer = http().get("/stream?last_event_id=1-2-3", base_url="http://live.example:7001")
+    assert (answer.status_code, answer.location) == (307, "http://live.example:7101/stream?last_event_id=1-2-3")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
 
 
 @pytest.mark.parametrize(

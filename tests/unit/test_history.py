@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.history import History, Record
-from tests.harness import wait_until
-from tests.unit.support import is_waiting
 
 
 def records(*timestamps_ms: int, first_offset: int = 0) -> list[Record]:
@@ -19,15 +15,15 @@ def records(*timestamps_ms: int, first_offset: int = 0) -> list[Record]:
 def test_a_record_is_forgotten_when_it_is_older_than_the_bound() -> None:
     history = History(max_age_seconds=1, max_records=10)
     history.append(records(1000, 1001), now_ms=2000)
-    assert len(history.after(0, 10, 0)[1]) == 2
+    assert len(history.after(0, 10)[1]) == 2
     history.append([], now_ms=2001)
-    assert [record.timestamp_ms for record in history.after(0, 10, 0)[1]] == [1001]
+    assert [record.timestamp_ms for record in history.after(0, 10)[1]] == [1001]
 
 
 def test_the_oldest_records_go_when_there_are_too_many() -> None:
     history = History(max_age_seconds=60, max_records=3)
     history.append(records(1, 2, 3, 4, 5), now_ms=5)
-    first, found = history.after(0, 10, 0)
+    first, found = history.after(0, 10)
     assert (first, [record.timestamp_ms for record in found]) == (2, [3, 4, 5])
 
 
@@ -56,14 +52,22 @@ def test_every_cursor_sees_what_a_plain_list_would_show(
         assert history.end == len(everything)
         for cursor in range(len(everything) + 1):
             begin = max(cursor, first)
-            assert history.after(cursor, limit, 0) == (begin, everything[begin : begin + limit])
+            assert history.after(cursor, limit) == (begin, everything[begin : begin + limit])
 
 
-def test_a_waiting_reader_is_woken_by_a_record() -> None:
+def test_every_listener_is_told_of_a_record_and_not_of_nothing() -> None:
     history = History(max_age_seconds=60, max_records=10)
-    reader = threading.Thread(target=history.after, args=(0, 10, 600), daemon=True)
-    reader.start()
-    wait_until("the reader waits", lambda: is_waiting(reader), timeout_seconds=10)
+    told: list[int] = []
+    for listener in range(2):
+        history.on_append(lambda listener=listener: told.append(history.end + listener))  # type: ignore[misc]
     history.append(records(1), now_ms=1)
-    reader.join(10)
-    assert not reader.is_alive()
+    history.append([], now_ms=2)
+    assert told == [1, 2]
+
+
+def test_what_had_to_go_because_there_was_too_much_is_told_from_what_was_too_old() -> None:
+    history = History(max_age_seconds=1, max_records=3)
+    history.append(records(1, 2), now_ms=2000)
+    assert (history.start, history.overflowed) == (2, 0)
+    history.append(records(2000, 2000, 2000, 2000), now_ms=2000)
+    assert (history.start, history.overflowed) == (3, 3)

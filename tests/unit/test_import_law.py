@@ -18,17 +18,43 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
-    # Deliver is one stage in four rooms.
-    "deliver": FOUNDATION | {"registry", "push", "history"},
+    # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
+    "fastpath": FOUNDATION | {"intake"},
+    "intake": FOUNDATION | {"gate"},
+    "gate": FOUNDATION,
+    "pages": {"settings", "directory"},
+    # Which subscribers there are, for clients that ask the app and for those that ask themselves.
+    "directory": {"settings"},
+    "receive": FOUNDATION | {"directory", "watch"},
+    "watch": FOUNDATION | {"directory"},
+    # Aggregate is one stage in two rooms.
+    "aggregate": FOUNDATION | {"counting"},
+    "counting": FOUNDATION,
+    # Deliver is one stage in several rooms.
+    "deliver": FOUNDATION
+    | {"deliver_http", "registry", "follow", "history", "addresses", "push", "push_client", "push_http"}
+    | {"batches", "stream", "stream_http"},
+    "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http"},
     "registry": FOUNDATION,
-    "push": FOUNDATION | {"history"},
+    "follow": FOUNDATION | {"history"},
+    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
+    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http"},
+    "push_http": set(),
+    "merged": {"records", "history"},
+    "addresses": set(),
     "history": set(),
+    "batches": FOUNDATION | {"history"},
+    "stream": FOUNDATION | {"history", "batches", "stream_http"},
+    "stream_http": {"records"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate"},
-    "flask": {"ingest", "deliver", "receive"},
+    "pyspark": {"aggregate", "counting"},
+    "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
+    "granian": {"ingest", "fastpath"},
+    "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}

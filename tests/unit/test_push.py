@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
+from kafka.errors import KafkaError
+from standardwebhooks import Webhook
 
-from emostream import push
+from emostream import merged, push_http
+from emostream import push_client as push
+from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
-from emostream.push import PushClient, PushPolicy
+from emostream.push import PushEngine
+from emostream.push_client import Position, PushClient, PushPolicy
+from emostream.push_http import PushError, Target
 from emostream.runtime import Counters, Log
 from tests.harness import wait_until
 from tests.unit.support import Answer, Asked, HttpServer, http_server
@@ -34,15 +43,15 @@ class Pushing:
 
     history: History
     counters: Counters
+    engine: PushEngine
+    client: PushClient
     evictions: list[tuple[str, str]] = field(default_factory=list)
-    client: PushClient | None = None
+    kept: list[Position] = field(default_factory=list)
 
-    def next_offsets(self) -> dict[int, int]:
-        assert self.client
-        return self.client.next_offsets()
+    def next_offsets(self) -> Mapping[int, int]:
+        return self.client.position.next_offsets
 
     def wait_for_end(self) -> None:
-        assert self.client
         wait_until("all is dealt with", self.client.drained, timeout_seconds=30)
 
 
@@ -50,20 +59,32 @@ class Pushing:
 def pushing(
     url: str, history: History, next_offsets: Mapping[int, int] | None = None,
     max_age_seconds: float = LONG_SECONDS, evict_after_seconds: float = LONG_SECONDS,
+    merge_after_seconds: float = LONG_SECONDS, merging: Mapping[int, int] | None = None, secret: bytes = b"",
+    keep_error: KafkaError | None = None,
 ) -> Iterator[Pushing]:  # fmt: skip
     log = Log("test")
-    found = Pushing(history, Counters(log))
+    counters = Counters(log)
 
     def evict(client_url: str, client: PushClient, reason: str) -> None:
         found.evictions.append((client_url, reason))
-        client.close()
+        found.engine.remove(client)
 
-    policy = PushPolicy(TOPIC, 2, max_age_seconds, evict_after_seconds)
-    found.client = PushClient(url, history, 0, next_offsets or {}, 0, policy, found.counters, log, evict)
+    def keep(_: str, client: PushClient) -> None:
+        found.kept.append(client.position)
+        if keep_error and len(found.kept) == 1:
+            raise keep_error
+
+    networks = AllowedNetworks("127.0.0.0/8")
+    policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
+    engine = PushEngine(history, policy, counters, log, evict, keep)
+    client = PushClient(engine, url, 0, Position(next_offsets or {}, merging), 0)
+    found = Pushing(history, counters, engine, client)
+    engine.serve(client)
     try:
         yield found
     finally:
-        found.client.close()
+        engine.close()
+        assert not engine.running
 
 
 def history_of(*records: Record, max_records: int = 10_000) -> History:
@@ -179,7 +200,6 @@ def pushing_to_junk(junk: bytes) -> Iterator[Pushing]:
         b"HTTP/1.1 500 x\r\n" + b"a: b\r\n" * 1000 + b"\r\n",
         b"HTTP/1.1 500 x\r\nContent-Length: abc\r\n\r\n",
         b"HTTP/1.1 500 x\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 x\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\nnot gzip!",
         b"HTTP/1.1 500 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 302 x\r\nLocation: http://[\r\nContent-Length: 0\r\nSet-Cookie: \xff=\x00\r\n\r\n",
     ],
@@ -192,6 +212,53 @@ def test_junk_for_an_answer_is_one_failure_and_ends_nothing(junk: bytes) -> None
 
 def test_an_answer_counts_by_its_status_however_long_its_body_would_be() -> None:
     with pushing_to_junk(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nx") as ours:
+        assert ours.counters.snapshot() == {"delivered": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 x\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\nnot gzip!",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.1 202 x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\nhello and more than was announced",
+    ],
+    ids=lambda answer: repr(answer[:40]),
+)
+def test_whatever_begins_with_a_2xx_is_a_delivery(answer: bytes) -> None:
+    with pushing_to_junk(answer) as ours:
+        assert ours.counters.snapshot() == {"delivered": 1}
+
+
+def test_an_answer_that_comes_byte_by_byte_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_http, "READ_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pushing(f"http://127.0.0.1:{port}/", history_of(record(0, 0)), evict_after_seconds=0.5) as ours:
+
+            def trickle() -> None:
+                while not ours.evictions:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        for byte in b"HTTP/1.1 200 " + b"x" * 1000:
+                            connection.sendall(bytes([byte]))
+                            time.sleep(0.05)
+
+            threading.Thread(target=trickle, daemon=True).start()
+            wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+            assert "no answer within 0.3 s" in ours.evictions[0][1]
+
+
+def test_of_a_body_without_end_no_more_is_read_than_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_http, "READ_SECONDS", 3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with pushing(f"http://127.0.0.1:{listener.getsockname()[1]}/", history_of(record(0, 0))) as ours:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 2000)
+                ours.wait_for_end()
         assert ours.counters.snapshot() == {"delivered": 1}
 
 
@@ -217,7 +284,7 @@ def test_nobody_listening_is_a_failure_like_any_other() -> None:
         pass
     with pushing(closed.url, history_of(record(0, 0)), evict_after_seconds=0.2) as ours:
         wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
-        assert "ConnectionError" in ours.evictions[0][1]
+        assert "ConnectionRefusedError" in ours.evictions[0][1]
 
 
 def test_a_success_starts_the_time_to_eviction_anew() -> None:
@@ -247,14 +314,14 @@ def test_a_record_that_gets_too_old_while_it_fails_makes_way_for_the_next_one() 
     history = history_of(record(0, 0, age_seconds=9.5), record(0, 1))
     with served as server, pushing(server.url, history, max_age_seconds=10) as ours:
         ours.wait_for_end()
-        assert (ours.counters.snapshot()["expired"], keys(server)[-1]) == (1, f"{TOPIC}/0/1")
+        assert (ours.counters.snapshot()["lost"], keys(server)[-1]) == (1, f"{TOPIC}/0/1")
 
 
-def test_records_that_the_history_forgot_are_counted_as_expired() -> None:
+def test_records_that_the_history_had_no_room_for_are_counted_as_dropped() -> None:
     history = history_of(*RECORDS[:5], max_records=2)
     with http_server(answers()) as server, pushing(server.url, history) as ours:
         ours.wait_for_end()
-        assert ours.counters.snapshot() == {"expired": 3, "delivered": 2}
+        assert ours.counters.snapshot() == {"dropped": 3, "delivered": 2}
 
 
 def test_a_client_that_hangs_delays_no_other() -> None:
@@ -289,14 +356,14 @@ def test_an_offset_that_was_kept_never_goes_back() -> None:
         assert (ours.next_offsets(), server.asked) == ({0: 7}, [])
 
 
-def test_a_closed_client_does_not_try_again() -> None:
+def test_a_removed_client_is_not_tried_again() -> None:
     with http_server(lambda _: Answer(500)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
         wait_until("a first attempt", lambda: server.asked, timeout_seconds=10)
-        assert ours.client
-        ours.client.close()
-        name = f"push {server.url}"
-        wait_until("its thread ends", lambda: all(t.name != name for t in threading.enumerate()), timeout_seconds=10)
-        assert ours.evictions == []
+        ours.engine.remove(ours.client)
+        wait_until("it has ended", lambda: not ours.engine.clients, timeout_seconds=10)
+        before = len(server.asked)
+        time.sleep(0.1)  # several pauses long; nothing is waited for
+        assert (len(server.asked), ours.evictions) == (before, [])
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,3 +391,177 @@ def test_a_client_that_listens_keeps_its_slot_while_there_is_nothing_to_send(mon
         history.append([record(0, 0)], now_ms=time.time() * 1000)
         ours.wait_for_end()
         assert not ours.evictions
+
+
+def test_a_connection_is_kept_and_one_that_the_client_has_ended_is_no_failure() -> None:
+    history = history_of(record(0, 0))
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for answered in (2, 1, 9):  # and then it ends the connection, just as it is used again
+                connection, _ = listener.accept()
+                accepted.append(answered)
+                with connection:
+                    for _ in range(answered):
+                        if not connection.recv(65536):
+                            return
+                        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                    connection.recv(65536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pushing(f"http://127.0.0.1:{listener.getsockname()[1]}/", history) as ours:
+            for number in range(1, 6):
+                ours.wait_for_end()
+                history.append([record(0, number)], now_ms=time.time() * 1000)
+            ours.wait_for_end()
+            assert (ours.counters.snapshot(), accepted) == ({"delivered": 6}, [2, 1, 9])
+
+
+def test_retry_after_is_waited_for() -> None:
+    busy = Answer(503, headers={"Retry-After": "1"})
+    with http_server(answers(busy)) as server, pushing(server.url, history_of(record(0, 0))) as ours:
+        wait_until("a first attempt", lambda: server.asked, timeout_seconds=10)
+        began = time.monotonic()
+        ours.wait_for_end()
+        assert time.monotonic() - began > 0.9
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("odd", ["x", "-1", "1e9", "\u0661", "Thu, 99 Foo", "9" * 400])
+def test_a_retry_after_that_is_none_does_no_harm(odd: str) -> None:
+    assert (push_http._seconds(odd) or 0.0) >= 0.0
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    assert push_http._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert (push_http._seconds("Wed, 21 Oct 2999 07:28:00 GMT") or 0.0) > 1e9
+
+
+def failing_for(seconds: float, *then: int) -> Callable[[Asked], Answer]:
+    """500 until the first question is so old, and then these and 200."""
+    began: list[float] = []
+    later = answers(*then)
+
+    def answer(asked: Asked) -> Answer:
+        began.append(time.monotonic())
+        return Answer(500) if began[-1] < began[0] + seconds else later(asked)
+
+    return answer
+
+
+def counted(offset: int, emoji: str, **more: int) -> Record:
+    value = json.dumps({"emoji": emoji, "count": 1, "batch_id": offset} | more).encode()
+    return Record(0, offset, round(time.time() * 1000), value)
+
+
+def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
+    history = history_of(*(counted(n, "🔥👏"[n % 2], events=10, first_accepted_ms=n) for n in range(101)))
+    failing = failing_for(0.2)
+    with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=0.05) as ours:
+        ours.wait_for_end()
+        history.append([counted(101, "🔥")], now_ms=time.time() * 1000)
+        ours.wait_for_end()
+        single, *sums, later = [json.loads(asked.body) for asked in server.asked[-4:]]
+        assert single == {"emoji": "🔥", "count": 1, "batch_id": 0, "events": 10, "first_accepted_ms": 0}
+        assert sums == [
+            {"emoji": "👏", "count": 50, "events": 500, "merged": 50, "batch_id": 99, "first_accepted_ms": 1},
+            {"emoji": "🔥", "count": 50, "events": 500, "merged": 50, "batch_id": 100, "first_accepted_ms": 2},
+        ]
+        assert later == {"emoji": "🔥", "count": 1, "batch_id": 101}
+        failed = len(server.asked) - 4
+        assert ours.counters.snapshot() == {"delivered": 4, "merged": 98, "failed_attempts": failed}
+        # What is in the sums was noted before the first of them was tried.
+        assert ours.kept == [Position({0: 1}, {0: 101})]
+        assert ours.client.position == Position({0: 102})
+
+
+def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
+    history = history_of(record(0, 0), counted(1, "x", events=5), counted(2, "x"))
+    served = http_server(failing_for(0.2))
+    with served as server, pushing(server.url, history, merge_after_seconds=0.05) as ours:
+        ours.wait_for_end()
+        assert json.loads(server.asked[-1].body) == {"emoji": "x", "count": 2, "merged": 2, "batch_id": 2}
+
+
+def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged, "MAX_EMOJIS", 2)
+    history = history_of(*(counted(n, "abc"[n % 3]) for n in range(9)))
+    with http_server(answers()) as server, pushing(server.url, history, merge_after_seconds=0.0) as ours:
+        ours.wait_for_end()
+        assert ours.counters.snapshot() == {"delivered": 2, "merged": 4, "dropped": 3}
+
+
+def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_successor() -> None:
+    records = [counted(n, "🔥👏"[n % 2]) for n in range(40)]
+    tried: list[Asked] = []
+    failing = failing_for(0.2)
+
+    def die_at_the_second_sum(asked: Asked) -> Answer:
+        answer = failing(asked)
+        if answer.status == 200:
+            tried.append(asked)
+        return Answer(200 if len(tried) <= 2 else 500) if answer.status == 200 else answer
+
+    served, earlier = http_server(die_at_the_second_sum), history_of(*records[:30])
+    with served as server, pushing(server.url, earlier, merge_after_seconds=0.05) as ours:
+        wait_until("the second sum was tried", lambda: len(tried) > 2, timeout_seconds=10)
+        position = ours.kept[0]
+    before = {(asked.headers["Idempotency-Key"], asked.body) for asked in tried[1:]}
+    served, history = http_server(answers()), history_of(*records)
+    with served as server, pushing(server.url, history, position.next_offsets, merging=position.merging) as ours:
+        ours.wait_for_end()
+        again = [(asked.headers["Idempotency-Key"], asked.body) for asked in server.asked]
+        assert before == set(again[:2])
+        assert len(again) == 12
+        assert sum(json.loads(body)["count"] for _, body in again) == 39
+        assert ours.client.position == Position({0: 40})
+
+
+def test_what_could_not_be_noted_is_not_sent_merged_yet() -> None:
+    history = history_of(*(counted(n, "x") for n in range(5)))
+    served, away = http_server(failing_for(0.2)), KafkaError("away")
+    with served as server, pushing(server.url, history, merge_after_seconds=0.05, keep_error=away) as ours:
+        ours.wait_for_end()
+        assert len(ours.kept) == 2
+        assert json.loads(server.asked[-1].body)["count"] == 4
+
+
+def test_pushes_are_signed_by_standard_webhooks() -> None:
+    secret = b"s" * 32
+    with http_server(answers()) as server, pushing(server.url, history_of(counted(0, "🔥")), secret=secret) as ours:
+        ours.wait_for_end()
+    [asked] = server.asked
+    assert Webhook(base64.b64encode(secret).decode()).verify(asked.body, asked.headers)["emoji"] == "🔥"
+    with pytest.raises(Exception, match="signature"):
+        Webhook(base64.b64encode(b"x" * 32).decode()).verify(asked.body, asked.headers)
+
+
+def test_a_client_in_a_network_that_is_not_allowed_is_never_connected_to() -> None:
+    with http_server(answers()) as server:
+        url = server.url.replace("127.0.0.1", "[::ffff:169.254.169.254]")
+        with pushing(url, history_of(record(0, 0)), evict_after_seconds=0.1) as ours:
+            wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+            assert "Forbidden" in ours.evictions[0][1]
+
+
+def test_a_challenge_has_to_come_back() -> None:
+    with http_server(lambda asked: Answer(200, asked.body)) as echo, http_server(answers()) as deaf:
+        with pushing(echo.url, history_of()) as ours:
+            ours.engine.verify(echo.url, "abc")
+            with pytest.raises(PushError, match="abc"):
+                ours.engine.verify(deaf.url, "abc")
+        assert json.loads(echo.asked[0].body) == {"challenge": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h", b"POST / HTTP/1.1\r\nHost: h\r\n"),
+        ("http://h:8001/a b?q=\u00e9#f", b"POST /a%20b?q=%C3%A9 HTTP/1.1\r\nHost: h:8001\r\n"),
+        ("https://[::1]:1/%41", b"POST /%41 HTTP/1.1\r\nHost: [::1]:1\r\n"),
+        ("http://b\u00fccher.example/", b"POST / HTTP/1.1\r\nHost: xn--bcher-kva.example\r\n"),
+    ],
+)
+def test_a_request_goes_to_what_the_url_says(url: str, expected: bytes) -> None:
+    assert Target.parse(url).head.startswith(expected)

@@ -1,0 +1,96 @@
+"""Host name of a client → the addresses that a push may go to; so that no `client_url` makes this process a weapon.
+
+What is checked is what is connected to: a name is resolved once per connection, and the addresses that came out of it
+are used, in whatever form (decimal, octal, IPv4 within IPv6) it was written.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
+Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+
+# Whatever CLIENT_NETWORKS says: nobody's client is there, but the credentials of a cloud machine may be.
+NEVER: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this host, by another name
+        "169.254.0.0/16",  # link-local, with the metadata of most clouds at 169.254.169.254
+        "100.100.100.200/32",  # metadata of Alibaba Cloud
+        "168.63.129.16/32",  # metadata of Azure
+        "192.0.0.192/32",  # metadata of Oracle Cloud
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+        "::/128",
+        "fe80::/10",  # link-local
+        "fec0::/10",  # site-local of before
+        "fd00:ec2::/32",  # metadata of AWS
+        "fd20:ce::254/128",  # metadata of Google Cloud
+        "ff00::/8",  # multicast
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+
+
+class Forbidden(OSError):
+    """No address of a host may be pushed to; the text says which, and what may."""
+
+
+class AllowedNetworks:
+    """CLIENT_NETWORKS."""
+
+    def __init__(self, networks: str) -> None:
+        """A comma-separated list such as `127.0.0.0/8,fc00::/7`. Raises ValueError."""
+        self._text = networks
+        self._networks = [ipaddress.ip_network(network.strip()) for network in networks.split(",") if network.strip()]
+
+    def allows(self, address: str) -> bool:
+        """Whether a push may go to an IP address, as the system writes it."""
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+            parsed = parsed.ipv4_mapped  # the same address: it is IPv4 that goes out
+        return self._named(parsed) and all(self._named(inner) for inner in embedded(parsed))
+
+    def check(self, host: str, addresses: Sequence[str]) -> list[str]:
+        """Those of the addresses of a host that a push may go to. Raises Forbidden where there are none."""
+        allowed = [address for address in addresses if self.allows(address)]
+        if not allowed:
+            raise Forbidden(f"{host} is {addresses[0]}, expected an address in {self._text} (CLIENT_NETWORKS)")
+        return allowed
+
+    def _named(self, address: Address) -> bool:
+        return any(address in network for network in self._networks) and not any(address in net for net in NEVER)
+
+
+def embedded(address: Address) -> Iterator[Address]:
+    """The IPv4 addresses that what is sent to an IPv6 address may end up at."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    number = int(address)
+    if address in _NAT64 or address in _NAT64_LOCAL or (address in _COMPATIBLE and number > 1):
+        yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    if number >> 32 & 0xFFFFFFFF in _ISATAP:
+        yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    if address.sixtofour:
+        yield address.sixtofour
+    if address.teredo:
+        yield from address.teredo
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """All addresses of a host, the system's favourite first. Blocks. Raises OSError where it has none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is too long, or empty
+        raise OSError(f"{host} is no host name ({error})") from None
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))

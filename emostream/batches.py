@@ -1,0 +1,259 @@
+"""Records of a History → one Server-Sent Event per micro-batch, each with the place on the topic at which it ends.
+
+The text of an event is made once for all streams. Not thread-safe: it belongs to the thread that sends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from emostream.history import Record
+from emostream.records import Count, InvalidRecord, encode, parse_whole_count
+
+# How long a micro-batch that says how many records it has may wait for the last of them.
+WHOLE_WITHIN_SECONDS = 0.1
+MAX_ID_CHARACTERS = 200
+_place = re.compile(r"([1-9])-(\d{0,18})-(\d{1,18}(?:\.\d{1,18}){0,99})")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a stream has come: the id of an event, `<cluster>-<batch_id or empty>-<next offset per partition>`.
+
+    Offsets are the same at every subscriber of the cluster, batch ids also in other clusters.
+    """
+
+    cluster: int
+    batch_id: int | None
+    offsets: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.cluster}-{'' if self.batch_id is None else self.batch_id}-{'.'.join(map(str, self.offsets))}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place | None:
+        """The place that an id names; None where it is not one of ours."""
+        found = _place.fullmatch(text) if len(text) <= MAX_ID_CHARACTERS else None
+        if not found:
+            return None
+        batch_id = int(found[2]) if found[2] else None
+        return cls(int(found[1]), batch_id, tuple(map(int, found[3].split("."))))
+
+
+Counted = list[tuple[Record, Count]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The records of one micro-batch, as far as they came together, the place after them, and their event."""
+
+    records: Counted
+    place: Place
+    wire: bytes
+
+
+def event(place: Place, counts: Iterable[Count], merged: int) -> bytes:
+    """One Server-Sent Event with the counts of `merged` micro-batches, summed per emoji."""
+    by_emoji: dict[str, dict[str, object]] = {}
+    data: dict[str, object] = {} if place.batch_id is None else {"batch_id": place.batch_id}
+    data["counts"] = ()
+    for count in counts:
+        summed = by_emoji.setdefault(count.emoji, {"emoji": count.emoji, "count": 0})
+        summed["count"] += count.count  # type: ignore[operator]
+        if count.events is not None:
+            summed["events"] = summed.get("events", 0) + count.events  # type: ignore[operator]
+        for key, choose in (("first_accepted_ms", min), ("last_accepted_ms", max), ("batched_ms", max)):
+            value = getattr(count, key)
+            if value is not None:
+                data[key] = choose(data.get(key, value), value)
+    data["counts"] = list(by_emoji.values())
+    data["merged"] = merged
+    return b"id: %s\ndata: %s\n\n" % (str(place).encode(), encode(data))
+
+
+def gap(reason: str) -> bytes:
+    """The event that says that something is missing before the next one."""
+    return b"event: gap\ndata: %s\n\n" % encode({"reason": reason})
+
+
+class Batches:
+    """The micro-batches of the last `max_age_seconds`, numbered from 0 in the order in which they were closed."""
+
+    def __init__(
+        self, cluster: int, starts: Mapping[int, int], forgotten_batch_id: int | None,
+        max_age_seconds: float, max_records: int,
+    ) -> None:  # fmt: skip
+        """`starts` is the offset per partition from which on the records come, `forgotten_batch_id` the last before."""
+        self._cluster = cluster
+        self._max_age_ms = max_age_seconds * 1000
+        self._max_records = max_records
+        self._open: dict[int, tuple[float, Counted]] = {}  # batch id → since when, what
+        self._newest_in_partition: dict[int, int] = {}
+        self._closed: deque[Batch] = deque()
+        self._records = 0
+        self._generation = 0
+        self._offsets = [starts[partition] for partition in sorted(starts)]
+        self._forgotten = list(self._offsets)
+        self._forgotten_batch_id = forgotten_batch_id
+        self._lost = False
+        self._newest_batch_id: int | None = None
+        self.first = 0  # the number of the oldest batch that is still there
+        self._made: dict[tuple[int, int, bool], bytes] = {}
+
+    @property
+    def end(self) -> int:
+        """The number that the next batch will have."""
+        return self.first + len(self._closed)
+
+    @property
+    def place(self) -> Place:
+        """Where a stream is that has everything."""
+        return Place(self._cluster, self._newest_batch_id, tuple(self._offsets))
+
+    def add(self, records: Sequence[Record], now: float) -> None:
+        """Take records that came together at `now` (monotonic seconds) into their micro-batches."""
+        alone: Counted = []
+        for record in records:
+            if record.generation != self._generation:
+                self._close_all()
+                self._start_over(record.generation)
+            if self._lost:
+                self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset)
+            try:
+                count = parse_whole_count(record.value)
+            except InvalidRecord:
+                continue  # skipped and counted where it was read
+            batch_id = count.batch_id
+            if batch_id is None or batch_id < 0:
+                alone.append((record, count))
+                continue
+            # Micro-batches are closed in the order of their ids, and with it the offsets of every partition grow from
+            # one to the next, which resuming by them relies on. Where ids start over, what is open has to go first.
+            if batch_id < self._newest_in_partition.get(record.partition, 0):
+                self._close_all()
+                self._newest_in_partition.clear()
+            self._newest_in_partition[record.partition] = batch_id
+            self._open.setdefault(batch_id, (now, []))[1].append((record, count))
+        self._lost = False
+        if alone:
+            self._close_all()
+            self._close(None, alone)
+
+    def lose(self) -> None:
+        """Note that records were forgotten before they came here: every stream has a gap now."""
+        self._close_all()
+        while self._closed:
+            self._forget_oldest()
+        self.first += 1
+        self._lost = True
+
+    def close_due(self, now: float) -> float | None:
+        """Close micro-batches that are whole or have waited enough; seconds until the next has; None: none waits."""
+        while self._open:
+            batch_id = min(self._open)
+            since, records = self._open[batch_id]
+            left = since + WHOLE_WITHIN_SECONDS - now
+            # One that does not say how many records it has is what came together.
+            if left > 0 and all(len(records) < (count.batch_emojis or 0) for _, count in records):
+                return left
+            self._close(batch_id, self._open.pop(batch_id)[1])
+        return None
+
+    def forget(self, now_ms: float) -> None:
+        """Let go of what is older than the bound, or too much."""
+        while self._closed:
+            oldest = self._closed[0]
+            newest_ms = max(record.timestamp_ms for record, _ in oldest.records)
+            if newest_ms >= now_ms - self._max_age_ms and self._records <= self._max_records:
+                return
+            self._forget_oldest()
+
+    def events(self, first: int, merge: bool) -> bytes:
+        """The events from number `first` to the end: one after another, or as one whose counts are the sums.
+
+        Begins with a gap event where some of them are forgotten.
+        """
+        key = (first, self.end, merge)
+        if key not in self._made:
+            if self._made and next(iter(self._made))[1] != self.end:
+                self._made.clear()
+            found = list(islice(self._closed, max(0, first - self.first), None))
+            if merge and len(found) > 1:
+                counts = (count for batch in found for _, count in batch.records)
+                ids = [batch.place.batch_id for batch in found]
+                made = event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
+            else:
+                made = b"".join(batch.wire for batch in found)
+            if first < self.first:
+                made = gap("this stream was too slow; what it did not take in time is no longer kept") + made
+            self._made[key] = made
+        return self._made[key]
+
+    def is_ahead(self, place: Place) -> bool:
+        """Whether a stream has been farther, at another subscriber, than this one is."""
+        if place.cluster == self._cluster:
+            return any(theirs > ours for theirs, ours in zip(place.offsets, self._offsets, strict=False))
+        return (place.batch_id or 0) > (self._newest_batch_id or 0)
+
+    def why_gap(self, place: Place) -> str | None:
+        """Why a stream that was at `place` misses something; None where it does not."""
+        kept = "what happened since this stream ended is no longer kept"
+        if place.cluster == self._cluster:
+            if len(place.offsets) != len(self._offsets):
+                return "the topic has another number of partitions than when this stream ended"
+            return kept if any(p < f for p, f in zip(place.offsets, self._forgotten, strict=True)) else None
+        if place.batch_id is None:
+            return "this is another cluster, and the event it ended with has no batch_id to go on from"
+        return kept if (self._forgotten_batch_id or 0) > place.batch_id else None
+
+    def rest(self, first: int, place: Place) -> bytes:
+        """The events from number `first` on without what a stream that was at `place` has seen."""
+        made = []
+        for batch in islice(self._closed, max(0, first - self.first), None):
+            after, before = batch.place, place.batch_id
+            if place.cluster == self._cluster and len(place.offsets) == len(self._offsets):
+                records = [(r, c) for r, c in batch.records if r.offset >= place.offsets[r.partition]]
+                after = Place(self._cluster, after.batch_id, tuple(map(max, after.offsets, place.offsets)))
+            else:
+                seen = after.batch_id is None or before is None or after.batch_id <= before
+                records = [] if seen else batch.records
+            if len(records) == len(batch.records) and after == batch.place:
+                made.append(batch.wire)
+            elif records:
+                made.append(event(after, (count for _, count in records), merged=1))
+        return b"".join(made)
+
+    def _close_all(self) -> None:
+        for batch_id in sorted(self._open):
+            self._close(batch_id, self._open.pop(batch_id)[1])
+
+    def _close(self, batch_id: int | None, records: Counted) -> None:
+        for record, _ in records:
+            self._offsets[record.partition] = max(self._offsets[record.partition], record.offset + 1)
+        if batch_id is not None:
+            self._newest_batch_id = batch_id
+        place = Place(self._cluster, batch_id, tuple(self._offsets))
+        self._closed.append(Batch(records, place, event(place, (count for _, count in records), merged=1)))
+        self._records += len(records)
+
+    def _forget_oldest(self) -> None:
+        oldest = self._closed.popleft()
+        self.first += 1
+        self._records -= len(oldest.records)
+        for record, _ in oldest.records:
+            self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset + 1)
+        if oldest.place.batch_id is not None:
+            self._forgotten_batch_id = oldest.place.batch_id
+
+    def _start_over(self, generation: int) -> None:
+        """The topic was replaced: its offsets count from 0 again."""
+        while self._closed:
+            self._forget_oldest()
+        self._generation = generation
+        self._offsets = [0] * len(self._offsets)
+        self._forgotten = list(self._offsets)
+        self._newest_in_partition.clear()
