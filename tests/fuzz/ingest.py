@@ -34,7 +34,7 @@ SLOW = 32
 # What nobody outside should read. "Kafka" alone is part of the answer to a tap.
 INTERNALS = re.compile(
     rb'Traceback|File \\?"|\.py\b|site-packages|[Ww]erkzeug|[Ff]lask|msgspec|ciso8601|[Gg]ranian|kafka-python|'
-    rb"librdkafka|confluent|Exception|Error:|codec can|object at 0x|<!doctype|panicked|/root/|/tmp/|/home/"
+    rb"librdkafka|confluent|Exception|Error:|codec can|object at 0x|panicked|/root/|/tmp/|/home/"
 )
 # Which server it is may be known.
 SERVER = re.compile(rb"(?i)\r\nserver: [a-z]+(?=\r\n|$)")
