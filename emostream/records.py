@@ -128,7 +128,9 @@ def split_batch(body: bytes, lines: bool) -> list[bytes]:
         try:
             body.decode()
             parts = [bytes(part) for part in _batch_decoder.decode(body)]
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise InvalidRecord(f"{expected} in UTF-8, got a byte that is none at position {error.start}") from None
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
         except RecursionError:
             raise InvalidRecord(f"{expected}, got one nested too deeply") from None
