@@ -191,7 +191,7 @@ case $command in
     say "Kafka is ready at $KAFKA_BOOTSTRAP_SERVERS; ./topic.sh creates the topics, ./start.sh down stops it." ;;
   up)
     operate start
-    say "EmoStream is ready: POST http://$BIND_HOST:$APP_PORT/send-emoji; PORT=8001 .venv/bin/python client.py shows the stream." ;;
+    say "EmoStream is ready: http://$BIND_HOST:$APP_PORT/ in a browser, or PORT=8001 .venv/bin/python client.py here, shows the stream." ;;
   down) operate stop; say "Everything is stopped." ;;
   status) operate status ;;
   logs)

@@ -1,138 +1,39 @@
 """EMOJI_TOPIC → one record per emoji per micro-batch on MAIN_TOPIC, each event counted exactly once.
 
-Spark reads, checks and counts; one Kafka transaction per micro-batch then holds the batch's counts and the
-offsets up to which its events were read. These offsets, in the consumer group GROUP, are the only memory: a
-start begins where the last committed transaction ended, so a process that dies anywhere leaves nothing half done
+Spark reads, checks and counts (counting.py); one Kafka transaction per micro-batch then holds the batch's counts and
+the offsets up to which its events were read. These offsets, in the consumer group GROUP, are the only memory: a start
+begins where the last committed transaction ended, so a process that dies anywhere leaves nothing half done
 and its Spark checkpoint is thrown away. `kafka-consumer-groups` shows the group's lag like any other's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
+import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from pyspark.errors import PySparkRuntimeError, StreamingQueryException
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
-from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, encode
+from emostream.counting import Batch, count_events, largest, summarize, totals
+from emostream.records import encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
 
 NAME = "main_publisher"
 GROUP = "main-publisher"
-TRANSACTION_SECONDS = 4.0  # takes 20 to 50 ms
-EVENT_SCHEMA = "user_id string, emoji string, timestamp string"
+TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
-
-
-# --- the transformation: pure, native functions only ---
-
-
-def count_events(records: DataFrame) -> DataFrame:
-    """Kafka source columns (value, partition, offset, timestamp) → events counted per emoji and partition.
-
-    A record that is no event has a null `emoji`, so it is counted and can be named, but by itself.
-    """
-    return (
-        records.groupBy(valid_emoji().alias("emoji"), "partition")
-        .agg(*_measures())
-        .select("emoji", "partition", "events", "first_offset", "last_offset", "first_accepted_ms", "last_accepted_ms")
-    )
-
-
-@functools.cache  # an expression is 20 calls into the JVM, 60 ms of each batch's latency
-def valid_emoji() -> Column:
-    """The emoji of an event in the column `value`; null where that holds none.
-
-    What is an emoji is as in records.py; of user_id and timestamp only that they are strings matters here.
-    """
-    value = F.col("value").cast("string")
-    # As the one element of an array, because from_json does not mind what comes after the object it has read.
-    events = F.from_json(F.concat(F.lit("["), value, F.lit("]")), f"array<struct<{EVENT_SCHEMA}>>")
-    event = F.get(events, F.lit(0))
-    emoji = event["emoji"]
-    valid = (
-        (F.size(events) == 1)
-        & event["user_id"].isNotNull()
-        & event["timestamp"].isNotNull()
-        & (F.octet_length(emoji) <= MAX_TEXT_BYTES)
-        & ~emoji.rlike(r"(?U)^\s*$")
-        & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
-        # from_json turns 5, true or {"a":1} into their text. What looks like such a text must have been a string.
-        & (~emoji.rlike(r"^[-0-9tf\[{]") | value.rlike(r'"emoji"\s*:\s*"'))
-    )
-    return F.when(valid, emoji)
-
-
-@functools.cache
-def _measures() -> tuple[Column, ...]:
-    return (
-        F.count("*").alias("events"),
-        F.min("offset").alias("first_offset"),
-        F.max("offset").alias("last_offset"),
-        F.min(F.unix_millis("timestamp")).alias("first_accepted_ms"),
-        F.max(F.unix_millis("timestamp")).alias("last_accepted_ms"),
-    )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one micro-batch leaves: its counts, and per partition its next offset and its first bad record's."""
-
-    counts: list[Count] = field(default_factory=list)
-    next_offsets: dict[int, int] = field(default_factory=dict)
-    bad_records: int = 0
-    first_bad_offsets: dict[int, int] = field(default_factory=dict)
-
-
-def summarize(rows: Iterable[Row], batch_id: int, batched_ms: int, settings: Settings) -> Batch:
-    """Rows of count_events → a Batch. Counts are ordered by emoji; times are Unix milliseconds."""
-    by_emoji: dict[str, list[Row]] = {}
-    batch = Batch()
-    bad_records = 0
-    for row in rows:
-        next_offset = row["last_offset"] + 1
-        batch.next_offsets[row["partition"]] = max(next_offset, batch.next_offsets.get(row["partition"], 0))
-        if row["emoji"] is None:
-            bad_records += row["events"]
-            batch.first_bad_offsets[row["partition"]] = row["first_offset"]
-        else:
-            by_emoji.setdefault(row["emoji"], []).append(row)
-    for emoji, parts in sorted(by_emoji.items()):
-        events = sum(part["events"] for part in parts)
-        batch.counts.append(
-            Count(
-                emoji=emoji,
-                count=emoji_count(events, settings.events_per_emoji, settings.rounding),
-                events=events,
-                batch_id=batch_id,
-                first_accepted_ms=min(part["first_accepted_ms"] for part in parts),
-                last_accepted_ms=max(part["last_accepted_ms"] for part in parts),
-                batched_ms=batched_ms,
-            )
-        )
-    return Batch(batch.counts, batch.next_offsets, bad_records, batch.first_bad_offsets)
-
-
-def emoji_count(events: int, events_per_emoji: int, rounding: str) -> int:
-    """The `count` of an emoji with at least one event: ceil(events / n), or max(1, events // n) for `floor`."""
-    if rounding == "floor":
-        return max(1, events // events_per_emoji)
-    return -(-events // events_per_emoji)
-
-
-# --- the positions, and the transaction that moves them ---
 
 
 @dataclass(frozen=True)
@@ -209,48 +110,65 @@ class BatchPublisher:
         Spark numbers batches from its checkpoint, which is thrown away; ours go on from the last committed one.
         """
         started = time.time()
-        rows = count_events(records).collect()
+        by_emoji = count_events(records)
+        rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
             return
+        more = sum(row["emoji"] is not None for row in rows) > self._settings.max_emojis_per_batch
+        # Read once more, which a flood of different emojis costs and nothing else.
+        total = totals(by_emoji).collect()[0] if more else None
         counted = time.time()
         batch_id = self._next_batch_id
-        batch = summarize(rows, batch_id, round(counted * 1000), self._settings)
+        batch = summarize(rows, total, batch_id, round(counted * 1000), self._settings)
         try:
-            # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
-            # can do no harm: the next publisher fences it before it reads the positions.
-            within(TRANSACTION_SECONDS, f"the transaction of batch {batch_id}", lambda: self._commit(batch))
-        except KafkaError as error:
+            self._commit_in_time(batch_id, batch)
+        except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
-            raise
-        self._next_batch_id += 1
+            if self.fenced:
+                raise
+            # Once more in place: a new query would take seconds longer, and a second failure begins one.
+            self._log.warning("the transaction failed; trying again", batch_id=batch_id, reason=error)
+            self.close()
+            self._producer = transactional_producer(self._settings, GROUP)
+            if self.start().next_batch_id == batch_id:  # else it was committed, and only the answer did not come
+                self._commit_in_time(batch_id, batch)
+        self._next_batch_id = batch_id + 1
         events = sum(count.events or 0 for count in batch.counts)
         if batch.bad_records:
             self._log.warning(
                 "skipped records that are no events", topic=self._settings.emoji_topic, records=batch.bad_records,
                 first_offset_of_each_partition=json.dumps(batch.first_bad_offsets),
             )  # fmt: skip
+        if batch.cut_emojis:
+            self._log.warning(
+                "more emojis than MAX_EMOJIS_PER_BATCH; the rarest were not published",
+                batch_id=batch_id, emojis=batch.cut_emojis, events=batch.cut_events,
+            )  # fmt: skip
         self._log.info(
             "batch", batch_id=batch_id, events=events, emojis=len(batch.counts),
             bad=batch.bad_records, count_seconds=counted - started, commit_seconds=time.time() - counted,
         )  # fmt: skip
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit_in_time(self, batch_id: int, batch: Batch) -> None:
+        # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
+        # can do no harm: the next producer fences this one before it reads the positions.
+        producer = self._producer
+        step = f"the transaction of batch {batch_id}"
+        within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+
+    def _commit(self, producer: KafkaProducer, batch_id: int, batch: Batch) -> None:
         settings = self._settings
-        self._producer.begin_transaction()
+        producer.begin_transaction()
         # Keyed by emoji, so that one emoji's counts stay in order on every topic after this one.
         sent = [
-            self._producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count))
-            for count in batch.counts
+            producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count)) for count in batch.counts
         ]
         offsets = {
-            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(self._next_batch_id), -1)
+            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(batch_id), -1)
             for partition, offset in batch.next_offsets.items()
         }
-        self._producer.send_offsets_to_transaction(offsets, GROUP)
-        commit(self._producer, sent)
-
-
-# --- Spark around it ---
+        producer.send_offsets_to_transaction(offsets, GROUP)
+        commit(producer, sent)
 
 
 def make_session(settings: Settings) -> SparkSession:
@@ -289,7 +207,7 @@ def warm_up(session: SparkSession) -> None:
             F.lit(event).alias("value"), F.lit(0).alias("partition"),
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
-        count_events(records).collect()
+        largest(count_events(records), WARM_UP_EVENTS).collect()
 
 
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
@@ -379,4 +297,6 @@ def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log)
 def _reason(error: Exception) -> str:
     """The innermost cause in an error's text, without the stack around it."""
     lines = str(error).strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("Caused by:")), lines[0] if lines else repr(error))
+    # What foreachBatch raised in Python ends its traceback; what Java raised is named as the cause.
+    causes = [line for line in lines if re.match(r"Caused by: |[\w.]+(Error|Timeout|Exception): ", line)]
+    return causes[-1] if causes else (lines[0] if lines else repr(error))

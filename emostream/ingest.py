@@ -1,82 +1,144 @@
-"""POST /send-emoji → one record per tap on EMOJI_TOPIC."""
+"""POST /send-emoji, POST /send-emojis → one record per event on EMOJI_TOPIC: the Flask app, and its processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, request
 from granian import Granian
-from granian.constants import Interfaces
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
-from emostream.broker import BoundedProducer, BufferFull, NotAcknowledged, wait_for_topics
-from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_request
+from emostream import pages
+from emostream.broker import BoundedProducer, wait_for_topics
+from emostream.directory import Directory
+from emostream.fastpath import FastPath
+from emostream.gate import preflight
+from emostream.intake import (
+    ACK_SECONDS,
+    JSON,
+    LIVE,
+    NDJSON,
+    OPENAPI,
+    UNACKNOWLEDGED,
+    Answer,
+    Intake,
+    said,
+)
+from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from emostream.runtime import HEARTBEAT_SECONDS, Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
 
-RETRY_AFTER_SECONDS = 1
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
 # A flush begins this long before a multiple of the linger: time for its request to be answered.
 FLUSH_LEAD_SECONDS = 0.06
 # With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
 SHORTEST_FLUSH_SECONDS = 0.1
-FLUSH_SECONDS = 1.0
+# What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
+FLUSH_SECONDS = 0.05
 ORPHAN_SECONDS = 3.0  # until an orphan has noticed that it is one
-# One thread runs Python at a time anyway; a second lets one wait for a slow body.
-BUSY_THREADS = 2
-# With ACK=broker a request holds its thread until the broker has answered, and somebody waits for it.
-WAITING_THREADS = 64
-WAITED_LINGER_MS = 20
-ACK_SECONDS = 10.0
+WAITED_LINGER_MS = 20  # with ACK=broker, where somebody waits for the answer
+# Open connections that a worker holds at most, mostly idle ones of phones; those beyond wait until one closes.
+MAX_CONNECTIONS = 8_192
+OTHER_FILES = 64
+IDLE_CONNECTION_MS = 30_000
 
 
-def create_app(producer: BoundedProducer, counters: Counters, wait_seconds: float = 0.0) -> Flask:
+def create_app(intake: Intake) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
-    app = Flask("emostream.ingest")
-    # Flask refuses a longer Content-Length, but cuts off a chunked body, which has none; the byte more shows that.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
+    app = Flask("emostream.ingest", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    gate = intake.gate
 
     @app.post("/send-emoji")
-    def send_emoji() -> tuple[Response, int] | tuple[Response, int, dict[str, str]]:
+    def send_emoji() -> Response:
         """Accept one tap: 200, or 4xx for a bad request, or 503 when the broker does not take events."""
-        if request.mimetype != "application/json":
+        return settled(*intake.tap(body(MAX_BODY_BYTES, JSON), sender()))
+
+    @app.post("/send-emojis")
+    def send_emojis() -> Response:
+        """Accept the good ones of up to 1,000 events: 200, or 4xx or 503 when none was taken."""
+        data = body(MAX_BATCH_BODY_BYTES, JSON, NDJSON)
+        return settled(*intake.batch(data, request.mimetype == NDJSON, sender()))
+
+    @app.get("/livez")
+    def livez() -> Response:
+        """200 as long as there is no need to end this process."""
+        return response(LIVE)
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        """200 when events can be taken, 503 while the broker is away."""
+        return response(intake.ready())
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        """The calls here, as OpenAPI 3.1 describes it."""
+        return Response(OPENAPI, mimetype=JSON)
+
+    def body(max_bytes: int, *media: str) -> bytes:
+        """The body of a request that may send, and says that it sends this. Raises HTTPException."""
+        if not gate.admits(request.headers.get("Authorization"), request.headers.get("X-API-Key")):
+            raise Unauthorized(
+                "expected the API key as Authorization: Bearer KEY or X-API-Key: KEY, got another or none",
+                www_authenticate=WWWAuthenticate("bearer"),
+            )
+        if request.mimetype not in media:
             came = request.mimetype or "none"
-            raise UnsupportedMediaType(f"expected Content-Type: application/json, got {came}")
-        body = request.get_data()
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestEntityTooLarge
+            raise UnsupportedMediaType(f"expected Content-Type: {' or '.join(media)}, got {came}")
+        # Flask refuses a longer Content-Length, but cuts off a chunked body, which has none; the byte more shows that.
+        request.max_content_length = max_bytes + 1
         try:
-            producer.send(encode(parse_request(body)), wait_seconds)
-        except InvalidRecord as error:
-            counters.add("refused_invalid")
-            return jsonify(error=str(error)), 400
-        except BufferFull as error:
-            counters.add("refused_full")
-            return jsonify(error=f"try again: {error}"), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        except NotAcknowledged as error:
-            counters.add("not_acknowledged")
-            return jsonify(error=f"unknown whether it counts: {error}"), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        counters.add("accepted")
-        return jsonify(status="success", message="Emoji sent to Kafka"), 200
+            data = request.get_data()
+        except RequestEntityTooLarge:
+            data = None
+        if data is None or len(data) > max_bytes:
+            raise RequestEntityTooLarge(f"expected a body of at most {max_bytes} bytes, got a larger one")
+        return data
+
+    def sender() -> str:
+        return gate.address(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+
+    def settled(answer: Answer, done: Future[None] | None) -> Response:
+        try:
+            if done:
+                done.result(ACK_SECONDS)
+        except FutureTimeout:
+            intake.counters.add("not_acknowledged")
+            return response(UNACKNOWLEDGED)
+        return response(answer)
+
+    def response(answer: Answer) -> Response:
+        return Response(answer.body, answer.status, dict(answer.headers), mimetype=JSON)
+
+    @app.after_request
+    def allow_origins(answer: Response) -> Response:
+        answer.headers.extend(gate.cors(request.headers.get("Origin")))
+        if request.method == "OPTIONS":
+            answer.headers.extend(preflight(answer.headers.get("Allow", "")))
+        return answer
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
-        counters.add("refused_http")
+        intake.counters.add("refused_http")
         what = {
-            404: f"expected POST /send-emoji, got {request.method} {request.path}",
+            404: f"expected POST /send-emoji or what else /openapi.json names, got {request.method} {request.path}",
             405: f"expected {' or '.join(sorted(getattr(error, 'valid_methods', None) or []))}, got {request.method}",
-            413: f"expected a body of at most {MAX_BODY_BYTES} bytes, got a larger one",
-        }.get(error.code or 0, error.description)
-        answer = jsonify(error=what)
-        answer.status_code = error.code or 500
-        allowed = [header for header in error.get_headers() if header[0] == "Allow"]
-        answer.headers.extend(allowed)
+        }.get(error.code or 0, error.description or "")
+        answer = response(said(error.code or 500, what))
+        kept = [header for header in error.get_headers() if header[0] in ("Allow", "WWW-Authenticate")]
+        answer.headers.extend(kept)
         return answer
 
     return app
@@ -97,9 +159,13 @@ def serve(settings: Settings) -> int:
         "emostream.ingest",
         address=settings.bind_host,
         port=settings.app_port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_CONNECTION_MS),
+        websockets=False,
         workers=settings.app_workers,
-        blocking_threads=WAITING_THREADS if settings.ack == "broker" else BUSY_THREADS,
+        backpressure=_connections(),
         respawn_failed_workers=True,
         log_enabled=False,
     )
@@ -110,17 +176,29 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def _start_worker(settings: Settings, parent_pid: int) -> Flask:
-    """Runs once in each worker process, after the fork: a producer's thread does not survive one."""
+def _connections() -> int:
+    """How many connections a worker may hold: MAX_CONNECTIONS, unless the system allows this user fewer files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return files - OTHER_FILES
+
+
+def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's types know functions only
+    """Runs once in each worker process, after the fork: a producer's threads do not survive one."""
     start_logging()
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
-    producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, log)
+    producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
     counters = Counters(log)
+    intake = Intake(settings, producer, counters)
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
-    threading.Thread(target=_watch, args=(settings, producer, counters, log, parent_pid), name="watch").start()
-    return create_app(producer, counters, ACK_SECONDS if waits else 0.0)
+    threading.Thread(target=_watch, args=(settings, producer, intake, log, parent_pid), name="watch").start()
+    app = create_app(intake)
+    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
+    return FastPath(intake, app, settings.max_concurrent_requests, log)
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:
@@ -133,7 +211,7 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
     return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
 
 
-def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, log: Log, parent_pid: int) -> None:
+def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: Log, parent_pid: int) -> None:
     """Flush by the clock, tell that the worker is ready, end it when its parent was killed, and drain at its end."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
     acknowledged, progress = 0, time.monotonic()
@@ -147,7 +225,8 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
         now = time.monotonic()
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now
-        was_away, away = away, now - progress > BROKER_AWAY_AFTER_SECONDS
+        was_away, away = away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
+        intake.broker_away = away
         if away and not was_away:
             log.warning(
                 "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
@@ -156,9 +235,9 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
             log.info("the broker takes events again")
         if not away:
             heartbeat.beat()
-        counters.log_if_due()
+        intake.counters.log_if_due()
         if producer.counts()["lost"] and not failed:
-            # kafka-python refuses everything after an error that it cannot retry; a new worker starts anew.
+            # After an error that cannot be retried a producer may refuse everything; a new worker starts anew.
             failed = True
             log.error("this worker's producer has failed; the worker ends, and a new one is started")
             os.kill(os.getpid(), signal.SIGTERM)
@@ -169,5 +248,5 @@ def _watch(settings: Settings, producer: BoundedProducer, counters: Counters, lo
             os.kill(os.getpid(), signal.SIGTERM)
     heartbeat.end()
     given_up = producer.drain(settings.drain_seconds)
-    counters.log_if_due(final=True)
+    intake.counters.log_if_due(final=True)
     log.info("drained", given_up=given_up, **producer.counts())

@@ -1,4 +1,4 @@
-"""Pushes from a subscriber → emojis in a terminal; and the taps that the same viewer sends."""
+"""Pushes from a subscriber, or its stream → emojis in a terminal; and the taps that the same viewer sends."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TextIO
@@ -18,11 +19,12 @@ import requests
 import waitress
 from flask import Flask, Response, request
 
+from emostream.directory import Listed, ask_app, ask_each
 from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
 from emostream.runtime import StopFlag, bound_socket, stop_on_signals
-from emostream.settings import Settings
+from emostream.settings import SEED_EMOJIS, Settings
+from emostream.watch import Watcher
 
-EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 TIMEOUT_SECONDS = (2.0, 5.0)
 # How often the client asks its subscriber whether it is still registered, and how long that may fail
 # before it looks for another: a subscriber that was killed is back sooner, and goes on where it was.
@@ -35,13 +37,18 @@ REMEMBERED_RECORDS = 10_000
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """What a client does: `events` taps, one every `interval_seconds`; whether it sends, receives, waits for a slot."""
+    """What a client does: `events` taps, one every `interval_seconds`; whether it sends, receives, waits for a slot.
+
+    `stream`: it reads a subscriber's stream instead of being called by it. `app_url`: where the app is, if not here.
+    """
 
     events: int = 100
     interval_seconds: float = 0.1
     send: bool = True
     receive: bool = True
     wait: bool = True
+    stream: bool = False
+    app_url: str | None = None
 
 
 class Stream:
@@ -82,8 +89,9 @@ def flow(emoji: str, count: int) -> str:
 class Membership:
     """With which subscriber the client is registered, and the calls that keep it so."""
 
-    def __init__(self, settings: Settings, client_url: str, stop: StopFlag) -> None:
-        self._subscribers = [f"http://{settings.client_host}:{port}" for port in settings.subscriber_ports]
+    def __init__(self, settings: Settings, client_url: str, stop: StopFlag, app_url: str) -> None:
+        self._settings = settings
+        self._app_url = app_url
         self._client_url = client_url
         self._stop = stop
         self._session = requests.Session()
@@ -124,17 +132,24 @@ class Membership:
             left = answer is not None and answer.status_code in (200, 404)
             _say("deregistered" if left else "the subscriber did not answer; it will notice")
 
-    def _with_free_slots(self) -> list[str]:
-        """The subscribers that have free slots, those with the most first, equals in random order."""
-        free: list[tuple[int, float, str]] = []
-        for subscriber_url in self._subscribers:
-            try:
-                slots = self._session.get(f"{subscriber_url}/status", timeout=TIMEOUT_SECONDS).json()["available_slots"]
-            except (requests.RequestException, KeyError, TypeError):
-                continue
-            if isinstance(slots, int) and slots > 0:
-                free.append((-slots, random.random(), subscriber_url))
-        return [subscriber_url for _, _, subscriber_url in sorted(free)]
+    def _with_free_slots(self) -> Iterator[str]:
+        """The subscribers that have free slots, those with the most first, equals in random order.
+
+        As the app knows them; when that leads nowhere, as each says itself.
+        """
+        tried: set[str] = set()
+        for ask in (self._ask_app, self._ask_each):
+            free = [(-one.available_slots, random.random(), one.url) for one in ask() if one.available_slots > 0]
+            for _, _, subscriber_url in sorted(free):
+                if subscriber_url not in tried:
+                    tried.add(subscriber_url)
+                    yield subscriber_url
+
+    def _ask_app(self) -> list[Listed]:
+        return ask_app(self._app_url, self._session)
+
+    def _ask_each(self) -> list[Listed]:
+        return ask_each(self._settings, self._session)
 
     def _register(self, subscriber_url: str) -> bool:
         if subscriber_url != self._subscriber_url:
@@ -190,8 +205,8 @@ def create_app(stream: Stream, membership: Membership) -> Flask:
 class Sender:
     """Sends random emojis to the app, as a viewer who taps."""
 
-    def __init__(self, settings: Settings, user_id: str, stop: StopFlag) -> None:
-        self._url = f"http://{settings.client_host}:{settings.app_port}/send-emoji"
+    def __init__(self, app_url: str, user_id: str, stop: StopFlag) -> None:
+        self._url = f"{app_url}/send-emoji"
         self._user_id = user_id
         self._stop = stop
         self.sent = 0
@@ -206,7 +221,7 @@ class Sender:
                 break
             tap = {
                 "user_id": self._user_id,
-                "emoji_type": random.choice(EMOJIS),
+                "emoji_type": random.choice(SEED_EMOJIS),
                 "timestamp": datetime.now(timezone.utc).isoformat(),
             }
             try:
@@ -223,17 +238,22 @@ class Sender:
 def run(settings: Settings, options: ClientOptions) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM; 1 where no slot is free and none is waited for."""
     stop = stop_on_signals()
-    sender = Sender(settings, f"client-{settings.port}", stop)
+    app_url = (options.app_url or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
+    sender = Sender(app_url, f"client-{settings.port}", stop)
     if not options.receive:
         sender.run(options.events, options.interval_seconds)
         return 0 if not sender.failed else 1
-    stream = Stream(sys.stdout)
-    membership = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop)
-    listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
-    server = waitress.create_server(create_app(stream, membership), sockets=[listener], threads=4)
-    threading.Thread(target=server.run, name="http", daemon=True).start()
+    screen = Stream(sys.stdout)
+    source: Membership | Watcher
+    if options.stream:
+        source = Watcher(settings, app_url, screen.show, _say, stop)
+    else:
+        source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
+        listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
+        server = waitress.create_server(create_app(screen, source), sockets=[listener], threads=4)
+        threading.Thread(target=server.run, name="http", daemon=True).start()
     threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()
-    if not membership.find(options.wait):
+    if not source.find(options.wait):
         if not stop.requested:
             _say("no subscriber has a free slot")
             return 1
@@ -242,8 +262,8 @@ def run(settings: Settings, options: ClientOptions) -> int:
         threading.Thread(
             target=sender.run, args=(options.events, options.interval_seconds), name="sender", daemon=True
         ).start()
-    membership.keep()
-    membership.leave()
+    source.keep()
+    source.leave()
     return 0
 
 

@@ -1,8 +1,9 @@
 """The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
 
-request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji
-event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC, one per tap
+request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; "count" too in POST /send-emojis
+event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; "count" too where it is more than one tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
+batch     {"batch_id", "counts": [{"emoji", "count", ...}]}   GET /stream of a subscriber
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import msgspec
 
 MAX_TEXT_BYTES = 64
 MAX_BODY_BYTES = 64 * 1024
+MAX_BATCH_EVENTS = 1_000
+MAX_BATCH_BODY_BYTES = 512 * 1024
+MAX_MERGED_TAPS = 1_000
 # C0, DEL and C1 steer terminals; line separators break lines; bidirectional overrides reorder
 # the text around them. Zero-width joiners and tags stay: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _control = re.compile(f"[{CONTROL_CHARACTERS}]")
+# Variation selectors (text or picture) and the five skin tones.
+_LOOKS = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])
 
 
 class InvalidRecord(ValueError):
@@ -34,20 +40,27 @@ class Request(msgspec.Struct, gc=False):
     timestamp: str
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """One tap. `timestamp` is ISO 8601 in UTC."""
+class MergedRequest(Request, gc=False):
+    """One event of POST /send-emojis; a phone may have merged `count` taps into it."""
+
+    count: int = 1
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One tap, or `count` of them. `timestamp` is ISO 8601 in UTC."""
 
     user_id: str
     emoji: str
     timestamp: str
+    count: int = 1
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
     `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
-    milliseconds: when the batch's oldest and newest event were accepted, and when it was counted.
-    `batch_emojis` is how many records the batch has.
+    milliseconds: when the emoji's oldest and newest event of the batch were accepted, and when it was counted.
+    `batch_emojis` is how many counts the batch has, so that whoever gathers them knows when it has all.
     Only `emoji` and `count` are promised; what another publisher left out is None.
     """
 
@@ -55,10 +68,10 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     count: int
     events: int | None = None
     batch_id: int | None = None
+    batch_emojis: int | None = None
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None
-    batch_emojis: int | None = None
 
 
 class _Challenge(msgspec.Struct, gc=False):
@@ -74,7 +87,16 @@ class _PlainCount(msgspec.Struct, gc=False):
     count: int
 
 
+class _PlainBatch(msgspec.Struct, gc=False):
+    """What a viewer needs of a stream's event."""
+
+    counts: list[_PlainCount]
+
+
+_counts_decoder = msgspec.json.Decoder(_PlainBatch)
 _request_decoder = msgspec.json.Decoder(Request)
+_merged_decoder = msgspec.json.Decoder(MergedRequest)
+_batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _challenge_decoder = msgspec.json.Decoder(_Challenge)
 _count_decoder = msgspec.json.Decoder(_PlainCount)
 _whole_count_decoder = msgspec.json.Decoder(Count)
@@ -83,15 +105,61 @@ _encoder = msgspec.json.Encoder()
 
 def parse_request(body: bytes) -> Event:
     """The event in a request body. Raises InvalidRecord."""
-    request: Request = _decode(_request_decoder, body)
+    return _event(_decode(_request_decoder, body))
+
+
+def parse_merged_request(data: bytes) -> Event:
+    """The event in one part of a batch, with its `count`. Raises InvalidRecord."""
+    request: MergedRequest = _decode(_merged_decoder, data)
+    if not 1 <= request.count <= MAX_MERGED_TAPS:
+        raise InvalidRecord(f"count: expected 1 to {MAX_MERGED_TAPS}, got {request.count}")
+    return _event(request, request.count)
+
+
+def split_batch(body: bytes, lines: bool) -> list[bytes]:
+    """The events of a batch, not looked into yet: a JSON array's, or where `lines` is set one a line.
+
+    Raises InvalidRecord where the whole is none, or holds no event or more than MAX_BATCH_EVENTS.
+    """
+    expected = f"expected {'JSON objects, one a line,' if lines else 'a JSON array'} of 1 to {MAX_BATCH_EVENTS} events"
+    if lines:
+        parts = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        try:
+            body.decode()
+            parts = [bytes(part) for part in _batch_decoder.decode(body)]
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
+        except RecursionError:
+            raise InvalidRecord(f"{expected}, got one nested too deeply") from None
+    if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
+        raise InvalidRecord(f"{expected}, got {len(parts)}")
+    return parts
+
+
+def normalised(emoji: str) -> str:
+    """An emoji without what only changes its looks, so that ❤ and ❤️, 👍 and 👍🏽 are one."""
+    return emoji.translate(_LOOKS)
+
+
+def _event(request: Request, count: int = 1) -> Event:
     _check_text("user_id", request.user_id)
     _check_text("emoji_type", request.emoji_type)
-    return Event(request.user_id, request.emoji_type, _utc(request.timestamp))
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
 
 
 def parse_count(value: bytes | None) -> tuple[str, int]:
     """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
-    count: _PlainCount = _decode(_count_decoder, value or b"")
+    return _checked(_decode(_count_decoder, value or b""))
+
+
+def parse_batch(data: bytes) -> list[tuple[str, int]]:
+    """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
+    batch: _PlainBatch = _decode(_counts_decoder, data)
+    return [_checked(count) for count in batch.counts]
+
+
+def _checked(count: _PlainCount) -> tuple[str, int]:
     _check_text("emoji", count.emoji)
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")
@@ -127,7 +195,11 @@ def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-unty
     try:
         data.decode()  # msgspec does not look into strings that it skips, but others will
         return decoder.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(
+            f"expected a JSON object in UTF-8, got a byte that is none at position {error.start}"
+        ) from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidRecord(_plain(str(error))) from None
     except RecursionError:
         raise InvalidRecord("expected a JSON object, got one nested too deeply") from None

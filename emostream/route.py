@@ -19,7 +19,7 @@ from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log,
 from emostream.settings import CLUSTER_TOPICS, Settings
 
 POLL_MS = 500
-TRANSACTION_SECONDS = 4.0  # takes 10 to 50 ms
+TRANSACTION_SECONDS = 6.0  # takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
 class Router:

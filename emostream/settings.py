@@ -17,7 +17,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from dotenv import dotenv_values
@@ -28,14 +28,20 @@ DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
 LOCAL_FILE = PROJECT_DIR / ".env"
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
+# What the seed's client sends, and the buttons of the viewer's page where nobody has chosen others.
+SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations; ours alone, no part of the contract.
 REGISTRY_TOPIC = "subscriber-registry"
 
 MAX_PORT = 65_535
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
-CorsOrigins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/]+(,https?://[^\s,/]+)*)\Z")]
+RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
+Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
+# As records.py has it: 1 to 64 bytes, here characters, none of which steers a terminal.
+Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
@@ -52,17 +58,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
-    cors_origins: CorsOrigins
+    cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
     ack: Literal["buffer", "broker"]
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
     max_buffered_events: Annotated[int, Meta(ge=1)]
+    max_concurrent_requests: Annotated[int, Meta(ge=1)]
+    emojis: Emojis
+    rate_limit_user: RateLimit
+    rate_limit_address: RateLimit
+    trusted_proxies: str
+    api_key: str
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
+    max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
     subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
     stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
@@ -99,6 +112,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         """Host and TCP port of a broker that ./start.sh runs, counted from 1; its controller has the next port."""
         host, port = self.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
         return host, int(port) + 2 * (number - 1)
+
+    @property
+    def allowed_emojis(self) -> tuple[str, ...]:
+        """What EMOJIS lists; empty where every emoji is allowed."""
+        return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """What CORS_ORIGINS lists; `*` is any."""
+        return tuple(filter(None, self.cors_origins.split(",")))
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """What TRUSTED_PROXIES lists. Raises ValueError."""
+        return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
 
     @property
     def push_key(self) -> bytes:
@@ -173,6 +201,13 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         raise SettingError(
             f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"
         )
+    try:
+        _ = settings.trusted_networks
+    except ValueError as error:
+        raise SettingError(
+            f"TRUSTED_PROXIES={settings.trusted_proxies!r}: expected addresses and networks, for example "
+            f"127.0.0.1,10.0.0.0/8, got one that is none ({error})"
+        ) from None
     return settings
 
 

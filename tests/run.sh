@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # usage: tests/run.sh [PYTEST-ARGUMENTS ...]
 # Sets up what the tests need and runs all of them, or those that the arguments select:
-# style and types; unit (no Kafka); integration (a real broker, a real Spark); e2e (the real start.sh); chaos (kill -9).
+# style and types; unit (no Kafka); integration (a real broker, a real Spark); browser (a real Chromium);
+# e2e (the real start.sh); chaos (kill -9).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-  sed -n '2,4s/^# //p' "$0"
+  sed -n '2,5s/^# //p' "$0"
   exit
 fi
 # The tests bring settings of their own; a DATA_DIR from outside would only move the jars.
@@ -16,9 +17,20 @@ if [ ! -f .venv/.tests ] || [ "$(cat .venv/.tests)" != "$(cksum <tests/requireme
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
   cksum <tests/requirements.txt >.venv/.tests
 fi
+case " $* " in
+  "  " | *tests/browser*)
+    if ! command -v chromium chromedriver >/dev/null || ! fc-list 2>/dev/null | grep -qi emoji; then
+      as_root="sudo -n"
+      [ "$(id -u)" -ne 0 ] || as_root=env
+      packages="chromium chromium-driver fontconfig fonts-noto-color-emoji"
+      echo "  installing Chromium, in which the pages are tested" >&2
+      { $as_root apt-get -qq update && $as_root apt-get -qq install -y --no-install-recommends $packages; } >/dev/null ||
+        echo "  it could not be installed, so the tests of the pages will fail; as root: apt-get install $packages" >&2
+    fi ;;
+esac
 if [ $# -eq 0 ]; then
   .venv/bin/ruff check .
   .venv/bin/mypy
 fi
-[ $# -gt 0 ] || set -- tests/unit tests/integration tests/e2e tests/chaos
+[ $# -gt 0 ] || set -- tests/unit tests/integration tests/browser tests/e2e tests/chaos
 exec .venv/bin/python -m pytest "$@"

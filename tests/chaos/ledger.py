@@ -130,6 +130,7 @@ class Chaos:
                 self._register(topic, witness)
             taps = Taps(self.settings.app_port, self._rate)
             for name in each_of or []:
+                self._await_flow(witnesses)  # so that the longest pause is that of one kill
                 self._round([name], kill_share=1.0)
             while sum(self.report.kills.values()) < kills:
                 self._round(self._some_of(self._targets()), KILL_SHARE)
@@ -184,6 +185,15 @@ class Chaos:
             return bool(processes) and all(process.ready for process in processes)
 
         wait_until("every process ready", ready, RECOVERY_SECONDS)
+
+    def _await_flow(self, witnesses: list[HttpClient]) -> None:
+        self._await_ready()
+        now_ms = time.time() * 1000
+        wait_until(
+            "each client sees what was tapped just now",
+            lambda: all(w.received and w.received[-1]["first_accepted_ms"] > now_ms for w in witnesses),
+            RECOVERY_SECONDS,
+        )
 
     def _register(self, cluster_topic: str, witness: HttpClient) -> None:
         port = self.settings.subscriber_port(cluster_topic, 1)
@@ -276,7 +286,8 @@ def main() -> int:
     return 1 if any(report.lost.values()) or any(report.doubled.values()) else 0
 
 
-CHAOS_SETTINGS = {"EVENTS_PER_EMOJI": "1", "ACK": "broker"}
+# Every tap has an emoji of its own.
+CHAOS_SETTINGS = {"EVENTS_PER_EMOJI": "1", "MAX_EMOJIS_PER_BATCH": "100000", "ACK": "broker"}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -70,6 +70,11 @@ BAD: list[bytes | None] = [
     b'{"user_id": "u", "emoji": "trailing", "timestamp": "t"} garbage',
     b'{"user_id": "u", "emoji": "trailing brace", "timestamp": "t"}}',
     b'{"user_id": "u", "emoji": "cut off", "timestamp": "t"',
+    b'{"user_id": "u", "emoji": "no taps", "timestamp": "t", "count": 0}',
+    b'{"user_id": "u", "emoji": "fewer than none", "timestamp": "t", "count": -5}',
+    b'{"user_id": "u", "emoji": "too many taps", "timestamp": "t", "count": 1001}',
+    b'{"user_id": "u", "emoji": "half a tap", "timestamp": "t", "count": 1.5}',
+    b'{"user_id": "u", "emoji": "some taps", "timestamp": "t", "count": "some"}',
 ]
 GOOD = {
     b'{"user_id": "u", "emoji": "\\ud83d\\udd25", "timestamp": "t"}': "🔥",
@@ -80,6 +85,19 @@ GOOD = {
     b'{"user_id": "u", "emoji": "say \\"hi\\"", "timestamp": "t"}': 'say "hi"',
     b'{"user_id": "u", "emoji": "' + b"6" * 64 + b'", "timestamp": "t"}': "6" * 64,
 }
+
+
+def compact(value: bytes) -> bytes:
+    """The same event with no space in it and a real timestamp: as our own app writes events."""
+    return value.replace(b'": ', b'":').replace(b', "', b',"').replace(b'"t"', b'"2026-01-31T20:15:00+00:00"')
+
+
+# A phone that merged its taps.
+MERGED = [
+    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": 1000}',
+    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": 1}',
+    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": null}',
+]
 
 
 def batches(log: str) -> int:
@@ -113,7 +131,8 @@ def publisher(broker: Broker) -> Iterator[Script]:
     """A publisher whose first micro-batch held events of all sizes, and good and bad records beside each other."""
     broker.replace_topics()
     broker.produce("emoji-topic", events_of_all_sizes())
-    broker.produce("emoji-topic", [*BAD, *GOOD], partition=2)
+    values = [*BAD, *GOOD, *MERGED]
+    broker.produce("emoji-topic", values + [value and compact(value) for value in values], partition=2)
     with script(broker.environment, "main_publisher.py") as running:
         running.wait_for("msg=batch ", 120)
         yield running
@@ -141,7 +160,7 @@ class TestARunningPublisher:
 
     def test_bad_records_are_not_counted_and_the_good_beside_them_are(self, broker: Broker, publisher: Script) -> None:
         found = {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic") if count["batch_id"] == 0}
-        assert found == SIZES | dict.fromkeys(GOOD.values(), 1)
+        assert found == SIZES | dict.fromkeys(GOOD.values(), 2) | {"merged": 2004}
 
     def test_bad_records_are_logged_with_their_number_topic_partition_and_first_offset(
         self, broker: Broker, publisher: Script
@@ -149,7 +168,7 @@ class TestARunningPublisher:
         first = min(
             record.offset for record in broker.read("emoji-topic") if record.partition == 2 and not record.value
         )
-        assert f"topic=emoji-topic records={len(BAD)} " in publisher.log
+        assert f"topic=emoji-topic records={2 * len(BAD)} " in publisher.log
         assert f'first_offset_of_each_partition="{{\\"2\\": {first}}}"' in publisher.log
 
     def test_every_micro_batch_starts_from_zero(self, broker: Broker, publisher: Script) -> None:
@@ -171,6 +190,20 @@ class TestARunningPublisher:
         broker.produce_at_once("emoji-topic", [b"no event"])
         wait_until("the bad record is skipped", lambda: "records=1 " in publisher.log)
         assert len(broker.read("main-pub-topic")) == before
+
+    def test_a_flood_of_different_emojis_leaves_the_largest_and_the_number_of_the_rest(
+        self, broker: Broker, publisher: Script
+    ) -> None:
+        flood = [event(f"flood {number:03}") for number in range(150) for _ in range(2 if number >= 60 else 1)]
+        broker.produce_at_once("emoji-topic", [*flood, b"no event"])
+        wait_until("the flood is cut", lambda: "more emojis than MAX_EMOJIS_PER_BATCH" in publisher.log)
+        assert "emojis=50 events=50" in publisher.log
+        found = [count for count in broker.counts("main-pub-topic") if count["emoji"].startswith("flood")]
+        assert sorted(count["emoji"] for count in found if count["events"] == 2) == [
+            f"flood {number:03}" for number in range(60, 150)
+        ]
+        assert len(found) == 100
+        assert {count["batch_emojis"] for count in found} == {100}
 
     def test_events_of_an_aborted_transaction_are_not_counted(self, broker: Broker, publisher: Script) -> None:
         producer = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="test-aborts")

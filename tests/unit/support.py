@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hypothesis import strategies as st
 
+from emostream.broker import BufferFull, Receipt
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR
 
@@ -114,3 +115,22 @@ def http_server(answer: Callable[[Asked], Answer], port: int = 0) -> Iterator[Ht
         running.gone = True
         server.shutdown()
         server.server_close()
+
+
+class FakeProducer:
+    """Takes records while there is room and acknowledges them, or refuses all of them for one reason."""
+
+    def __init__(self, failure: Exception | None = None, acknowledges: bool = True) -> None:
+        self.failure = failure
+        self.acknowledges = acknowledges
+        self.room = sys.maxsize
+        self.sent: list[bytes] = []
+
+    def send(self, value: bytes, receipt: Receipt | None = None) -> None:
+        if self.failure:
+            raise self.failure
+        if len(self.sent) >= self.room:
+            raise BufferFull(f"{self.room} events are waiting for the broker already")
+        self.sent.append(value)
+        if receipt and not self.acknowledges:
+            receipt.add(1)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import KafkaError
 from pyspark.sql import Row
 
-from emostream.aggregate import emoji_count, summarize
+from emostream import aggregate
+from emostream.aggregate import BatchPublisher, Positions
+from emostream.counting import emoji_count, summarize
+from emostream.runtime import Log
 from tests.unit.support import settings_with
 
 Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
@@ -42,23 +49,26 @@ def test_a_count_is_at_least_1_and_within_one_of_the_exact_share(events: int, ev
 
 
 def rows_of(events: list[Event]) -> list[Row]:
-    """What Spark makes of events: one row per emoji and partition. An event's offset is its place in its partition."""
+    """What Spark makes of events: one row per emoji. An event's offset is its place in its partition."""
     offsets: Counter[int] = Counter()
-    groups: dict[tuple[str | None, int], list[tuple[int, int]]] = {}
+    groups: dict[str | None, list[tuple[int, int, int]]] = {}
     for partition, emoji, accepted_ms in events:
-        groups.setdefault((emoji, partition), []).append((offsets[partition], accepted_ms))
+        groups.setdefault(emoji, []).append((partition, offsets[partition], accepted_ms))
         offsets[partition] += 1
     return [
         Row(
-            emoji=emoji, partition=partition, events=len(found),
-            first_offset=min(offset for offset, _ in found), last_offset=max(offset for offset, _ in found),
-            first_accepted_ms=min(ms for _, ms in found), last_accepted_ms=max(ms for _, ms in found),
+            emoji=emoji, events=len(found),
+            first_offsets=[min((o for at, o, _ in found if at == p), default=None) for p in range(3)],
+            last_offsets=[max((o for at, o, _ in found if at == p), default=None) for p in range(3)],
+            first_accepted_ms=min(ms for *_, ms in found), last_accepted_ms=max(ms for *_, ms in found),
         )
-        for (emoji, partition), found in groups.items()
+        for emoji, found in groups.items()
     ]  # fmt: skip
 
 
 any_events = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
+
+any_emojis = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, *"abcdef"]), st.integers(1, 10**13)))
 
 
 @given(any_events, st.randoms(use_true_random=False), st.sampled_from(["ceil", "floor"]))
@@ -68,7 +78,7 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
     rows = rows_of(events)
     random.shuffle(rows)  # type: ignore[attr-defined]
     settings = settings_with(EVENTS_PER_EMOJI=2, ROUNDING=rounding)
-    batch = summarize(rows, batch_id=7, batched_ms=99, settings=settings)
+    batch = summarize(rows, None, batch_id=7, batched_ms=99, settings=settings)
 
     of_emoji = {name: [ms for _, emoji, ms in events if emoji == name] for _, name, _ in events if name}
     expected = [
@@ -82,4 +92,93 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
     assert found == expected
     assert batch.next_offsets == Counter(partition for partition, _, _ in events)
     assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
-    assert batch.first_bad_offsets == {row["partition"]: row["first_offset"] for row in rows if row["emoji"] is None}
+    bad = [offsets for row in rows if row["emoji"] is None for offsets in enumerate(row["first_offsets"])]
+    assert batch.first_bad_offsets == {partition: offset for partition, offset in bad if offset is not None}
+    assert {count.batch_emojis for count in batch.counts} <= {len(batch.counts)}
+    assert (batch.cut_emojis, batch.cut_events) == (0, 0)
+
+
+@given(any_emojis, st.integers(1, 4))
+def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(events: list[Event], top: int) -> None:
+    settings = settings_with(MAX_EMOJIS_PER_BATCH=top)
+    rows = sorted(rows_of(events), key=lambda row: (row["emoji"] is not None, -row["events"], row["emoji"] or ""))
+    good = [row for row in rows if row["emoji"] is not None]
+    ends = [
+        max((row["last_offsets"][p] for row in rows if row["last_offsets"][p] is not None), default=None)
+        for p in range(3)
+    ]
+    total = Row(emojis=len(good), events=sum(row["events"] for row in good), last_offsets=ends)
+    seen = rows[: top + 2]  # as `largest` leaves them
+    batch = summarize(seen, total if len(good) > top else None, batch_id=1, batched_ms=1, settings=settings)
+
+    assert {count.emoji for count in batch.counts} == {row["emoji"] for row in good[:top]}
+    assert batch.cut_emojis == len(good[top:])
+    assert batch.cut_events == sum(row["events"] for row in good[top:])
+    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
+    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+
+
+class FakeProducer:
+    """A transactional producer on a list; `hangs` and `fails` name what becomes of its transaction."""
+
+    def __init__(self, committed: list[str], fate: str) -> None:
+        self.committed = committed
+        self.fate = fate
+        self.open: list[str] = []
+        self._transaction_manager = SimpleNamespace(last_error=None)
+
+    def init_transactions(self) -> None:
+        self.open = []
+
+    def begin_transaction(self) -> None:
+        self.open = []
+
+    def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
+        self.open.append(key.decode())
+        return SimpleNamespace(get=lambda timeout: None)
+
+    def send_offsets_to_transaction(self, offsets: object, group: str) -> None:
+        if self.fate == "fails":
+            raise KafkaError("no coordinator")
+        if self.fate == "hangs":
+            threading.Event().wait()
+
+    def commit_transaction(self) -> None:
+        self.committed.extend(self.open)
+        if self.fate == "commits without an answer":
+            threading.Event().wait()
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fate", ["fails", "hangs", "commits without an answer"])
+def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
+    fate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: list[str] = []
+    producers = iter([FakeProducer(committed, fate), FakeProducer(committed, "works")])
+    monkeypatch.setattr(aggregate, "TRANSACTION_SECONDS", 0.1)
+    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: next(producers))
+    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
+    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
+    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
+    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher.start()
+    publisher.publish(batch, 0)
+    publisher.publish(batch, 1)
+    assert committed == ["😊", "😊"]
+
+
+def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
+    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
+    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
+    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher.start()
+    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
+    with pytest.raises(KafkaError, match="no coordinator"):
+        publisher.publish(batch, 0)
+    assert not publisher.fenced

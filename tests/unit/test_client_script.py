@@ -34,7 +34,7 @@ class FakeSubscriber:
 @contextmanager
 def running_client(subscriber: FakeSubscriber, log_path: Path, *options: str) -> Iterator[Script]:
     base_port = free_port_block(30)
-    environment = bare_environment(SUBSCRIBER_BASE_PORT=base_port, PORT=base_port + 29)
+    environment = bare_environment(SUBSCRIBER_BASE_PORT=base_port, PORT=base_port + 29, APP_PORT=base_port)
     with http_server(subscriber.answer, base_port + 1), log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "client.py", "--receive-only", *options], cwd=PROJECT_DIR, env=environment,
@@ -83,6 +83,25 @@ def test_a_client_that_waits_for_a_slot_can_be_ended(end: Callable[[Script], Non
         client.wait_for("waiting for one", timeout_seconds=30)
         end(client)
         wait_until("its end", lambda: client.process.poll() is not None, timeout_seconds=10)
+
+
+def test_a_client_reads_a_stream_without_a_port_of_its_own(tmp_path: Path) -> None:
+    data = '{"counts": [{"emoji": "🔥", "count": 3}]}'
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/subscribers":
+            stream_url = f"{app.url}stream"
+            listed = {"subscribers": [{"url": app.url, "stream_url": stream_url, "available_streams": 1}]}
+            return Answer(200, json.dumps(listed).encode())
+        return Answer(200, f"id: 1\ndata: {data}\n\n".encode(), {"Content-Type": "text/event-stream"})
+
+    with (
+        http_server(answer) as app,
+        running_client(FakeSubscriber(), tmp_path / "log", "--stream", "--app", app.url, f"PORT={app.port}") as client,
+    ):
+        client.wait_for("🔥🔥🔥", timeout_seconds=30)
+        type_unsub(client)
+        assert client.process.wait(30) == 0
 
 
 def test_a_client_that_may_not_wait_says_so_and_ends_with_1(tmp_path: Path) -> None:

@@ -6,14 +6,15 @@ A life of the publisher starts at the committed offsets and counts one batch aft
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import Row
 
-from emostream.aggregate import resume_at, summarize
+from emostream.aggregate import resume_at
+from emostream.counting import summarize
 from emostream.settings import load
 
 SETTINGS = load(["EVENTS_PER_EMOJI=1"], environ={})
@@ -35,12 +36,11 @@ def live(kafka: Kafka, batch_sizes: list[int], crash: str) -> None:
     for number, size in enumerate(batch_sizes):
         crashes = number == len(batch_sizes) - 1
         rows = [
-            Row(emoji=emoji, partition=tp, events=events, first_offset=position[tp], last_offset=last,
-                first_accepted_ms=0, last_accepted_ms=0)
-            for tp, log in kafka.log.items()
-            for emoji, events, last in groups(log, position[tp], size)
+            Row(emoji=emoji, events=sum(e for e, _ in found.values()), first_accepted_ms=0, last_accepted_ms=0,
+                first_offsets=[None] * 3, last_offsets=[found[tp][1] if tp in found else None for tp in range(3)])
+            for emoji, found in groups(kafka.log, position, size).items()
         ]  # fmt: skip
-        batch = summarize(rows, number, 0, SETTINGS)
+        batch = summarize(rows, None, number, 0, SETTINGS)
         if crashes and crash != "after the commit":
             return  # what was not committed is as if it had never been
         kafka.counted += Counter({count.emoji: count.events for count in batch.counts})
@@ -50,12 +50,13 @@ def live(kafka: Kafka, batch_sizes: list[int], crash: str) -> None:
             return
 
 
-def groups(log: list[str], start: int, size: int) -> list[tuple[str, int, int]]:
-    """`(emoji, events, last offset)` of up to `size` records from `start` on, as count_events gives them."""
-    found: dict[str, tuple[int, int]] = {}
-    for offset, emoji in enumerate(log[start : start + size], start):
-        found[emoji] = (found.get(emoji, (0, 0))[0] + 1, offset)
-    return [(emoji, events, last) for emoji, (events, last) in found.items()]
+def groups(logs: dict[int, list[str]], position: dict[int, int], size: int) -> dict[str, dict[int, tuple[int, int]]]:
+    """Emoji → partition → `(events, last offset)` of up to `size` records of each partition from `position` on."""
+    found: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
+    for tp, log in logs.items():
+        for offset, emoji in enumerate(log[position[tp] : position[tp] + size], position[tp]):
+            found[emoji][tp] = (found[emoji].get(tp, (0, 0))[0] + 1, offset)
+    return found
 
 
 emojis = st.lists(st.sampled_from("😊😂🔥"), max_size=30)

@@ -18,6 +18,19 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "records": set(),
     "runtime": {"settings"},
     "broker": {"settings", "runtime"},
+    # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
+    "fastpath": FOUNDATION | {"intake"},
+    "intake": FOUNDATION | {"gate"},
+    "gate": FOUNDATION,
+    "pages": {"settings", "directory"},
+    # Which subscribers there are, for clients that ask the app and for those that ask themselves.
+    "directory": {"settings"},
+    "receive": FOUNDATION | {"directory", "watch"},
+    "watch": FOUNDATION | {"directory"},
+    # Aggregate is one stage in two rooms.
+    "aggregate": FOUNDATION | {"counting"},
+    "counting": FOUNDATION,
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION
     | {"deliver_http", "registry", "follow", "history", "addresses", "push", "push_client", "push_http"}
@@ -38,8 +51,10 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "operate": FOUNDATION,
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate"},
-    "flask": {"ingest", "deliver_http", "receive"},
+    "pyspark": {"aggregate", "counting"},
+    "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
+    "granian": {"ingest", "fastpath"},
+    "confluent_kafka": {"broker"},
     "supervisor": {"operate"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}

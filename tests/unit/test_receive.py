@@ -21,6 +21,7 @@ from tests.harness import free_port_block, wait_until
 from tests.unit.support import Answer, Asked, HttpServer, any_text, http_server, is_waiting, settings_with
 
 CLIENT_URL = "http://127.0.0.1:8001/"
+NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
 
@@ -72,7 +73,7 @@ def test_nothing_that_steers_a_terminal_is_printed(emoji: str, count: int) -> No
 
 def client_app(identity: str | None = None) -> tuple[FlaskClient, io.StringIO]:
     out = io.StringIO()
-    membership = Membership(settings_with(), CLIENT_URL, StopFlag())
+    membership = Membership(settings_with(), CLIENT_URL, StopFlag(), NO_APP)
     membership.identity = identity
     return create_app(Stream(out), membership).test_client(), out
 
@@ -144,6 +145,7 @@ class Cluster:
     def __init__(self, *subscribers: FakeSubscriber) -> None:
         self._base_port = free_port_block(30)
         self._subscribers = subscribers
+        self.app_url = NO_APP
         self.servers: list[HttpServer] = []
         self.stop = StopFlag()
 
@@ -153,7 +155,9 @@ class Cluster:
             for port, subscriber in zip((1, 13, 22), self._subscribers, strict=False):
                 self.servers.append(stack.enter_context(http_server(subscriber.answer, self._base_port + port)))
             try:
-                yield Membership(settings_with(SUBSCRIBER_BASE_PORT=self._base_port), CLIENT_URL, self.stop)
+                yield Membership(
+                    settings_with(SUBSCRIBER_BASE_PORT=self._base_port), CLIENT_URL, self.stop, self.app_url
+                )
             finally:
                 self.stop.requested = True
 
@@ -219,6 +223,33 @@ def test_a_subscriber_that_answers_junk_is_passed_over(status: bytes) -> None:
     odd.status = status
     assert found(odd, good)
     assert (odd.clients, good.clients) == ([], [CLIENT_URL])
+
+
+def listing(*slots: tuple[str, int]) -> Answer:
+    listed = [{"url": url, "alive": True, "available_slots": free} for url, free in slots]
+    return Answer(200, json.dumps({"subscribers": listed}).encode())
+
+
+def test_a_client_asks_the_app_alone_for_all_subscribers() -> None:
+    elsewhere = FakeSubscriber(1)
+    cluster = Cluster(FakeSubscriber(1))
+    with http_server(elsewhere.answer) as server, http_server(lambda _: listing((server.url[:-1], 1))) as app:
+        cluster.app_url = app.url[:-1]
+        with cluster.member() as membership:
+            assert membership.find(wait=False)
+    assert elsewhere.clients == [CLIENT_URL]
+    assert cluster.servers[0].asked == []
+
+
+@pytest.mark.parametrize("answer", [Answer(404), listing(), listing(("http://127.0.0.1:9", 2))], ids=repr)
+def test_a_client_asks_each_subscriber_where_the_app_is_of_no_help(answer: Answer) -> None:
+    subscriber = FakeSubscriber(1)
+    cluster = Cluster(subscriber)
+    with http_server(lambda _: answer) as app:
+        cluster.app_url = app.url[:-1]
+        with cluster.member() as membership:
+            assert membership.find(wait=False)
+    assert subscriber.clients == [CLIENT_URL]
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -297,7 +328,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
 
 def test_what_a_client_sends_is_what_the_app_takes() -> None:
     with http_server(lambda _: Answer()) as app:
-        sender = Sender(settings_with(APP_PORT=app.port), "client-8001", StopFlag())
+        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
         sender.run(events=5, interval_seconds=0)
     assert [(asked.path, parse_request(asked.body).user_id) for asked in app.asked] == [
         ("/send-emoji", "client-8001")
@@ -307,6 +338,6 @@ def test_what_a_client_sends_is_what_the_app_takes() -> None:
 
 def test_taps_that_are_refused_are_counted_apart() -> None:
     with http_server(lambda _: Answer(503)) as app:
-        sender = Sender(settings_with(APP_PORT=app.port), "client-8001", StopFlag())
+        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
         sender.run(events=2, interval_seconds=0)
     assert (sender.sent, sender.failed) == (0, 2)

@@ -1,0 +1,136 @@
+"""Request body → records for the producer, and the answer. What both the Flask routes and the fast path say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from emostream.broker import BoundedProducer, BufferFull, Receipt
+from emostream.gate import Gate, TooMany
+from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch
+from emostream.runtime import Counters
+from emostream.settings import Settings
+
+RETRY_AFTER_SECONDS = 1
+# With ACK=broker somebody waits for the broker's answer.
+ACK_SECONDS = 10.0
+BODY_SECONDS = 10.0
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request is answered with, in JSON."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def said(status: int, error: str, *headers: tuple[str, str]) -> Answer:
+    """A refusal: what was expected and what came."""
+    return Answer(status, msgspec.json.encode({"error": error}), headers)
+
+
+def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer:
+    """A refusal for now."""
+    return said(status, error, ("retry-after", str(seconds)))
+
+
+TAKEN = Answer(200, msgspec.json.encode({"status": "success", "message": "Emoji sent to Kafka"}))
+LIVE = Answer(200, b'{"status":"live"}')
+READY = Answer(200, b'{"status":"ready"}')
+NOT_READY = retry(503, "not ready: the broker takes no events")
+BUSY = retry(503, "try again: expected fewer requests at a time, got more than can be answered at once")
+FAILED = said(500, "this should not have happened; the app's log says more")
+TOO_SLOW = said(408, f"expected the whole body within {BODY_SECONDS:g} s, got less", ("connection", "close"))
+CUT_OFF = said(400, "expected a whole body, got one that is cut off", ("connection", "close"))
+UNACKNOWLEDGED = retry(
+    503, f"unknown whether it counts: the broker has not acknowledged the event in {ACK_SECONDS:g} s"
+)
+
+
+class Intake:
+    """Takes taps, one or many at a time, for one producer."""
+
+    def __init__(self, settings: Settings, producer: BoundedProducer, counters: Counters) -> None:
+        self.gate = Gate(settings)
+        self.counters = counters
+        self.broker_away = False
+        self._producer = producer
+        self._waits = settings.ack == "broker"
+        self._spellings = {normalised(emoji): emoji for emoji in settings.allowed_emojis}
+        self._choice = " ".join(settings.allowed_emojis)
+
+    def ready(self) -> Answer:
+        """Whether events that are taken now will go out soon."""
+        return NOT_READY if self.broker_away else READY
+
+    def tap(self, body: bytes, address: str) -> tuple[Answer, Future[None] | None]:
+        """The answer to POST /send-emoji; where it comes with a future, it holds once that is done."""
+        receipt = Receipt() if self._waits else None
+        refusal = self._take(body, parse_request, address, receipt)
+        if refusal:
+            return refusal, None
+        self.counters.add("accepted")
+        return TAKEN, receipt.closed() if receipt else None
+
+    def batch(self, body: bytes, lines: bool, address: str) -> tuple[Answer, Future[None] | None]:
+        """The answer to POST /send-emojis, of which the good events are taken and the others named."""
+        try:
+            parts = split_batch(body, lines)
+        except InvalidRecord as error:
+            self.counters.add("refused_invalid")
+            return said(400, str(error)), None
+        receipt = Receipt() if self._waits else None
+        refused: list[tuple[int, Answer]] = []
+        for index, part in enumerate(parts):
+            refusal = self._take(part, parse_merged_request, address, receipt)
+            if refusal:
+                refused.append((index, refusal))
+        accepted = len(parts) - len(refused)
+        self.counters.add("accepted", accepted)
+        done = receipt.closed() if receipt else None
+        rejected = [{"index": index, "error": msgspec.json.decode(refusal.body)["error"]} for index, refusal in refused]
+        if accepted:
+            shown = {"status": "success", "accepted": accepted, "rejected": rejected}
+            return Answer(200, msgspec.json.encode(shown)), done
+        # None was good: as the first that may become so, else as the first.
+        worst = max((refusal for _, refusal in refused), key=lambda refusal: refusal.status)
+        shown = {"error": f"expected at least one good event, got {len(parts)} bad", "rejected": rejected}
+        return Answer(worst.status, msgspec.json.encode(shown), worst.headers), None
+
+    def _take(
+        self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
+    ) -> Answer | None:
+        """Hand one event to the producer, or say why not."""
+        try:
+            event = parse(data)
+            if self._spellings:
+                event = self._spelled(event)
+            if self.gate.limited:
+                self.gate.take_address(address, event.count)
+                self.gate.take_user(event)
+            self._producer.send(encode(event), receipt)
+        except InvalidRecord as error:
+            self.counters.add("refused_invalid")
+            return said(400, str(error))
+        except TooMany as error:
+            self.counters.add("refused_rate")
+            return retry(429, str(error), error.retry_after_seconds)
+        except BufferFull as error:
+            self.counters.add("refused_full")
+            return retry(503, f"try again: {error}")
+        return None
+
+    def _spelled(self, event: Event) -> Event:
+        spelling = self._spellings.get(normalised(event.emoji))
+        if spelling is None:
+            raise InvalidRecord(f"emoji_type: expected one of {self._choice}, got {event.emoji}")
+        return msgspec.structs.replace(event, emoji=spelling)

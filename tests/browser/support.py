@@ -1,0 +1,287 @@
+"""What tests of the pages share: a headless Chromium, and an app with subscribers whose batches a test decides."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import shutil
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from flask import Flask, Response, jsonify, request
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from werkzeug.serving import make_server
+
+from emostream.directory import Directory
+from emostream.pages import blueprint
+from emostream.settings import load
+from tests.harness import free_port_block, wait_until
+
+
+class Browser(webdriver.Chrome):
+    """A headless Chromium with a window of its own, and what tests ask of it."""
+
+    def __init__(self, width: int = 1280, height: int = 800) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = _installed("chromium", "chromium-browser", "google-chrome")
+        for argument in (
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+            "--force-color-profile=srgb", "--no-first-run", "--disable-extensions", "--disable-background-networking",
+            f"--window-size={width},{height}",
+        ):  # fmt: skip
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        super().__init__(options, webdriver.ChromeService(_installed("chromedriver")))
+        self.resize(width, height)
+        self._notes = False
+
+    def resize(self, width: int, height: int) -> None:
+        """The page's own size in CSS px, whatever the least width of a window is."""
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def prefer(self, **features: str) -> None:
+        """Set media features, for example prefers_reduced_motion="reduce"."""
+        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.cdp("Emulation.setEmulatedMedia", features=named)
+
+    def cdp(self, command: str, **parameters: object) -> Any:
+        return self.execute_cdp_cmd(command, parameters)
+
+    def open(self, url: str) -> None:
+        """Load a page, and note from now on which batches it shows, and how many emojis it has up at a time."""
+        if not self._notes:
+            self._notes = True
+            self.cdp("Page.addScriptToEvaluateOnNewDocument", source=_NOTES)
+        self.get(url)
+
+    def js(self, expression: str, *arguments: object) -> Any:
+        return self.execute_script(f"return {expression}", *arguments)
+
+    def batches(self) -> list[int]:
+        """The ids of the batches that the page has shown, in order."""
+        found: list[int] = self.js("notes.batches")
+        return found
+
+    def floated(self) -> list[str]:
+        """Every emoji that has begun to rise, in order."""
+        found: list[str] = self.js("notes.floated")
+        return found
+
+    def text(self, selector: str) -> str:
+        found: str = self.js("document.querySelector(arguments[0]).textContent.trim()", selector)
+        return found
+
+    def wait_live(self) -> None:
+        wait_until("the page is live", lambda: self.text("#state") == "Live", timeout_seconds=20)
+
+    def buttons(self) -> list[Any]:
+        return self.find_elements(By.CSS_SELECTOR, "#buttons button")
+
+    def screenshot(self, transparent: bool = False) -> Image.Image:
+        """What the page looks like, with the alpha that a broadcast's software would see."""
+        if transparent:
+            self.cdp("Emulation.setDefaultBackgroundColorOverride", color={"r": 0, "g": 0, "b": 0, "a": 0})
+        return Image.open(BytesIO(self.get_screenshot_as_png())).convert("RGBA")
+
+    def complaints(self) -> list[str]:
+        """What the browser has warned of since the last call: blocked requests, uncaught errors."""
+        return [entry["message"] for entry in self.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]  # type: ignore[no-untyped-call]
+
+    def requested_hosts(self) -> set[str]:
+        """host:port of every request since the last call."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.get_log("performance")]  # type: ignore[no-untyped-call]
+        urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return {urlsplit(url).netloc for url in urls}
+
+
+_NOTES = """
+window.notes = {batches: [], floated: [], times: [], places: [], most: 0};
+document.addEventListener("emostream:batch", (event) => notes.batches.push(event.detail.batch_id));
+new MutationObserver((changes) => {
+  for (const change of changes) {
+    if (change.target.id !== "floats") continue;
+    for (const node of change.addedNodes) {
+      notes.floated.push(node.textContent);
+      notes.times.push(performance.now());
+      requestAnimationFrame(() => notes.places.push(node.getBoundingClientRect().toJSON()));
+    }
+    notes.most = Math.max(notes.most, change.target.childElementCount);
+  }
+}).observe(document, {childList: true, subtree: true});
+"""
+
+
+def _installed(*names: str) -> str:
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise AssertionError(
+        f"none of {', '.join(names)} is installed; on Debian: apt-get install chromium chromium-driver"
+    )
+
+
+def batch(batch_id: int, counts: Mapping[str, int]) -> dict[str, Any]:
+    """The data of one event of a stream: the number of events per emoji."""
+    listed = [{"emoji": emoji, "count": -(-events // 1000), "events": events} for emoji, events in counts.items()]
+    return {"batch_id": batch_id, "counts": listed, "batched_ms": 1_700_000_000_000 + batch_id * 2000, "merged": 1}
+
+
+@dataclass
+class FakeSubscriber:
+    """A subscriber whose streams send what a test tells them, on the port of its GET /status."""
+
+    cluster: int
+    port: int
+    room: int = 100
+    replays: bool = False  # all it has, to whoever comes back, whatever they say they have seen
+    resumed_with: list[str] = field(default_factory=list)
+    sent: list[tuple[int, str]] = field(default_factory=list)  # batch id, text
+    open_streams: list[queue.Queue[bytes | None]] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
+
+    def send(self, data: Mapping[str, Any], event_id: str | None = None) -> None:
+        """One event on every open stream; its id is that of the cluster and the batch."""
+        event_id = event_id or f"{self.cluster}-{data['batch_id']}-{data['batch_id']}"
+        text = f"id: {event_id}\ndata: {json.dumps(dict(data))}\n\n"
+        self.sent.append((data["batch_id"], text))
+        self.write(text)
+
+    def missed(self, last_event_id: str) -> str:
+        """What a stream that goes on after this id begins with."""
+        seen = -1 if self.replays else int(last_event_id.split("-")[1])
+        return "".join(text for batch_id, text in self.sent if batch_id > seen)
+
+    def write(self, text: str) -> None:
+        for stream in list(self.open_streams):
+            stream.put(text.encode())
+
+    def kill(self) -> None:
+        """No more connections, and an end to those there are."""
+        assert self.server
+        self.server.shutdown()
+        self.server.server_close()
+        for stream in list(self.open_streams):
+            stream.put(None)
+
+    @contextmanager
+    def running(self) -> Iterator[FakeSubscriber]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = urlsplit(self.path)
+                if path.path == "/status":
+                    self._answer("application/json", json.dumps(outer.status()).encode())
+                    return
+                [last_event_id] = parse_qs(path.query).get("last_event_id", [""])
+                outer.resumed_with.append(last_event_id)
+                newest = outer.sent[-1][0] if outer.sent else 0
+                begin = outer.missed(last_event_id) if last_event_id else f"id: {outer.cluster}-{newest}-{newest}\n\n"
+                stream: queue.Queue[bytes | None] = queue.Queue()
+                self._answer("text/event-stream", f"retry: 1000\n{begin}".encode())
+                outer.open_streams.append(stream)
+                with suppress(OSError):
+                    while (text := stream.get()) is not None:
+                        self.wfile.write(text)
+                outer.open_streams.remove(stream)
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+            def _answer(self, mimetype: str, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", mimetype)
+                self.send_header("Access-Control-Allow-Origin", "*")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield self
+        finally:
+            with suppress(OSError):
+                self.kill()
+
+    def status(self) -> dict[str, int]:
+        streams = len(self.open_streams)
+        return {
+            "available_slots": 2, "stream_port": self.port, "streams": streams, "available_streams": self.room - streams
+        }  # fmt: skip
+
+
+@dataclass
+class FakeSystem:
+    """The pages on an app that notes the taps, and some of the subscribers of the first two clusters."""
+
+    port: int
+    subscribers: list[FakeSubscriber]
+    taps: list[dict[str, Any]] = field(default_factory=list)
+    posts: int = 0
+    authorizations: list[str] = field(default_factory=list)
+    answer: tuple[int, dict[str, Any]] = (200, {"status": "success", "rejected": []})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def serving(self) -> list[FakeSubscriber]:
+        """The subscribers that have a stream open."""
+        return [subscriber for subscriber in self.subscribers if subscriber.open_streams]
+
+    def send(self, data: Mapping[str, Any]) -> None:
+        """A batch on every stream of every subscriber, as when all clusters are well."""
+        for subscriber in self.subscribers:
+            subscriber.send(data)
+
+
+@contextmanager
+def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **more: object) -> Iterator[FakeSystem]:
+    """A FakeSystem with a subscriber in each of these clusters, which all have room for as many streams."""
+    first = free_port_block(60)
+    ours = {"APP_PORT": first, "SUBSCRIBER_BASE_PORT": first + 10} | more
+    settings = load([f"{name}={value}" for name, value in ours.items()], environ={})
+    number = dict.fromkeys(subscribers, 0)
+    with ExitStack() as stack:
+        fakes = []
+        for cluster in subscribers:
+            number[cluster] += 1
+            port = settings.subscriber_base_port + 10 * (cluster - 1) + number[cluster]
+            fakes.append(stack.enter_context(FakeSubscriber(cluster, port, room).running()))
+        system = FakeSystem(first, fakes)
+        app = Flask("tests.browser")
+
+        @app.post("/send-emojis")
+        def send_emojis() -> tuple[Response, int]:
+            system.posts += 1
+            system.authorizations += request.headers.getlist("Authorization")
+            status, body = system.answer
+            if status == 200:
+                system.taps += request.get_json()
+            return jsonify(body), status
+
+        directory = Directory(settings)
+        app.register_blueprint(blueprint(settings, directory))
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
+        # Without keep-alive: a browser would go on with the app of the test before, where that had the same port.
+        server = make_server("127.0.0.1", first, app, threaded=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield system
+        finally:
+            server.shutdown()
+            server.server_close()
+            directory.close()

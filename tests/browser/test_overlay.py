@@ -1,0 +1,70 @@
+"""The overlay in a real Chromium: what a broadcast's software would lay over its picture."""
+
+from __future__ import annotations
+
+from tests.browser.support import Browser, FakeSystem, batch
+from tests.harness import wait_until
+
+
+def opened(browser: Browser, system: FakeSystem, query: str = "") -> None:
+    browser.open(f"{system.url}/overlay{query}")
+    wait_until("its stream", system.serving, timeout_seconds=20)
+
+
+def wait_floated(browser: Browser, least: int) -> list[str]:
+    wait_until(f"{least} emojis", lambda: len(browser.floated()) >= least, timeout_seconds=10)
+    return browser.floated()
+
+
+def test_where_no_emoji_is_the_overlay_is_transparent(browser: Browser, system: FakeSystem) -> None:
+    opened(browser, system)
+    empty = browser.screenshot(transparent=True)
+    assert empty.getchannel("A").getextrema() == (0, 0)
+    system.send(batch(1, {"😊": 5000}))
+    wait_floated(browser, 10)
+    alpha = browser.screenshot(transparent=True).getchannel("A")
+    assert alpha.getextrema() == (0, 255)
+    assert alpha.histogram()[0] > 0.5 * alpha.width * alpha.height
+    assert browser.js("document.body.innerText.replaceAll('😊', '').trim()") == ""
+    assert browser.complaints() == []
+
+
+def test_without_a_stream_the_overlay_stays_empty(browser: Browser, system: FakeSystem) -> None:
+    for subscriber in system.subscribers:
+        subscriber.kill()
+    browser.open(f"{system.url}/overlay")
+    wait_until("it has asked", lambda: any("/subscribers" in url for url in requested(browser)), timeout_seconds=10)
+    assert browser.js("document.body.innerText.trim()") == ""
+    assert browser.screenshot(transparent=True).getchannel("A").getextrema() == (0, 0)
+
+
+def requested(browser: Browser) -> list[str]:
+    urls: list[str] = browser.js("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    return urls
+
+
+def test_the_query_says_where_how_large_how_fast_and_which(browser: Browser, system: FakeSystem) -> None:
+    opened(browser, system, "?size=100&speed=2&side=right&set=🔥,👏")
+    system.send(batch(1, {"😊": 3, "🔥": 3, "👏": 3}))
+    assert set(wait_floated(browser, 6)) == {"🔥", "👏"}
+    wait_until("their places", lambda: len(browser.js("notes.places")) == 6)
+    assert all(place["left"] > 1280 * 0.7 for place in browser.js("notes.places"))
+    sizes = "[...document.querySelectorAll('#floats span')].map((node) => parseFloat(node.style.fontSize))"
+    assert all(75 <= size <= 135 for size in browser.js(sizes))
+    durations = "document.getAnimations().map((animation) => animation.effect.getTiming().duration)"
+    assert all(1600 <= duration <= 2400 for duration in browser.js(durations))
+
+
+def test_the_left_side_is_the_left_side(browser: Browser, system: FakeSystem) -> None:
+    opened(browser, system, "?side=left")
+    system.send(batch(1, {"😊": 8}))
+    wait_floated(browser, 8)
+    assert all(place["right"] < 1280 * 0.35 for place in browser.js("notes.places"))
+
+
+def test_nonsense_in_the_query_is_as_if_it_were_not_there(browser: Browser, system: FakeSystem) -> None:
+    opened(browser, system, "?size=huge&speed=-&side=up&set=,")
+    system.send(batch(1, {"😊": 6, "🔥": 2}))
+    assert set(wait_floated(browser, 8)) == {"😊", "🔥"}
+    sizes = "[...document.querySelectorAll('#floats span')].map((node) => parseFloat(node.style.fontSize))"
+    assert all(50 <= size <= 100 for size in browser.js(sizes))

@@ -1,0 +1,134 @@
+"""The pages before the real processes and a real broker: two browsers and a terminal, and a subscriber that dies."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.browser.support import Browser
+from tests.harness import Broker, Script, call, script, wait_until
+
+CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
+
+
+@dataclass
+class RealSystem:
+    """app, main publisher, two clusters with two subscribers each, which nobody starts again when they die."""
+
+    broker: Broker
+    subscribers: dict[str, Script] = field(default_factory=dict)  # by stream_url
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.broker.environment['APP_PORT']}"
+
+    def kill_those_with_streams(self) -> set[str]:
+        """SIGKILL to every subscriber that has a stream open; the clusters they were in."""
+        listed = [one for one in call(f"{self.url}/subscribers")[1]["subscribers"] if one["streams"]]
+        for one in listed:
+            self.subscribers.pop(one["stream_url"]).kill()
+        return {one["cluster"] for one in listed}
+
+    def tap(self, emoji: str) -> None:
+        events = [{"user_id": "u", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}]
+        status, _ = call(f"{self.url}/send-emojis", events)
+        assert status == 200
+
+    def batch_ids(self) -> list[int]:
+        """Every micro-batch that was counted so far."""
+        return sorted({count["batch_id"] for count in self.broker.counts("main-pub-topic")})
+
+
+@pytest.fixture(scope="module")
+def real(broker: Broker) -> Iterator[RealSystem]:
+    broker.replace_topics()
+    system = RealSystem(broker)
+    with ExitStack() as stack:
+        base_port = int(broker.environment["STREAM_BASE_PORT"])
+        starting = []
+        for cluster, topic in enumerate(CLUSTERS, start=1):
+            starting.append(
+                stack.enter_context(script(broker.environment, "cluster_publisher.py", CLUSTER_TOPIC=topic))
+            )
+            for number in (1, 2):
+                subscriber = stack.enter_context(
+                    script(broker.environment, "subscriber.py", CLUSTER_TOPIC=topic, SUBSCRIBER=number)
+                )
+                system.subscribers[f"http://127.0.0.1:{base_port + 10 * (cluster - 1) + number}/stream"] = subscriber
+        publisher = stack.enter_context(script(broker.environment, "main_publisher.py"))
+        app = stack.enter_context(script(broker.environment, "app.py"))
+        for subscriber in system.subscribers.values():
+            subscriber.wait_for("listening")
+        app.wait_for("listening")
+        system.tap("🏁")
+        publisher.wait_for("batch", timeout_seconds=90)
+        wait_until("the first batch", system.batch_ids, timeout_seconds=60)
+        yield system
+
+
+def test_a_tap_in_one_browser_floats_up_in_both_within_4_seconds(real: RealSystem, browser: Browser) -> None:
+    with Browser() as other:
+        for one in (browser, other):
+            one.open(real.url)
+        for one in (browser, other):
+            one.wait_live()
+        latencies = []
+        for number, emoji in enumerate(("😊", "🔥", "👏")):
+            browser.find_element("css selector", f"#buttons [value='{emoji}']").click()
+            tapped = time.monotonic()
+            assert browser.floated().count(emoji) == 1
+            wait_until("it floats in the other", lambda emoji=emoji: emoji in other.floated(), timeout_seconds=10)  # type: ignore[misc]
+            latencies.append(time.monotonic() - tapped)
+            wait_until("both show the batch", lambda n=number: len(browser.batches()) == len(other.batches()) > n)  # type: ignore[misc]
+        print("seconds from tap to the other browser:", [round(seconds, 2) for seconds in latencies])
+        assert statistics.median(latencies) < 4
+        assert browser.text("#total") == other.text("#total") == "3"
+        assert browser.floated() == ["😊", "🔥", "👏"]
+        assert browser.complaints() == []
+
+
+def test_when_their_subscribers_are_killed_browsers_and_terminal_go_on_and_miss_and_repeat_nothing(
+    real: RealSystem, browser: Browser
+) -> None:
+    command = ("client.py", "--stream", "--receive-only")
+    with Browser() as other, script(real.broker.environment, *command) as terminal:
+        viewers = (browser, other)
+        for one in viewers:
+            one.open(real.url)
+        for one in viewers:
+            one.wait_live()
+        terminal.wait_for("reading http://")
+        before = max(real.batch_ids())
+        marks = [chr(0x1F950 + number) for number in range(12)]
+        for number, emoji in enumerate(marks):
+            real.tap(emoji)
+            if number == 2:
+                wait_until("batches at all", lambda: browser.batches() and other.batches())
+                assert real.kill_those_with_streams()
+            wait_until("it is counted", lambda n=number: len(real.batch_ids()) > n + 1)  # type: ignore[misc]
+        expected = [batch_id for batch_id in real.batch_ids() if batch_id > before]
+        for one in viewers:
+            wait_until("the newest batch", lambda one=one: one.batches()[-1:] == expected[-1:], timeout_seconds=20)  # type: ignore[misc]
+            assert one.batches() == expected
+            assert one.text("#state") == "Live"
+            assert one.text("#total") == str(len(marks))
+        terminal.wait_for(marks[-1], timeout_seconds=20)
+        assert [terminal.log.count(emoji) for emoji in marks] == [1] * len(marks)
+        assert "looking for another" in terminal.log
+
+
+def test_the_app_compresses_its_pages_and_sends_them_again_only_when_they_have_changed(real: RealSystem) -> None:
+    request = urllib.request.Request(f"{real.url}/", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        etag = answer.headers["ETag"]
+    again = urllib.request.Request(f"{real.url}/", headers={"Accept-Encoding": "gzip", "If-None-Match": etag})
+    with pytest.raises(urllib.error.HTTPError, match="304"):
+        urllib.request.urlopen(again, timeout=10)

@@ -1,0 +1,345 @@
+"""The viewer's page in a real Chromium, before subscribers whose batches a test decides."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from emostream.settings import SEED_EMOJIS
+from tests.browser.support import Browser, FakeSystem, batch, fake_system
+from tests.harness import call, wait_until
+
+
+@pytest.fixture
+def page(browser: Browser, system: FakeSystem) -> Browser:
+    """The page, with its stream open."""
+    browser.open(system.url)
+    browser.wait_live()
+    return browser
+
+
+def wait_batches(page: Browser, *expected: int) -> None:
+    wait_until(f"batches {expected}", lambda: len(page.batches()) >= len(expected), timeout_seconds=20)
+    assert page.batches() == list(expected)
+
+
+# --- taps ---
+
+
+def test_a_tap_floats_at_once_and_taps_of_half_a_second_travel_together(page: Browser, system: FakeSystem) -> None:
+    for _ in range(3):
+        page.js("document.querySelectorAll('#buttons button')[0].click()")
+    page.js("document.querySelectorAll('#buttons button')[3].click()")
+    assert page.floated() == ["😊", "😊", "😊", "🔥"]
+    wait_until("the taps at the app", lambda: system.taps)
+    assert system.posts == 1
+    assert [(tap["emoji_type"], tap.get("count", 1)) for tap in system.taps] == [("😊", 3), ("🔥", 1)]
+    assert len({tap["user_id"] for tap in system.taps}) == 1
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", tap["timestamp"]) for tap in system.taps)
+
+
+def test_the_buttons_are_the_emojis_that_the_host_allows(browser: Browser) -> None:
+    allowed = [chr(0x1F600 + number) for number in range(12)]
+    with fake_system(EMOJIS=",".join(allowed)) as system:
+        browser.open(system.url)
+        assert [button.get_attribute("value") for button in browser.buttons()] == allowed
+
+
+def test_ones_own_taps_do_not_float_a_second_time_with_their_batch(page: Browser, system: FakeSystem) -> None:
+    page.buttons()[0].click()
+    system.send(batch(1, {"😊": 1, "🔥": 2}))
+    wait_until("the others' emojis", lambda: page.floated().count("🔥") == 2, timeout_seconds=5)
+    assert page.floated().count("😊") == 1
+    assert page.text("#total") == "3"
+
+
+def test_taps_that_the_app_cannot_take_now_follow_later(page: Browser, system: FakeSystem) -> None:
+    system.answer = (503, {"error": "try again"})
+    page.buttons()[1].click()
+    wait_until("the viewer is told", lambda: "follow" in page.text("#notice"), timeout_seconds=5)
+    system.answer = (200, {"status": "success", "rejected": []})
+    wait_until("the tap at the app", lambda: system.taps, timeout_seconds=10)
+    assert [tap["emoji_type"] for tap in system.taps] == ["😂"]
+    wait_until("the viewer is told no more", lambda: not page.text("#notice"), timeout_seconds=5)
+
+
+def test_what_the_app_refuses_is_told_in_its_words(page: Browser, system: FakeSystem) -> None:
+    system.answer = (429, {"error": "expected at most 10/second of a user, got more"})
+    page.buttons()[1].click()
+    wait_until("the viewer is told", lambda: "expected at most 10/second" in page.text("#notice"), timeout_seconds=5)
+    system.answer = (200, {"rejected": [{"index": 0, "error": "emoji_type: expected an allowed emoji"}]})
+    page.buttons()[1].click()
+    wait_until("the viewer is told", lambda: "expected an allowed emoji" in page.text("#notice"), timeout_seconds=5)
+
+
+def test_a_key_in_the_address_is_shown_to_the_app_alone(browser: Browser, system: FakeSystem) -> None:
+    browser.open(f"{system.url}/#key=secret")
+    browser.wait_live()
+    browser.buttons()[0].click()
+    wait_until("the tap at the app", lambda: system.taps)
+    assert system.authorizations == ["Bearer secret"]
+
+
+# --- batches ---
+
+
+def test_emojis_of_a_batch_are_spread_over_the_time_to_the_next_and_bounded(page: Browser, system: FakeSystem) -> None:
+    system.send(batch(0, {"😊": 700_000, "🔥": 300_000, "👏": 1}))
+    wait_until("the whole batch", lambda: len(page.floated()) == 32, timeout_seconds=10)
+    times = page.js("notes.times")
+    assert 1500 < times[-1] - times[0] < 3000
+    assert max(page.floated().index(emoji) for emoji in "😊🔥") < 20
+    assert page.floated().count("😊") > page.floated().count("🔥") > page.floated().count("👏") >= 1
+    for number in range(1, 7):
+        system.send(batch(number, {"😊": 700_000}))
+    wait_until("a full screen", lambda: page.js("notes.most") == 70, timeout_seconds=10)
+    wait_until("all batches", lambda: len(page.batches()) == 7, timeout_seconds=10)
+    assert page.js("notes.most") <= 70
+
+
+SHARES: list[tuple[dict[str, int], int, dict[str, int]]] = [
+    ({}, 10, {}),
+    ({"a": 3, "b": 1}, 10, {"a": 3, "b": 1}),
+    ({"a": 0, "b": 2}, 10, {"b": 2}),
+    ({"a": 900, "b": 100}, 12, {"a": 10, "b": 2}),
+    ({"a": 10**9, "b": 1}, 10, {"a": 9, "b": 1}),
+    ({"a": 5, "b": 4, "c": 3}, 2, {"a": 1, "b": 1}),
+]
+
+
+@pytest.mark.parametrize(("events", "limit", "expected"), SHARES)
+def test_a_batch_is_shown_whole_or_in_proportion(
+    page: Browser, system: FakeSystem, events: dict[str, int], limit: int, expected: dict[str, int]
+) -> None:
+    counts = [{"emoji": emoji, "events": number} for emoji, number in events.items()]
+    shown = module(page, "floats.js", "m.share(arguments[0], arguments[1])", counts, limit)
+    assert {emoji: shown.count(emoji) for emoji in shown} == expected
+
+
+def test_totals_and_their_order_are_those_of_the_batches(page: Browser, system: FakeSystem) -> None:
+    system.send(batch(1, {"😊": 1200, "🔥": 30}))
+    system.send(batch(2, {"🔥": 2000}))
+    wait_batches(page, 1, 2)
+    assert page.text("#total") == "3,230"
+    rows = page.js("[...document.querySelectorAll('#shares li')].map((li) => li.innerText.replaceAll('\\n', ' '))")
+    assert rows == ["🔥 2,030", "😊 1,200"]
+
+
+def test_what_is_older_than_a_minute_is_no_longer_counted(page: Browser, system: FakeSystem) -> None:
+    script = """(() => { const minute = new m.Minute();
+        minute.add([{emoji: "😊", events: 5}], 1000); minute.add([{emoji: "🔥", events: 7}], 41000);
+        return [41000, 59000, 62000, 103000].map((now) => minute.at(now).total); })()"""
+    assert module(page, "totals.js", script) == [12, 12, 7, 0]
+
+
+# --- the connection ---
+
+
+def test_the_page_goes_on_with_the_same_cluster_after_exactly_what_it_has_seen(
+    page: Browser, system: FakeSystem
+) -> None:
+    [first] = system.serving()
+    system.send(batch(1, {"😊": 1}))
+    wait_batches(page, 1)
+    first.kill()
+    system.send(batch(2, {"😊": 1}))  # while it is away
+    wait_until("another stream", lambda: system.serving() not in ([], [first]), timeout_seconds=20)
+    page.wait_live()
+    system.send(batch(3, {"😊": 1}))
+    wait_batches(page, 1, 2, 3)
+    [second] = system.serving()
+    assert second.resumed_with == [f"{first.cluster}-1-1"]
+    same = [one for one in system.subscribers if one.cluster == first.cluster and one is not first]
+    assert not same or second in same
+
+
+def test_what_is_missed_before_the_first_batch_is_made_up_for(page: Browser, system: FakeSystem) -> None:
+    [first] = system.serving()
+    first.kill()
+    system.send(batch(1, {"😊": 1}))
+    wait_batches(page, 1)
+
+
+@pytest.mark.parametrize("clusters", [(1, 1), (1, 2)], ids=["same-cluster", "other-cluster"])
+def test_nothing_is_shown_twice_even_if_it_comes_twice(browser: Browser, clusters: tuple[int, ...]) -> None:
+    with fake_system(clusters) as system:
+        for subscriber in system.subscribers:
+            subscriber.replays = True
+        browser.open(system.url)
+        browser.wait_live()
+        for number in (1, 2):
+            system.send(batch(number, {"😊": 1}))
+        wait_batches(browser, 1, 2)
+        system.serving()[0].kill()
+        wait_until("another stream", lambda: any(one.resumed_with[:1] > [""] for one in system.serving()))
+        system.send(batch(3, {"😊": 1}))
+        wait_batches(browser, 1, 2, 3)
+        assert browser.text("#total") == "3"
+
+
+def test_parts_of_a_batch_are_all_shown(page: Browser, system: FakeSystem) -> None:
+    [serving] = system.serving()
+    serving.send(batch(1, {"😊": 1}), "1-1-1.0.0")
+    serving.send(batch(1, {"🔥": 1}), "1-1-1.1.0")
+    wait_batches(page, 1, 1)
+    assert page.text("#total") == "2"
+
+
+def test_a_gap_is_told(page: Browser, system: FakeSystem) -> None:
+    [serving] = system.serving()
+    serving.write('event: gap\ndata: {"reason": "what happened since is no longer kept"}\n\n')
+    wait_until("the reason", lambda: "no longer kept" in page.text("#notice"), timeout_seconds=5)
+
+
+def test_the_state_is_told_in_words_when_nobody_is_there_and_when_somebody_is_again(browser: Browser) -> None:
+    with fake_system((1,), room=0) as system:
+        [only] = system.subscribers
+        browser.open(system.url)
+        wait_until("all places are taken", lambda: browser.text("#state").startswith("Full"), timeout_seconds=10)
+        only.room = 100
+        wait_until("the app knows", lambda: call(f"{system.url}/subscribers")[1]["subscribers"][0]["available_streams"])
+        browser.js("window.dispatchEvent(new Event('online'))")  # which is when a page does not wait any longer
+        wait_until("it is live", lambda: browser.text("#state") == "Live", timeout_seconds=20)
+        only.kill()
+        wait_until("it reconnects", lambda: browser.text("#state") == "Reconnecting…", timeout_seconds=10)
+
+
+def test_viewers_are_spread_over_the_least_loaded(page: Browser, system: FakeSystem) -> None:
+    listed = [
+        {"stream_url": "a", "alive": True, "cluster": 1, "streams": 10, "available_streams": 5},
+        {"stream_url": "b", "alive": True, "cluster": 1, "streams": 11, "available_streams": 5},
+        {"stream_url": "c", "alive": True, "cluster": 2, "streams": 500, "available_streams": 5},
+        {"stream_url": "d", "alive": True, "cluster": 2, "streams": 500, "available_streams": 0},
+        {"stream_url": "e", "alive": False, "cluster": 2, "streams": 0, "available_streams": 5},
+        {"stream_url": None, "alive": True, "cluster": 2, "streams": 0, "available_streams": 5},
+    ]
+    chosen = module(page, "stream.js", "Array.from({length: 900}, () => m.choose(arguments[0]).stream_url)", listed)
+    times = {url: chosen.count(url) for url in set(chosen)}
+    assert set(times) == {"a", "b", "c"}
+    assert times["a"] > times["b"] > times["c"] > 0
+    near = "m.choose(arguments[0], {cluster: 2}).stream_url"
+    assert module(page, "stream.js", near, listed) == "c"
+    avoiding = "m.choose(arguments[0], {cluster: 2, avoid: new Set(['c', 'b'])}).stream_url"
+    assert module(page, "stream.js", avoiding, listed) == "a"
+
+
+# --- for everybody ---
+
+
+def test_the_page_asks_nobody_but_this_host_and_the_browser_has_nothing_to_complain_of(
+    page: Browser, system: FakeSystem
+) -> None:
+    page.buttons()[0].click()
+    system.send(batch(1, {"😊": 1}))
+    wait_batches(page, 1)
+    wait_until("the tap at the app", lambda: system.taps)
+    hosts = {f"127.0.0.1:{system.port}"} | {f"127.0.0.1:{subscriber.port}" for subscriber in system.subscribers}
+    assert page.requested_hosts() <= hosts
+    assert page.complaints() == []
+
+
+def test_the_addresses_are_those_by_which_the_browser_reached_the_app(browser: Browser, system: FakeSystem) -> None:
+    browser.open(system.url.replace("127.0.0.1", "localhost"))
+    browser.wait_live()
+    assert {urlsplit(f"//{host}").hostname for host in browser.requested_hosts()} == {"localhost"}
+
+
+def test_script_that_somebody_smuggles_in_does_not_run(page: Browser) -> None:
+    page.js("""(() => { const script = document.createElement("script");
+        script.textContent = "window.smuggled = 1"; document.body.append(script); })()""")
+    page.js("fetch('http://192.0.2.1/').catch(() => 0) && 0")
+    assert page.js("window.smuggled") is None
+    wait_until("both are refused", lambda: len(page.complaints()) >= 2, timeout_seconds=5)
+
+
+def test_everything_can_be_done_with_the_keyboard(page: Browser, system: FakeSystem) -> None:
+    keys = ActionChains(page)
+    keys.send_keys(Keys.TAB).perform()
+    assert page.js("document.activeElement.value") == SEED_EMOJIS[0]
+    assert page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    keys.send_keys(Keys.ENTER).send_keys(Keys.TAB).send_keys(Keys.SPACE).send_keys("4").perform()
+    wait_until("the taps at the app", lambda: len(system.taps) >= 3, timeout_seconds=5)
+    assert sorted(tap["emoji_type"] for tap in system.taps) == sorted([SEED_EMOJIS[0], SEED_EMOJIS[1], SEED_EMOJIS[3]])
+    assert page.floated() == [SEED_EMOJIS[0], SEED_EMOJIS[1], SEED_EMOJIS[3]]
+
+
+def test_a_key_that_is_held_down_is_one_tap(page: Browser) -> None:
+    page.buttons()[0].send_keys("")
+    for repeated in (False, True, True):
+        for key, code, text in (("4", "Digit4", "4"), ("Enter", "Enter", "\r")):
+            page.cdp("Input.dispatchKeyEvent", type="keyDown", key=key, code=code, text=text, autoRepeat=repeated)
+    assert page.floated().count("🔥") == 1
+    assert page.floated().count("😊") <= 1
+
+
+def test_who_wants_no_motion_gets_none_and_sees_the_numbers_light_up(browser: Browser, system: FakeSystem) -> None:
+    browser.prefer(prefers_reduced_motion="reduce")
+    browser.open(system.url)
+    browser.wait_live()
+    browser.buttons()[0].click()
+    system.send(batch(1, {"😊": 500, "🔥": 100}))
+    wait_batches(browser, 1)
+    lit = "[...document.querySelectorAll('#shares .number')].filter((n) => n.getAnimations().length).length"
+    assert browser.js(lit) == 2
+    assert browser.text("#total") == "600"
+    wait_until("the tap at the app", lambda: system.taps)
+    assert browser.floated() == []
+
+
+def test_a_screen_reader_is_told_now_and_then(page: Browser, system: FakeSystem) -> None:
+    page.js("""(() => { window.told = []; const summary = document.getElementById("summary");
+        new MutationObserver(() => told.push(summary.textContent)).observe(summary, {childList: true}); })()""")
+    system.send(batch(1, {"😊": 1200, "🔥": 2000}))
+    wait_until("a summary", lambda: page.js("told.length"), timeout_seconds=12)
+    assert page.js("told") == ["3200 reactions in the last minute: 🔥 2000, 😊 1200."]
+    assert page.js("document.getElementById('summary').ariaLive") == "polite"
+    assert page.js("document.getElementById('floats').ariaHidden") == "true"
+
+
+@pytest.mark.parametrize("width", [320, 400, 1280])
+def test_everything_fits_whatever_the_width(page: Browser, system: FakeSystem, width: int) -> None:
+    page.resize(width, 700)
+    system.send(batch(1, dict.fromkeys(SEED_EMOJIS, 123_456_789)))
+    wait_batches(page, 1)
+    assert page.js("document.scrollingElement.scrollWidth") <= width
+    boxes = page.js("[...document.querySelectorAll('#buttons button')].map((b) => b.getBoundingClientRect().toJSON())")
+    for box in boxes:
+        assert box["left"] >= 0
+        assert box["right"] <= width
+        assert box["bottom"] <= 700
+        assert min(box["width"], box["height"]) >= 44
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_the_light_and_in_the_dark(browser: Browser, system: FakeSystem, scheme: str) -> None:
+    browser.prefer(prefers_color_scheme=scheme)
+    browser.open(system.url)
+    color = "getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
+    backgrounds = [luminance(browser.js(color, name)) for name in ("--page", "--card")]
+    for name in ("--text", "--muted", "--bad", "--accent"):
+        for background in backgrounds:
+            lighter, darker = sorted((luminance(browser.js(color, name)), background), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
+    assert (max(backgrounds) < 0.1) == (scheme == "dark")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rrggbb, as WCAG defines it."""
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def module(page: Browser, name: str, expression: str, *arguments: object) -> Any:
+    """An expression over `m`, one of the page's modules."""
+    source = page.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0] + f"/{name}"
+    return page.execute_async_script(
+        f"const done = arguments[arguments.length - 1]; const given = [...arguments];"
+        f"import('{source}').then((m) => done((function() {{ return {expression}; }})(...given)))",
+        *arguments,
+    )

@@ -1,0 +1,44 @@
+"""/openapi.json describes the app that there is."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from emostream.broker import BoundedProducer
+from emostream.ingest import create_app
+from emostream.intake import OPENAPI, Intake
+from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
+from emostream.runtime import Counters, Log
+from tests.unit.support import FakeProducer, settings_with
+
+DOCUMENT = json.loads(OPENAPI)
+
+
+def test_it_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_it_names_every_call_of_the_app_and_no_other() -> None:
+    app = create_app(Intake(settings_with(), cast(BoundedProducer, FakeProducer()), Counters(Log("test"))))
+    pages = {"/", "/overlay", "/subscribers"}
+    calls = {
+        (rule.rule, method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule not in pages and not rule.endpoint.startswith("static")
+    }
+    assert {(path, method) for path, item in DOCUMENT["paths"].items() for method in item} == calls
+    answer = app.test_client().get("/openapi.json")
+    assert (answer.mimetype, answer.json) == ("application/json", DOCUMENT)
+
+
+def test_its_limits_are_those_of_the_code() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    batch = DOCUMENT["paths"]["/send-emojis"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert batch["maxItems"] == schemas["BatchTaken"]["properties"]["accepted"]["maximum"] == MAX_BATCH_EVENTS
+    assert schemas["MergedTap"]["allOf"][1]["properties"]["count"]["maximum"] == MAX_MERGED_TAPS
+    assert schemas["Tap"]["properties"]["user_id"]["maxLength"] == MAX_TEXT_BYTES
