@@ -276,6 +276,8 @@ def test_a_client_that_fails_for_too_long_is_evicted_with_the_reason() -> None:
         [(url, reason)] = ours.evictions
         assert (url, "0.2 s" in reason, "500" in reason) == (server.url, True, True)
         assert set(bodies(server)) == {RECORDS[0].value}
+        counted = ours.counters.snapshot()
+        assert (counted["lost"], counted["dropped"]) == (1, len(RECORDS) - 1)
         assert len(server.asked) > 1
 
 
