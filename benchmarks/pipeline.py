@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure a running system (./start.sh up), from the outside: only its HTTP interfaces, Kafka, and /proc.
 
-usage: .venv/bin/python benchmarks/pipeline.py latency [--rate 10] [--seconds 60]
+usage: .venv/bin/python benchmarks/pipeline.py latency [--rate 10] [--seconds 60] [--background 0]
        .venv/bin/python benchmarks/pipeline.py load [--rate 2000] [--seconds 60]
        .venv/bin/python benchmarks/pipeline.py rest [--seconds 30]
 
 latency   tap → client: every tap has an emoji of its own, so each of the three clients, one on each cluster, knows when
-          its count should have come. Taps are sent by the clock whether or not earlier ones were answered (open loop).
+          its count should have come. Taps are sent by the clock whether or not earlier ones were answered (open loop),
+          beside as many others a second as --background says, which needs Go.
 load      `rate` events/s for `seconds`; then how many were counted on MAIN_TOPIC, and how long the last took to arrive.
 rest      resident memory and CPU time of every process, while nobody taps. Linux only.
 """
@@ -19,6 +20,7 @@ import json
 import os
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import cpu_seconds, describe, field
+from benchmarks.machine import build_go, cpu_seconds, describe, field
 from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 
@@ -84,15 +86,19 @@ def send_open_loop(
     return due, refused
 
 
-def receiving_client(settings: Settings, cluster_topic: str, came: dict[str, float]) -> ThreadingHTTPServer:
-    """A client registered with a subscriber of this cluster; `came` gets emoji → Unix seconds."""
+Arrival = tuple[float, float, float]  # Unix seconds: on emoji-topic, counted, at the client
+
+
+def receiving_client(settings: Settings, cluster_topic: str, came: dict[str, Arrival]) -> ThreadingHTTPServer:
+    """A client registered with a subscriber of this cluster; `came` gets emoji → when."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             count = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            came.setdefault(count["emoji"], time.time())
+            when = (count["last_accepted_ms"] / 1000, count["batched_ms"] / 1000, time.time())
+            came.setdefault(count["emoji"], when)
             self.send_response(204)
             self.end_headers()
 
@@ -116,25 +122,42 @@ def call_subscriber(settings: Settings, cluster_topic: str, path: str, client: T
         raise SystemExit(f"{path} at port {port}: {answer.status} {answer.read().decode()}")
 
 
-def measure_latency(settings: Settings, rate: float, seconds: float) -> None:
-    """Print tap → client percentiles over three clusters."""
-    came: dict[str, dict[str, float]] = {topic: {} for topic in CLUSTER_TOPICS}
+def measure_latency(settings: Settings, rate: float, seconds: float, background: float) -> None:
+    """Print tap → client percentiles over three clusters, and where the median tap spends its time."""
+    came: dict[str, dict[str, Arrival]] = {topic: {} for topic in CLUSTER_TOPICS}
+    warm_seconds = 10.0
+    others = None
+    if background:
+        load_path = build_go("load", settings.data_path / "benchmarks" / "bin")
+        others = subprocess.Popen(
+            [load_path, "-port", str(settings.app_port), "-rate", str(background), "-warm", "0",
+             "-seconds", str(seconds + warm_seconds + 5)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
     clients = {topic: receiving_client(settings, topic, came[topic]) for topic in CLUSTER_TOPICS}
     run = f"{os.getpid():x}"
-    send_open_loop(settings, (f"warm-{run}-{n}" for n in range(10**9)), rate, 10)
+    send_open_loop(settings, (f"warm-{run}-{n}" for n in range(10**9)), rate, warm_seconds)
     due, refused = send_open_loop(settings, (f"tap-{run}-{n}" for n in range(10**9)), rate, seconds)
     deadline = time.time() + 15
     while time.time() < deadline and any(emoji not in seen for seen in came.values() for emoji in due):
         time.sleep(0.1)
     for topic, client in clients.items():
         call_subscriber(settings, topic, "/deregister", client)
-    delays = [seen[emoji] - when for seen in came.values() for emoji, when in due.items() if emoji in seen]
+    arrivals = [(when, *seen[emoji]) for seen in came.values() for emoji, when in due.items() if emoji in seen]
+    delays = [arrival[-1] - arrival[0] for arrival in arrivals]
     print(
         f"tap → client at {rate:g} events/s for {seconds:g} s, one client on each of 3 clusters: "
         f"p50 {percentile(delays, 50):.2f} s, p99 {percentile(delays, 99):.2f} s, max {max(delays):.2f} s, "
         f"mean {statistics.mean(delays):.2f} s; "
         f"{len(due)} taps, {refused} refused, {3 * len(due) - len(delays)} deliveries missing"
     )
+    stages = ("tap to Kafka's producer", "to counted (linger, trigger, count)", "to client (commit, route, push)")
+    for number, stage in enumerate(stages):
+        times = [arrival[number + 1] - arrival[number] for arrival in arrivals]
+        print(f"  {stage}: p50 {percentile(times, 50):.3f} s, p99 {percentile(times, 99):.3f} s")
+    if others:
+        report = json.loads(others.communicate()[0])
+        print(f"  beside it {report['rate']:.0f} taps/s were answered 200; all answers {report['statuses']}")
 
 
 def measure_load(settings: Settings, rate: float, seconds: float) -> None:
@@ -204,11 +227,12 @@ def main() -> None:
     parser.add_argument("what", choices=["latency", "load", "rest"])
     parser.add_argument("--rate", type=float)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--background", type=float, default=0, help="latency: other taps a second")
     args = parser.parse_args()
     settings = load()
     print(describe())
     if args.what == "latency":
-        measure_latency(settings, args.rate or 10, args.seconds or 60)
+        measure_latency(settings, args.rate or 10, args.seconds or 60, args.background)
     elif args.what == "load":
         measure_load(settings, args.rate or 2000, args.seconds or 60)
     else:

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import requests
 import uvloop
@@ -51,7 +52,7 @@ class Client(asyncio.Protocol):
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -72,7 +73,8 @@ class Client(asyncio.Protocol):
             self._write(OK)
 
     def _write(self, data: bytes) -> None:
-        self._transport.write(data)  # type: ignore[attr-defined]
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def _trickle(self, data: bytes) -> None:
         self._write(data[:1])

@@ -35,6 +35,7 @@ from emostream.settings import REGISTRY_TOPIC, Settings
 PARTITIONS = 3
 REMINDER_SECONDS = 5.0
 FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
+STICKY_MS = 10
 POLL_SECONDS = 0.5
 TRANSACTION_TIMEOUT_MS = 10_000
 # Small segments, because the newest one is never compacted.
@@ -151,6 +152,8 @@ class BoundedProducer:
                 "acks": "all",
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
+                # The default, twice the linger, would give all of a micro-batch to one of Spark's readers.
+                "sticky.partitioning.linger.ms": STICKY_MS,
                 # With so many for one partition a batch leaves at once: FULL_BATCH_EVENTS cannot wait on all together.
                 "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
                 "message.timeout.ms": 0,

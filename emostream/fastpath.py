@@ -214,7 +214,9 @@ def _environ(scope: Scope, body: bytes | None) -> dict[str, Any]:
     for name in scope.headers.keys():  # noqa: SIM118 - no mapping
         key = name.upper().replace("-", "_")
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-        environ[key] = _native(scope.headers.get(name) if key == "CONTENT_TYPE" else _all(scope, name))
+        # Granian has no value for bytes that are no text.
+        value = (scope.headers.get(name) or "") if key == "CONTENT_TYPE" else _all(scope, name)
+        environ[key] = _native(value)
     if body is not None:
         environ["CONTENT_LENGTH"] = str(len(body))
         environ.pop("HTTP_TRANSFER_ENCODING", None)  # it was in chunks; here it is whole

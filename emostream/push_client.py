@@ -262,17 +262,17 @@ class PushClient:
             counters.add("failed_attempts")
             self._merge_if_behind()
             if not await self._keep(failure):
-                counters.add("lost", push.records)
-                counters.add("dropped", self._undelivered() - push.records)
                 return False
             await asyncio.sleep(max(asked_seconds, pause_seconds * random.uniform(0.5, 1.0)))
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
-    def _undelivered(self) -> int:
-        """Records that the client has not got."""
+    def _undelivered(self) -> tuple[int, int]:
+        """Records that are in the push that is being tried, and all that the client has not got."""
         merged = sum(push.records for push in self._merged)
         waiting = self._waiting.records if self._waiting else 0
-        return bool(self._single) + merged + waiting + len(self._portion) + self._history.end - self._cursor
+        undelivered = bool(self._single) + merged + waiting + len(self._portion) + self._history.end - self._cursor
+        tried = 1 if self._single else self._merged[0].records if self._merged else 0
+        return tried, undelivered
 
     async def _keep(self, failure: str | None) -> bool:
         """Whether the client keeps its slot after an attempt that succeeded (None) or failed."""
@@ -287,11 +287,15 @@ class PushClient:
                     "a client cannot be reached; trying again", client_url=self.client_url, reason=failure
                 )
         if failure == GONE:
-            await self._engine.evict(self, GONE)
+            reason = GONE
         elif now - self._failing_since >= self._policy.evict_after_seconds:
-            await self._engine.evict(self, f"it failed for {self._policy.evict_after_seconds:g} s: {failure}")
+            reason = f"it failed for {self._policy.evict_after_seconds:g} s: {failure}"
         else:
             return True
+        tried, undelivered = self._undelivered()
+        self._engine.counters.add("lost", tried)
+        self._engine.counters.add("dropped", undelivered - tried)
+        await self._engine.evict(self, reason)  # which cancels this
         return False
 
     async def _probe(self) -> str | None:

@@ -128,7 +128,9 @@ def split_batch(body: bytes, lines: bool) -> list[bytes]:
         try:
             body.decode()
             parts = [bytes(part) for part in _batch_decoder.decode(body)]
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise InvalidRecord(f"{expected} in UTF-8, got a byte that is none at position {error.start}") from None
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
         except RecursionError:
             raise InvalidRecord(f"{expected}, got one nested too deeply") from None
@@ -195,7 +197,11 @@ def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-unty
     try:
         data.decode()  # msgspec does not look into strings that it skips, but others will
         return decoder.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(
+            f"expected a JSON object in UTF-8, got a byte that is none at position {error.start}"
+        ) from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidRecord(_plain(str(error))) from None
     except RecursionError:
         raise InvalidRecord("expected a JSON object, got one nested too deeply") from None

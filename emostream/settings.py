@@ -40,6 +40,8 @@ TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
 RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
 Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
+# As records.py has it: 1 to 64 bytes, here characters, none of which steers a terminal.
+Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
@@ -63,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)]
     max_buffered_events: Annotated[int, Meta(ge=1)]
     max_concurrent_requests: Annotated[int, Meta(ge=1)]
-    emojis: str
+    emojis: Emojis
     rate_limit_user: RateLimit
     rate_limit_address: RateLimit
     trusted_proxies: str

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ import requests
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
+from emostream.operate import Supervisor
+from emostream.settings import load
 from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
 
 TIMESTAMP = "2026-01-31T20:15:00Z"
@@ -46,6 +49,12 @@ def group_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def pid_of(broker: Broker) -> int:
+    """The broker's process."""
+    processes = Supervisor(load(environ=broker.environment)).processes()
+    return next(process.pid for process in processes if process.name == "kafka_1")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +155,116 @@ def test_good_taps_between_bad_ones_all_arrive_and_no_bad_one_does(broker: Broke
         wanted.add(f"beside-{number}")
     wait_until("the good ones on the topic", lambda: wanted <= users_on(broker))
     assert users_on(broker) <= wanted | {"u", "viewer-1", "chunked"}
+
+
+def test_a_batch_lies_on_emoji_topic_event_by_event(broker: Broker, app: str) -> None:
+    merged = tap("batch-2") | {"count": 7}
+    status, answer = call(app.replace("emoji", "emojis"), [tap("batch-1"), merged, tap("batch-3", None)])
+    assert (status, answer["accepted"], [rejected["index"] for rejected in answer["rejected"]]) == (200, 2, [2])
+
+    def found() -> list[dict[str, Any]]:
+        events = [event for event in broker.counts("emoji-topic") if event["user_id"].startswith("batch-")]
+        return sorted(events, key=lambda event: str(event["user_id"])) if len(events) == 2 else []
+
+    one, seven = wait_until("the batch on the topic", found)
+    assert "count" not in one
+    assert seven["count"] == 7
+
+
+def raw(url: str, *parts: bytes) -> tuple[socket.socket, bytes]:
+    """A connection over which these bytes were sent, and the head that they begin with."""
+    head = b"POST /send-emoji HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection = socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0])), timeout=30)
+    connection.sendall(head + b"".join(parts))
+    return connection, head
+
+
+def test_many_slow_bodies_hold_up_nobody_and_end_with_408(app: str) -> None:
+    slow = [raw(app, b"Content-Length: 80\r\n\r\n{")[0] for _ in range(100)]
+    assert call(app, tap("u"))[0] == 200
+    for connection in slow:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Content-Length: x\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: 80\r\n\r\n{",
+    ],
+)
+def test_a_body_that_cannot_be_read_is_a_4xx(app: str, rest: bytes) -> None:
+    connection, _ = raw(app, rest)
+    connection.shutdown(socket.SHUT_WR)  # nothing follows, and the client still listens
+    assert connection.recv(100).startswith(b"HTTP/1.1 4")
+    connection.close()
+
+
+def test_an_acknowledged_tap_is_on_the_broker_when_it_is_answered(empty_topics: Broker) -> None:
+    with script(empty_topics.environment, "app.py", ACK="broker", LINGER_MS=60_000) as app:
+        serving(empty_topics, app)
+        for number in range(5):
+            assert call(url_of(empty_topics), tap(f"user-{number}"))[0] == 200
+            assert len(empty_topics.read("emoji-topic")) == number + 1
+        batch = [tap("batch")] * 100
+        assert call(url_of(empty_topics) + "s", batch) == (200, {"status": "success", "accepted": 100, "rejected": []})
+        assert len(empty_topics.read("emoji-topic")) == 105
+
+
+def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker) -> None:
+    with script(empty_topics.environment, "app.py", LINGER_MS=60_000, APP_WORKERS=1) as app:
+        serving(empty_topics, app)
+        # Not across a multiple of the linger, at which all would leave anyway.
+        wait_until("enough of the linger is left", lambda: time.time() % 60 < 40)
+        # In many requests: a partition that had most of them would be over librdkafka's 1 MB first.
+        for _ in range(200):
+            assert call(url_of(empty_topics) + "s", [tap("many")] * 100)[1]["accepted"] == 100
+        wait_until("the first of them on the topic", lambda: users_on(empty_topics) == {"many"}, timeout_seconds=10)
+
+
+def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tmp_path: Path) -> None:
+    away = Broker(environment_for(tmp_path))
+    away.operate("emostream.operate", "start", "kafka")
+    away.replace_topics()
+    with script(away.environment, "app.py", MAX_BUFFERED_EVENTS=10, APP_WORKERS=1) as app:
+        serving(away, app)
+        url = url_of(away).removesuffix("/send-emoji")
+        assert call(f"{url}/readyz") == (200, {"status": "ready"})
+        os.kill(pid_of(away), signal.SIGSTOP)
+        try:
+            answers = [call(f"{url}/send-emoji", tap(f"user-{number}")) for number in range(12)]
+            assert [status for status, _ in answers] == [200] * 10 + [503] * 2
+            assert "10 events are waiting" in answers[-1][1]["error"]
+            wait_until("it is not ready", lambda: call(f"{url}/readyz")[0] == 503)
+            assert call(f"{url}/livez") == (200, {"status": "live"})
+        finally:
+            os.kill(pid_of(away), signal.SIGCONT)
+        wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
+        wait_until("all are on the topic", lambda: users_on(away) == {f"user-{number}" for number in range(10)})
+        away.operate("emostream.operate", "stop")
+        wait_until("it is not ready", lambda: call(f"{url}/readyz")[0] == 503)
+        away.operate("emostream.operate", "start", "kafka")
+        wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
+        assert "Traceback" not in app.log
+    away.operate("emostream.operate", "stop")
+
+
+def test_it_goes_on_when_its_topic_is_replaced(empty_topics: Broker) -> None:
+    with script(empty_topics.environment, "app.py", LINGER_MS=0) as app:
+        serving(empty_topics, app)
+        assert call(url_of(empty_topics), tap("before"))[0] == 200
+        wait_until("the tap on the topic", lambda: users_on(empty_topics) == {"before"})
+        empty_topics.replace_topics()
+
+        def arrives() -> bool:
+            call(url_of(empty_topics), tap("after"))
+            return users_on(empty_topics) == {"after"}
+
+        wait_until("taps on the new topic", arrives)
+        assert "Traceback" not in app.log
 
 
 def test_it_says_that_its_topic_is_missing_and_serves_when_it_comes(broker: Broker) -> None:

@@ -185,6 +185,14 @@ methods = st.sampled_from(["POST"] * 6 + ["GET", "HEAD", "OPTIONS", "PUT", "BREW
 )  # fmt: skip
 @example({}, [(True, TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
 @example({"RATE_LIMIT_USER": "1/hour"}, [(True, TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
+@example(
+    {"RATE_LIMIT_ADDRESS": "1/hour", "TRUSTED_PROXIES": "192.0.2.0/24"},
+    [
+        (True, TAP, "POST", "/send-emoji", [("content-type", JSON), ("x-forwarded-for", f"198.51.100.{host}")])
+        for host in (7, 8, 7)
+    ],
+    None,
+)
 @example({}, [(True, b"[" + TAP + b",1]", "POST", "/send-emojis", [("content-type", JSON)])], None)
 @example({}, [(False, TAP + b"\n" + TAP, "POST", "/send-emojis", [("content-type", NDJSON)])], "full")
 def test_every_request_is_answered_as_flask_answers_it_to_the_byte(

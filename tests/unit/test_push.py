@@ -250,6 +250,18 @@ def test_an_answer_that_comes_byte_by_byte_is_waited_for_only_so_long(monkeypatc
             assert "no answer within 0.3 s" in ours.evictions[0][1]
 
 
+def test_of_a_body_without_end_no_more_is_read_than_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_http, "READ_SECONDS", 3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with pushing(f"http://127.0.0.1:{listener.getsockname()[1]}/", history_of(record(0, 0))) as ours:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 2000)
+                ours.wait_for_end()
+        assert ours.counters.snapshot() == {"delivered": 1}
+
+
 def test_410_ends_a_registration_at_the_first_answer() -> None:
     with http_server(answers(410)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
         wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
@@ -264,6 +276,8 @@ def test_a_client_that_fails_for_too_long_is_evicted_with_the_reason() -> None:
         [(url, reason)] = ours.evictions
         assert (url, "0.2 s" in reason, "500" in reason) == (server.url, True, True)
         assert set(bodies(server)) == {RECORDS[0].value}
+        counted = ours.counters.snapshot()
+        assert (counted["lost"], counted["dropped"]) == (1, len(RECORDS) - 1)
         assert len(server.asked) > 1
 
 
@@ -387,7 +401,7 @@ def test_a_connection_is_kept_and_one_that_the_client_has_ended_is_no_failure() 
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            for answered in (2, 1, 9):  # and then it ends the connection, as servers do when it was idle
+            for answered in (2, 1, 9):  # and then it ends the connection, just as it is used again
                 connection, _ = listener.accept()
                 accepted.append(answered)
                 with connection:
@@ -395,6 +409,7 @@ def test_a_connection_is_kept_and_one_that_the_client_has_ended_is_no_failure() 
                         if not connection.recv(65536):
                             return
                         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                    connection.recv(65536)
 
         threading.Thread(target=serve, daemon=True).start()
         with pushing(f"http://127.0.0.1:{listener.getsockname()[1]}/", history) as ours:

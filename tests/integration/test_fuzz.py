@@ -1,0 +1,92 @@
+"""What the app makes of requests that nobody should send; tests/fuzz has the long run."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.fuzz import ingest
+from tests.fuzz.cases import Case, good_request, request
+from tests.fuzz.ingest import canary, examples, exchange, judge, run, slow_clients
+from tests.harness import JSON, Broker, free_port_block, listening, script, wait_until
+
+CASES = 4_000
+
+
+@pytest.fixture(scope="module")
+def port(broker: Broker) -> Iterator[int]:
+    """One running app: its port."""
+    broker.replace_topics()
+    found = free_port_block(1)
+    with script(broker.environment, "app.py", APP_PORT=found):
+        wait_until("the app listens", lambda: listening(found))
+        yield found
+
+
+def test_no_request_brings_the_app_down_or_makes_it_talk_of_its_insides_or_forget(empty_topics: Broker) -> None:
+    total = run(empty_topics, free_port_block(1), seed=1, numbers=range(CASES))
+    assert total.cases == CASES
+    assert len(total.taken) > CASES // 10, f"most cases are refused; answers {total.statuses}"
+    assert not total.findings, examples(total.findings)
+
+
+def test_clients_that_never_end_their_request_keep_nobody_waiting(port: int) -> None:
+    with slow_clients(port, ingest.SLOW):
+        assert not canary(port, "beside-slow-ones").findings
+
+
+def test_a_header_that_is_no_ascii_is_refused_or_ignored(port: int) -> None:
+    for header in (
+        b"Content-Type: \xa6pplication/json",
+        b"Host: \xff",
+        b"Authorization: \xe9",
+        b"X-Anything: \x80\xff",
+    ):
+        wire = good_request("u").replace(b"Host: localhost", b"Host: localhost\r\n" + header)
+        found = judge(0, Case("a header that is no ASCII", [wire]), exchange(port, [wire], 1))
+        assert not found.findings
+        assert found.statuses, f"no answer to {header!r}"
+
+
+def test_bytes_that_are_no_utf8_are_named_without_words_of_the_language(port: int) -> None:
+    url = f"http://127.0.0.1:{port}/send-emoji"
+    answer = requests.post(url, b'{"user_id":"\xff"}', headers=JSON, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "expected a JSON object in UTF-8, got a byte that is none at position 12"}
+
+
+def test_two_requests_for_one_length_are_not_both_taken(port: int) -> None:
+    """Request smuggling: where a proxy and the app disagree about where a request ends, the one in between rules."""
+    inner = good_request("smuggled")
+    for headers in (("Transfer-Encoding: chunked", f"Content-Length: {len(inner) + 5}"), ("Content-Length: 4",)):
+        wire = request(b"0\r\n\r\n" + inner, *headers)
+        taken = exchange(port, [wire], None).count(b" 200 OK")
+        assert taken == 0, f"{taken} taken of {wire!r}"
+
+
+def test_an_unfinished_request_is_ended_by_the_app(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(good_request("u")[:-5])
+        while connection.recv(4096):
+            pass  # an answer may come before the end, and the end within the time-out
+
+
+def test_the_fuzzer_notices_what_it_is_there_for() -> None:
+    """The judge itself, so that its silence means something."""
+    whole = [200]
+
+    def findings(answer: bytes) -> list[str]:
+        return judge(0, Case("good", [good_request("u")], ["u"], whole), answer).findings
+
+    taken = b'{"status":"success","message":"Emoji sent to Kafka"}'
+    good = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nserver: granian\r\n\r\n%s" % (len(taken), taken)
+    assert not findings(good)
+    assert "status 500" in findings(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")[0]
+    assert "Retry-After" in findings(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")[0]
+    assert "internals" in findings(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nTraceback")[0]
+    assert "without a reason" in findings(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno")[0]
+    assert "no answer" in " ".join(findings(good + b"rubbish"))
+    assert "expected [200]" in findings(b"")[0]
