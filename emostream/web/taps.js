@@ -52,7 +52,7 @@ export class Taps {
         this.tell(rejected.length ? `Not sent: ${rejected[0].error}` : "");
       } else if (answer.status === 503) {
         pause = Math.max(PAUSE_MS, Number(answer.headers.get("Retry-After")) * 1000 || 0);
-        this.tell("EmoStream is busy; your reactions follow in a moment.");
+        this.#keep(taps, "EmoStream is busy; your reactions follow in a moment.");
       } else {
         const { error = answer.statusText } = await answer.json().catch(() => ({}));
         this.tell(`Not sent: ${error}`);
