@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.browser.support import Browser
-from tests.harness import Broker, Script, call, script, wait_until
+from tests.harness import Broker, Script, call, listening, script, wait_until
 
 CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
 
@@ -63,10 +63,10 @@ def real(broker: Broker) -> Iterator[RealSystem]:
                 )
                 system.subscribers[f"http://127.0.0.1:{base_port + 10 * (cluster - 1) + number}/stream"] = subscriber
         publisher = stack.enter_context(script(broker.environment, "main_publisher.py"))
-        app = stack.enter_context(script(broker.environment, "app.py"))
+        stack.enter_context(script(broker.environment, "app.py"))
         for subscriber in system.subscribers.values():
             subscriber.wait_for("listening")
-        app.wait_for("listening")
+        wait_until("the app listens", lambda: listening(int(broker.environment["APP_PORT"])))
         system.tap("🏁")
         publisher.wait_for("batch", timeout_seconds=90)
         wait_until("the first batch", system.batch_ids, timeout_seconds=60)
