@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.browser.support import Browser
-from tests.harness import Broker, Script, call, script, wait_until
+from tests.harness import Broker, Script, call, listening, script, wait_until
 
 CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
 
@@ -66,7 +66,8 @@ def real(broker: Broker) -> Iterator[RealSystem]:
         app = stack.enter_context(script(broker.environment, "app.py"))
         for subscriber in system.subscribers.values():
             subscriber.wait_for("listening")
-        app.wait_for("listening")
+        port = int(broker.environment["APP_PORT"])
+        wait_until("the app listens", lambda: listening(port) or app.process.poll() is not None)
         system.tap("🏁")
         publisher.wait_for("batch", timeout_seconds=90)
         wait_until("the first batch", system.batch_ids, timeout_seconds=60)
