@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure a subscriber's GET /stream beside Centrifuge's handler of Server-Sent Events, in one run, fed by one broker.
 
-usage: .venv/bin/python benchmarks/fanout.py saturation [--viewers 5000] [--rounds 3] [--seconds 15]
+usage: .venv/bin/python benchmarks/fanout.py saturation [--viewers 5000] [--window 2,32] [--rounds 3] [--seconds 10]
        .venv/bin/python benchmarks/fanout.py steady [--viewers 5000] [--seconds 60]
        .venv/bin/python benchmarks/fanout.py burst [--guests 10000] [--seconds 10]
 
-saturation  as many micro-batches as the server can fan out, `window` of them on their way at once: deliveries/s, in
-            turn, round after round; the ratio is of ours to the peer, of the same round.
+saturation  as many micro-batches as the server can fan out, a window of them on their way at once: deliveries/s, in
+            turn, round after round; the ratio is of ours to the peer, of the same round. With 2 on their way nearly
+            every delivery is a write of its own, as in a match; with 32 a server may join what waits for a viewer.
 steady      a micro-batch every 2 s: from produce to the last viewer, and what a connection adds to resident memory.
 burst       500 viewers stay while `guests` more come within `seconds` and then leave at once: what the 500 notice
             before, with and after them, and the server's memory.
@@ -149,27 +150,28 @@ def spread(values: list[float], digits: int = 0) -> str:
 
 def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
     """Print deliveries/s and ratios."""
-    found: dict[str, list[Report]] = {name: [] for name in names}
-    for number in range(args.rounds):
-        for name in names:
-            report = watch(name, broker, viewers=args.viewers, window=args.window, seconds=args.seconds or 15)
-            found[name].append(report)
+    for window in map(int, args.window.split(",")):
+        found: dict[str, list[Report]] = {name: [] for name in names}
+        for number in range(args.rounds):
+            for name in names:
+                report = watch(name, broker, viewers=args.viewers, window=window, seconds=args.seconds or 10)
+                found[name].append(report)
+                print(
+                    f"  window {window}, round {number + 1}, {name}, {report['viewers']} viewers: "
+                    f"{report['deliveries']:,.0f} deliveries/s, {report['batches'] / report['seconds']:.1f} batches/s, "
+                    f"viewers {report['cpu_seconds']:.0f} s CPU, server "
+                    f"{1e6 * report['cpu'] / (report['deliveries'] * report['seconds']):.1f} µs a delivery, "
+                    f"{per_connection_kb(report):.1f} KB a connection; {troubles(report)}", flush=True,
+                )  # fmt: skip
+        for name, reports in found.items():
+            pairs = zip(found.get("ours", []), reports, strict=False)
+            ratios = [ours["deliveries"] / it["deliveries"] for ours, it in pairs]
             print(
-                f"  round {number + 1}, {name}, {report['viewers']} viewers: {report['deliveries']:,.0f} deliveries/s, "
-                f"{report['batches'] / report['seconds']:.1f} batches/s, viewers {report['cpu_seconds']:.0f} s CPU, "
-                f"server "
-                f"{1e6 * report['cpu'] / (report['deliveries'] * report['seconds']):.1f} µs a delivery, "
-                f"{per_connection_kb(report):.1f} KB a connection; {troubles(report)}", flush=True,
+                f"window {window}, {name}: deliveries/s, min / median / max: "
+                f"{spread([r['deliveries'] for r in reports])}; "
+                f"KB a connection: {spread([per_connection_kb(r) for r in reports], 1)}; "
+                f"ours ÷ it: {spread(ratios, 2) if ratios else 'not measured'}", flush=True,
             )  # fmt: skip
-    for name, reports in found.items():
-        ratios = [
-            ours["deliveries"] / it["deliveries"] for ours, it in zip(found.get("ours", []), reports, strict=False)
-        ]
-        print(
-            f"{name:12} deliveries/s, min / median / max: {spread([r['deliveries'] for r in reports])}; "
-            f"KB a connection: {spread([per_connection_kb(r) for r in reports], 1)}; "
-            f"ours ÷ it: {spread(ratios, 2) if ratios else 'not measured'}", flush=True,
-        )  # fmt: skip
 
 
 def measure_steady(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=5000)
     parser.add_argument("--guests", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--window", type=int, default=32, help="saturation: batches on their way at once")
+    parser.add_argument("--window", default="2,32", help="saturation: batches on their way at once")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--only", choices=SERVERS)
     args = parser.parse_args()

@@ -6,7 +6,6 @@ The app keeps that up to date for GET /subscribers; clients ask it, and where th
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -20,9 +19,7 @@ from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
 TIMEOUT_SECONDS = (1.0, 1.0)
 # A client has time, and a network between.
 CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)
-# How old what is known may be while somebody asks, and while nobody does.
 FRESH_SECONDS = 1.0
-IDLE_SECONDS = 10.0
 
 
 class _Status(msgspec.Struct):
@@ -127,16 +124,13 @@ def least_loaded_first(found: Iterable[Subscriber]) -> list[Subscriber]:
 class Directory:
     """What is known of every subscriber, kept up to date in the background: whoever asks never waits.
 
-    Each is asked every FRESH_SECONDS while anybody wants to know, else every IDLE_SECONDS, and by a thread of its
-    own, so that one that hangs makes only itself out of date.
+    Each is asked every FRESH_SECONDS, and by a thread of its own, so that one that hangs makes only itself out of date.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._host = settings.client_host
         self._known = {subscriber.port: subscriber for subscriber in subscribers(settings)}
-        self._wanted = threading.Condition()
-        self._wanted_at = float("-inf")
-        self._closed = False
+        self._closed = threading.Event()
         for subscriber in list(self._known.values()):
             threading.Thread(
                 target=self._follow, args=(subscriber,), name=f"ask {subscriber.port}", daemon=True
@@ -144,25 +138,16 @@ class Directory:
 
     def now(self) -> list[Subscriber]:
         """Every subscriber, the least loaded first."""
-        with self._wanted:
-            self._wanted_at = time.monotonic()
-            self._wanted.notify_all()
         return least_loaded_first(self._known.values())
 
     def close(self) -> None:
         """Ask nobody any more."""
-        with self._wanted:
-            self._closed = True
-            self._wanted.notify_all()
+        self._closed.set()
 
     def _follow(self, subscriber: Subscriber) -> None:
         session = requests.Session()
         session.trust_env = False  # no proxies and no credentials from the environment
-        while not self._closed:
+        while True:
             self._known[subscriber.port] = ask(session, subscriber, self._host, TIMEOUT_SECONDS)
-            with self._wanted:
-                if not self._wanted.wait_for(lambda: self._closed, FRESH_SECONDS):
-                    self._wanted.wait_for(self._needed, IDLE_SECONDS - FRESH_SECONDS)
-
-    def _needed(self) -> bool:
-        return self._closed or time.monotonic() - self._wanted_at < IDLE_SECONDS
+            if self._closed.wait(FRESH_SECONDS):
+                return

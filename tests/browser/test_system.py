@@ -54,21 +54,19 @@ def real(broker: Broker) -> Iterator[RealSystem]:
     system = RealSystem(broker)
     with ExitStack() as stack:
         base_port = int(broker.environment["SUBSCRIBER_BASE_PORT"])
-        starting = []
         for cluster, topic in enumerate(CLUSTERS, start=1):
-            starting.append(
-                stack.enter_context(script(broker.environment, "cluster_publisher.py", CLUSTER_TOPIC=topic))
-            )
+            stack.enter_context(script(broker.environment, "cluster_publisher.py", CLUSTER_TOPIC=topic))
             for number in (1, 2):
                 subscriber = stack.enter_context(
                     script(broker.environment, "subscriber.py", CLUSTER_TOPIC=topic, SUBSCRIBER=number)
                 )
                 system.subscribers[f"http://127.0.0.1:{base_port + 10 * (cluster - 1) + number}"] = subscriber
         publisher = stack.enter_context(script(broker.environment, "main_publisher.py"))
-        stack.enter_context(script(broker.environment, "app.py"))
+        app = stack.enter_context(script(broker.environment, "app.py"))
         for subscriber in system.subscribers.values():
             subscriber.wait_for("listening")
-        wait_until("the app listens", lambda: listening(int(broker.environment["APP_PORT"])))
+        port = int(broker.environment["APP_PORT"])
+        wait_until("the app listens", lambda: listening(port) or app.process.poll() is not None)
         system.tap("🏁")
         publisher.wait_for("batch", timeout_seconds=90)
         wait_until("the first batch", system.batch_ids, timeout_seconds=60)

@@ -84,6 +84,8 @@ def test_counts_through_someone_elses_cluster_publisher_reach_a_client(ours: Bro
 def test_our_client_works_with_someone_elses_subscriber(ours: Broker) -> None:
     # More free slots than any of ours, so that the client takes this one.
     with their_subscriber(ours, port_of(ours, 1, 2), "cluster1-emoji-topic", slots=50) as registered:
+        listing = f"{app_url(ours).removesuffix('/send-emoji')}/subscribers"
+        wait_until("our app knows of it", lambda: "50" in str(call(listing)[1]["subscribers"][0]))
         with our_client(ours) as client:
             assert registered == [f"http://127.0.0.1:{ours.environment['PORT']}/"]
             ours.produce_at_once("emoji-topic", [tap_on_topic("🐝")] * 1001)

@@ -133,7 +133,7 @@ def test_a_chunked_body_within_64_kb_is_taken(broker: Broker, app: str) -> None:
     [
         ("GET", "/send-emoji", JSON, 405),
         ("PUT", "/send-emoji", JSON, 405),
-        ("POST", "/", JSON, 404),
+        ("POST", "/", JSON, 405),
         ("POST", "/send-emoji/more", JSON, 404),
         ("POST", "/send-emoji", {"Content-Type": "text/plain"}, 415),
     ],

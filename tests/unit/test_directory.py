@@ -68,9 +68,8 @@ def test_with_equal_streams_the_most_free_slots_come_first() -> None:
     assert least_loaded_first([one, other]) == [other, one]
 
 
-def test_what_changes_is_known_within_moments_while_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "FRESH_SECONDS", 0.05)
-    monkeypatch.setattr(directory, "IDLE_SECONDS", 60.0)
     subscriber = FakeSubscriber(streams=1)
     with running(subscriber) as (settings, servers), kept(settings) as found:
         wait_until("it is known", lambda: found.now()[0].streams == 1, timeout_seconds=10)
@@ -78,16 +77,6 @@ def test_what_changes_is_known_within_moments_while_somebody_asks(monkeypatch: p
         wait_until("it is known", lambda: found.now()[0].streams == 5, timeout_seconds=10)
         servers[0].gone = True
         wait_until("it is known to be dead", lambda: not alive(found.now()), timeout_seconds=10)
-
-
-def test_nobody_is_asked_all_the_time_when_nobody_wants_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "FRESH_SECONDS", 0.02)
-    monkeypatch.setattr(directory, "IDLE_SECONDS", 0.6)
-    with running(FakeSubscriber()) as (settings, servers), kept(settings):
-        wait_until("a second time", lambda: len(servers[0].asked) == 2, timeout_seconds=10)
-        began = time.monotonic()
-        wait_until("a third time", lambda: len(servers[0].asked) == 3, timeout_seconds=10)
-        assert time.monotonic() - began > 0.3
 
 
 def test_whoever_asks_does_not_wait_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
