@@ -57,7 +57,8 @@ export class Stream {
     this.#connect();
     addEventListener("offline", () => this.onState("offline"));
     addEventListener("online", () => this.#again(0));
-    // What the browser has kept of a page that was left holds no connection.
+    // A page that is left gives its place free at once; the browser may keep it, and show it again.
+    addEventListener("pagehide", () => this.#stop());
     addEventListener("pageshow", (event) => event.persisted && this.#again(0));
   }
 
@@ -124,13 +125,17 @@ export class Stream {
 
   /** Connect again after a pause; at once where it is 0. */
   #again(pauseMs = null, state = "reconnecting") {
-    this.attempt += 1;
-    this.connection.abort();
+    this.#stop();
     this.onState(navigator.onLine ? state : "offline");
-    clearTimeout(this.timer);
     // Up to twice as long at random: the viewers of a subscriber that dies do not all come back at the same moment.
     this.timer = setTimeout(() => this.#connect(), (pauseMs ?? this.pause) * (1 + Math.random()));
     if (pauseMs === null) this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 2);
+  }
+
+  #stop() {
+    this.attempt += 1;
+    this.connection.abort();
+    clearTimeout(this.timer);
   }
 
   #avoid() {

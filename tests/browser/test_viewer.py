@@ -190,6 +190,27 @@ def test_parts_of_a_batch_are_all_shown(page: Browser, system: FakeSystem) -> No
     assert page.text("#total") == "2"
 
 
+def test_a_page_that_is_left_gives_its_place_free_and_goes_on_when_it_is_shown_again(
+    page: Browser, system: FakeSystem
+) -> None:
+    system.send(batch(1, {"😊": 1}))
+    wait_batches(page, 1)
+
+    def noticed() -> bool:
+        for subscriber in system.serving():
+            subscriber.write(":\n\n")  # which is when this fake notices that somebody has gone
+        return not system.serving()
+
+    page.get("about:blank")
+    wait_until("the place is free", noticed, timeout_seconds=5)
+    system.send(batch(2, {"😊": 1}))
+    page.back()
+    page.wait_live()
+    system.send(batch(3, {"😊": 1}))
+    wait_until("the newest batch", lambda: page.batches()[-1:] == [3], timeout_seconds=10)
+    assert page.batches() in ([1, 2, 3], [3])  # as the browser has kept it, or as it has loaded it again
+
+
 def test_a_gap_is_told(page: Browser, system: FakeSystem) -> None:
     [serving] = system.serving()
     serving.write('event: gap\ndata: {"reason": "what happened since is no longer kept"}\n\n')
