@@ -94,6 +94,9 @@ class Receipt:
 
     def __init__(self) -> None:
         self._done: Future[None] = Future()
+        # Whoever stops waiting cancels what it waits for, and the records come all the same: this cannot be cancelled,
+        # or the thread that tells of them would end with an error.
+        self._done.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._missing = 1
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,10 @@ class Supervisor:
         self._log_file = self._data / "log" / "supervisord.log"
         self._settings_file = self._data / "run" / "settings.json"
         if self.running():
-            # What the processes were started with, whatever this call was given.
-            self._settings = msgspec.json.decode(self._settings_file.read_bytes(), type=Settings)
+            # What the processes were started with, whatever this call was given. Those that another version of this
+            # has started are known by what was given, which is enough to stop them.
+            with suppress(msgspec.ValidationError):
+                self._settings = msgspec.json.decode(self._settings_file.read_bytes(), type=Settings)
 
     @property
     def _rpc(self) -> Any:
@@ -113,6 +116,7 @@ class Supervisor:
             "BROKER_PROCESSES": str(max(1, self._settings.brokers)),  # supervisor wants at least one of each
             "STOP_SECONDS": str(round(self._settings.drain_seconds + self._settings.batch_seconds + 15)),
         }
+        self._settings_file.touch(mode=0o600)  # keys and secrets are in it
         self._settings_file.write_bytes(msgspec.json.encode(self._settings))
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(SUPERVISOR_CONF)]
         started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)

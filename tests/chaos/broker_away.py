@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from emostream.broker import broker_missing
 from emostream.operate import Supervisor
 from emostream.settings import load
 from tests.chaos.ledger import start_system, stop_system
@@ -84,11 +85,13 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     while time.monotonic() < away_until:
         largest_mb = max(largest_mb, resident_mb(processes["app"].pid))
         time.sleep(0.5)
-    back_ms = time.time() * 1000
     if how == "kill":
         supervisor.start(["kafka_1"])
+        # A broker takes seconds to start, and longer on a busy machine; it is back when it answers.
+        wait_until("the broker answers", lambda: not broker_missing(settings, 1), 120)
     else:
         os.kill(broker_pid, signal.SIGCONT)
+    back_ms = time.time() * 1000
     kafka = Broker(environment)
 
     def first_count() -> float:

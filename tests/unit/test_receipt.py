@@ -1,0 +1,33 @@
+"""emostream.broker.Receipt: told when the broker has all records, whoever still waits for that."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from emostream.broker import Receipt
+
+
+def test_it_is_done_when_no_record_is_missing_and_none_follows() -> None:
+    receipt = Receipt()
+    receipt.add(2)
+    receipt.add(-1)
+    done = receipt.closed()
+    assert not done.done()
+    receipt.add(-1)
+    assert done.done()
+
+
+def test_records_that_come_after_nobody_waits_any_more_disturb_nobody() -> None:
+    receipt = Receipt()
+    receipt.add(1)
+    done = receipt.closed()
+
+    async def wait() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(done), timeout=0.01)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(wait())
+    receipt.add(-1)  # as librdkafka's thread does; it must not raise
+    assert done.done()
