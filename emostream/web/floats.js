@@ -108,7 +108,7 @@ export class Floats {
   #anywhere(width) {
     const [first, last] = this.#band(width);
     const margin = Math.min(this.size, (last - first) / 2);
-    this.place = (this.place + GOLDEN + Math.random() * 0.1) % 1;
+    this.place = (this.place + GOLDEN + (Math.random() - 0.5) * 0.06) % 1;
     return first + margin + this.place * (last - first - 2 * margin);
   }
 }

@@ -34,11 +34,10 @@ def show_a_minute(system: FakeSystem, browser: Browser) -> None:
 
 
 def save(picture: Image.Image, directory: Path, name: str) -> None:
-    """Keep a picture, small."""
+    """Keep a picture."""
     path = directory / f"{name}.png"
-    if picture.getchannel("A").getextrema() == (255, 255):
-        picture = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
-    picture.save(path, optimize=True)
+    opaque = picture.getchannel("A").getextrema() == (255, 255)
+    (picture.convert("RGB") if opaque else picture).save(path, optimize=True)
     print(path, path.stat().st_size // 1024, "KB")
 
 
