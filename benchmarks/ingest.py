@@ -8,7 +8,7 @@ usage: .venv/bin/python benchmarks/ingest.py rates [--rounds 3] [--seconds 8] [-
 rates     closed loop, 64 kept-alive connections: accepted events/s, peers in turn, round after round. Ratios are of
           ours (2 workers) to the peer, of the same round.
 latency   open loop at half of the rate that the same server has just reached.
-overload  open loop at 3 × that rate over 1,000 connections; then at half of it, to see it recover.
+overload  open loop at 3 × that rate over 4,000 connections; then at half of it, to see it recover.
 
 Peers (PEERS below): Flask's development server, FastAPI + aiokafka, Go net/http + sarama, and ours by workers, ACK and
 events a request. Whatever was answered 200 is balanced against the topic's end offsets. Load generator, server and
@@ -271,7 +271,7 @@ def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: floa
                 top = bench.generate(peer, server, seconds=8)
                 requests = top["rate"] / (1000 if peer.load else 1)
                 flood = bench.generate(
-                    peer, server, seconds=seconds, warm=0, rate=3 * requests, connections=1000, patience="1s"
+                    peer, server, seconds=seconds, warm=0, rate=3 * requests, connections=4000, patience="1s"
                 )
                 after = bench.generate(peer, server, seconds=10, warm=0, rate=requests / 2)
                 balance = bench.balance(top, flood, after)
