@@ -16,6 +16,7 @@ from kafka.errors import KafkaError
 from emostream.addresses import AllowedNetworks, resolve
 from emostream.batches import Batches
 from emostream.broker import wait_for_topics
+from emostream.cors import Cors
 from emostream.deliver_http import create_app
 from emostream.follow import Follower
 from emostream.history import History
@@ -26,7 +27,6 @@ from emostream.registry import Full, NotYours, Registration, Registry, RegistryT
 from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.stream import StreamServer, allow_descriptors
-from emostream.stream_http import Cors
 
 SAVE_EVERY_SECONDS = 1.0
 CLOSE_STREAMS_SECONDS = 2.0

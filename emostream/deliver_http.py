@@ -11,12 +11,13 @@ from kafka.errors import KafkaError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from emostream.cors import Cors
 from emostream.push_http import PushError, Target
 from emostream.records import InvalidRecord
 from emostream.registry import Full, NotYours
 from emostream.runtime import StepTimeout
 from emostream.settings import REGISTRY_TOPIC
-from emostream.stream_http import PATH, Cors
+from emostream.stream_http import PATH
 
 MAX_BODY_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
@@ -81,8 +82,7 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
 
     @app.after_request
     def allow_pages(answer: Response) -> Response:
-        for header in cors.headers(request.headers.get("Origin", "")):
-            answer.headers.add(*header.split(": ", 1))
+        answer.headers.extend(cors.headers(request.headers.get("Origin")))
         return answer
 
     @app.errorhandler(NotYours)

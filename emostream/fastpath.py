@@ -159,10 +159,10 @@ class FastPath:
         return self._gate.address(_peer(scope), _all(scope, "x-forwarded-for"))
 
     def _headers(self, answer: Answer, origin: str) -> list[tuple[str, str]]:
-        return [("content-type", JSON), *answer.headers, *self._gate.cors(origin)]
+        return [("content-type", JSON), *answer.headers, *self._gate.cors.headers(origin)]
 
     def _send(self, scope: Scope, protocol: HTTPProtocol, answer: Answer) -> None:
-        if answer is TAKEN and not self._gate.asks_origin:
+        if answer is TAKEN and not self._gate.cors.asks_origin:
             headers = self._taken_headers
         else:
             headers = self._headers(answer, _all(scope, "origin"))

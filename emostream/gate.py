@@ -11,13 +11,13 @@ from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
+from emostream.cors import Cors, Headers
 from emostream.records import Event
 from emostream.settings import Network, Settings
 
 # Users or addresses that a worker counts at a time, some 100 bytes each.
 MAX_COUNTED = 100_000
 PREFLIGHT_SECONDS = 86_400
-Headers = list[tuple[str, str]]
 
 
 class TooMany(Exception):
@@ -65,11 +65,10 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self._key = settings.api_key.encode()
         self._proxies = settings.trusted_networks
-        self._origins = frozenset(settings.allowed_origins)
+        self.cors = Cors(settings.cors_origins)
         self._by_user = RateLimit(settings.rate_limit_user, "of a user")
         self._by_address = RateLimit(settings.rate_limit_address, "from an address")
         self.locked = bool(self._key)
-        self.asks_origin = bool(self._origins - {"*"})
         self.limited = bool(settings.rate_limit_user or settings.rate_limit_address)
 
     def admits(self, authorization: str | None, api_key: str | None) -> bool:
@@ -103,16 +102,6 @@ class Gate:
         if isinstance(found, ipaddress.IPv6Address):
             return str(ipaddress.ip_network((found, 64), strict=False))
         return peer if found is None else str(found)
-
-    def cors(self, origin: str | None) -> Headers:
-        """What tells a browser whether a page of this origin may read the answer."""
-        if "*" in self._origins:
-            return [("access-control-allow-origin", "*")]
-        if not self._origins:
-            return []
-        # Caches must not give one origin what was meant for another.
-        allowed = [("access-control-allow-origin", origin)] if origin and origin in self._origins else []
-        return [*allowed, ("vary", "Origin")]
 
 
 def preflight(allow: str) -> Headers:

@@ -124,7 +124,7 @@ def create_app(intake: Intake) -> Flask:
 
     @app.after_request
     def allow_origins(answer: Response) -> Response:
-        answer.headers.extend(gate.cors(request.headers.get("Origin")))
+        answer.headers.extend(gate.cors.headers(request.headers.get("Origin")))
         if request.method == "OPTIONS":
             answer.headers.extend(preflight(answer.headers.get("Allow", "")))
         return answer

@@ -119,11 +119,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
 
     @property
-    def allowed_origins(self) -> tuple[str, ...]:
-        """What CORS_ORIGINS lists; `*` is any."""
-        return tuple(filter(None, self.cors_origins.split(",")))
-
-    @property
     def trusted_networks(self) -> tuple[Network, ...]:
         """What TRUSTED_PROXIES lists. Raises ValueError."""
         return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())

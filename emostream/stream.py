@@ -16,9 +16,10 @@ import time
 from contextlib import suppress
 
 from emostream.batches import Batches, Place, gap
+from emostream.cors import Cors
 from emostream.history import History
 from emostream.runtime import Counters, Log
-from emostream.stream_http import Cors, Refusal, Request, full, refusal, stream_head
+from emostream.stream_http import Refusal, Request, full, refusal, stream_head
 
 COMMENT_SECONDS = 15.0
 STALLED_SECONDS = 30.0

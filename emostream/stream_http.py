@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 
 import httptools
 
+from emostream.cors import Headers
 from emostream.records import encode
 
 PATH = "/stream"
@@ -90,35 +91,21 @@ class Request:
         self.complete = True
 
 
-class Cors:
-    """Which web pages may read what is answered: CORS_ORIGINS."""
-
-    def __init__(self, origins: str) -> None:
-        self._origins = frozenset(origins.split(","))
-
-    def headers(self, origin: str) -> tuple[str, ...]:
-        """What to say to a page of `origin`."""
-        if "*" in self._origins:
-            return ("Access-Control-Allow-Origin: *",)
-        allowed = (f"Access-Control-Allow-Origin: {origin}",) if origin in self._origins else ()
-        return (*allowed, "Vary: Origin")
-
-
-def stream_head(cors: tuple[str, ...]) -> bytes:
+def stream_head(cors: Headers) -> bytes:
     """What comes before the events. They end with the connection, which saves the framing of each."""
     return _head(
         HTTPStatus.OK, "Content-Type: text/event-stream; charset=utf-8", "Cache-Control: no-store, no-transform",
-        "X-Accel-Buffering: no", *cors,
+        "X-Accel-Buffering: no", *_lines(cors),
     )  # fmt: skip
 
 
-def refusal(refused: Refusal, cors: tuple[str, ...]) -> bytes:
+def refusal(refused: Refusal, cors: Headers) -> bytes:
     """The whole answer to what gets no stream."""
     if refused.status == HTTPStatus.NO_CONTENT:
-        return _head(refused.status, *refused.headers, *cors)
+        return _head(refused.status, *refused.headers, *_lines(cors))
     body = encode({"error": refused.error})
     length = f"Content-Length: {len(body)}"
-    return _head(refused.status, "Content-Type: application/json", length, *refused.headers, *cors) + body
+    return _head(refused.status, "Content-Type: application/json", length, *refused.headers, *_lines(cors)) + body
 
 
 def full(max_streams: int) -> Refusal:
@@ -127,6 +114,10 @@ def full(max_streams: int) -> Refusal:
         HTTPStatus.SERVICE_UNAVAILABLE, f"no stream is free: all {max_streams} are taken; try another subscriber",
         (f"Retry-After: {FULL_RETRY_SECONDS}",),
     )  # fmt: skip
+
+
+def _lines(headers: Headers) -> list[str]:
+    return [f"{name.title()}: {value}" for name, value in headers]
 
 
 def _head(status: HTTPStatus, *headers: str) -> bytes:

@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from emostream.cors import Cors
 from emostream.deliver_http import MAX_BODY_BYTES, create_app
 from emostream.registry import NotYours, Registry
-from emostream.stream_http import Cors
 from tests.unit.support import json_values
 
 URL = "http://127.0.0.1:8001/"

@@ -22,7 +22,8 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
     "fastpath": FOUNDATION | {"intake"},
     "intake": FOUNDATION | {"gate"},
-    "gate": FOUNDATION,
+    "gate": FOUNDATION | {"cors"},
+    "cors": set(),  # of ingest and deliver
     "pages": {"settings", "directory"},
     # Which subscribers there are, for clients that ask the app and for those that ask themselves.
     "directory": {"settings"},
@@ -34,8 +35,8 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION
     | {"deliver_http", "registry", "follow", "history", "addresses", "push", "push_client", "push_http"}
-    | {"batches", "stream", "stream_http"},
-    "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http"},
+    | {"batches", "stream", "cors"},
+    "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http", "cors"},
     "registry": FOUNDATION,
     "follow": FOUNDATION | {"history"},
     "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
@@ -45,8 +46,8 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "addresses": set(),
     "history": set(),
     "batches": FOUNDATION | {"history"},
-    "stream": FOUNDATION | {"history", "batches", "stream_http"},
-    "stream_http": {"records"},
+    "stream": FOUNDATION | {"history", "batches", "stream_http", "cors"},
+    "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION,
 }

@@ -16,10 +16,11 @@ import requests
 
 from emostream import stream
 from emostream.batches import Batches
+from emostream.cors import Cors
 from emostream.history import History, Record
 from emostream.runtime import Counters, Log, bound_socket
 from emostream.stream import StreamServer
-from emostream.stream_http import MAX_REQUEST_BYTES, Cors
+from emostream.stream_http import MAX_REQUEST_BYTES
 from tests.harness import wait_until
 
 LONG_SECONDS = 3600.0
