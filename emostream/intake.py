@@ -26,16 +26,17 @@ OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered with, in JSON."""
+    """What a request is answered with, in JSON; `error` is what a refusal's body says."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    error: str = ""
 
 
 def said(status: int, error: str, *headers: tuple[str, str]) -> Answer:
     """A refusal: what was expected and what came."""
-    return Answer(status, msgspec.json.encode({"error": error}), headers)
+    return Answer(status, msgspec.json.encode({"error": error}), headers, error)
 
 
 def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer:
@@ -97,7 +98,7 @@ class Intake:
         accepted = len(parts) - len(refused)
         self.counters.add("accepted", accepted)
         done = receipt.closed() if receipt else None
-        rejected = [{"index": index, "error": msgspec.json.decode(refusal.body)["error"]} for index, refusal in refused]
+        rejected = [{"index": index, "error": refusal.error} for index, refusal in refused]
         if accepted:
             shown = {"status": "success", "accepted": accepted, "rejected": rejected}
             return Answer(200, msgspec.json.encode(shown)), done
