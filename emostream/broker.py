@@ -17,6 +17,7 @@ import msgspec
 from confluent_kafka import KafkaException, Producer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     InvalidProducerEpochError,
     KafkaConnectionError,
@@ -29,7 +30,7 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
-from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
+from emostream.runtime import Counters, Log, StopFlag, run_script, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 PARTITIONS = 3
@@ -290,6 +291,15 @@ def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
         auto_offset_reset="earliest",
         max_poll_records=2_000,
     )
+
+
+def skip(record: ConsumerRecord, reason: Exception, counters: Counters, log: Log) -> None:
+    """Count and name a record that is no count, for `reason`; whoever reads it goes on with the next one."""
+    counters.add("skipped")
+    log.warning(
+        "skipped a record that is no count", topic=record.topic,
+        partition=record.partition, offset=record.offset, reason=reason,
+    )  # fmt: skip
 
 
 def partitions(topic: str) -> list[TopicPartition]:

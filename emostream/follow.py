@@ -8,7 +8,7 @@ import time
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from emostream.broker import consumer, partitions
+from emostream.broker import consumer, partitions, skip
 from emostream.history import History, Record
 from emostream.records import InvalidRecord, parse_count, parse_whole_count
 from emostream.runtime import Counters, Log, StopFlag
@@ -75,11 +75,7 @@ class Follower:
                 try:
                     parse_count(record.value)
                 except InvalidRecord as error:
-                    self._counters.add("skipped")
-                    self._log.warning(
-                        "skipped a record that is no count", topic=record.topic,
-                        partition=record.partition, offset=record.offset, reason=error,
-                    )  # fmt: skip
+                    skip(record, error, self._counters, self._log)
                     continue
                 if record.offset < self.starts.get(record.partition, 0):
                     self._remember_before(record.partition, record.offset, record.value)

@@ -13,7 +13,16 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.broker import Sent, commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
+from emostream.broker import (
+    Sent,
+    commit,
+    consumer,
+    is_fenced,
+    partitions,
+    skip,
+    transactional_producer,
+    wait_for_topics,
+)
 from emostream.records import InvalidRecord, parse_count
 from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
@@ -72,11 +81,7 @@ class Router:
         try:
             parse_count(record.value)
         except InvalidRecord as error:
-            self.counters.add("skipped")
-            self._log.warning(
-                "skipped a record that is no count", topic=record.topic,
-                partition=record.partition, offset=record.offset, reason=error,
-            )  # fmt: skip
+            skip(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
         # The same partition, so that the order within it, which is that of each emoji, stays.
