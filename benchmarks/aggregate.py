@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import shutil
 import statistics
@@ -24,10 +22,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from kafka import KafkaAdminClient
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.machine import describe, spread
 from emostream.operate import java
-from tests.harness import PROJECT_DIR, Broker, environment_for, script
+from emostream.settings import load
+from tests.harness import Broker, environment_for, running_broker, script
 
 TOOLS_VERSION = "4.3.0"  # the newest on Maven Central; it speaks with a broker of 4.4.0
 EMOJIS = ["😊", "😂", "🔥", "👏", "❤️"]
@@ -125,15 +127,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     settings = dict(argument.split("=", 1) for argument in args.settings)
-    jars = fetch_tools(PROJECT_DIR / ".data" / "benchmarks")
+    jars = fetch_tools(load().data_path / "benchmarks")
+    print(f"{describe()}; {args.events:,} events, {settings or 'defaults'}", flush=True)
     with tempfile.TemporaryDirectory(prefix="emostream-benchmark-") as name:
         directory = Path(name)
         environment = environment_for(directory, **settings)
-        broker = Broker(environment)
-        broker.operate("emostream.operate", "start", "kafka")
-        try:
-            broker.replace_topics()
-            print(f"{os.cpu_count()} cores, {platform.platform()}; {args.events:,} events, {settings or 'defaults'}")
+        with running_broker(environment) as broker:
             print(f"filled at {fill(jars, broker, directory, args.events):,.0f} events/s", flush=True)
             raw, ours = [], []
             for number in range(args.rounds):
@@ -143,17 +142,13 @@ def main() -> None:
                 print(f"round {number + 1}: raw {raw[-1]:,.0f}/s, aggregated {ours[-1]:,.0f}/s, "
                       f"ratio {ours[-1] / raw[-1]:.2f}", flush=True)  # fmt: skip
             print(
-                f"aggregated {min(ours):,.0f} / {statistics.median(ours):,.0f} / {max(ours):,.0f} events/s "
-                f"(min/median/max), {statistics.median(ours) / statistics.median(raw):.2f} x raw reading"
+                f"aggregated {spread(ours)} events/s (min / median / max), "
+                f"{statistics.median(ours) / statistics.median(raw):.2f} x raw reading"
             )
-        finally:
-            broker.operate("emostream.operate", "stop")
 
 
 def forget_positions(broker: Broker) -> None:
     """Delete the main publisher's group, so that the next one starts at the oldest event."""
-    from kafka import KafkaAdminClient
-
     admin = KafkaAdminClient(bootstrap_servers=broker.servers)
     admin.delete_groups(["main-publisher"])
     admin.close()

@@ -22,8 +22,6 @@ import argparse
 import json
 import os
 import resource
-import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -35,16 +33,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb
+from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process, spread
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import (
-    PROJECT_DIR,
     Broker,
     environment_for,
     listening,
     running_broker,
     wait_until,
-    with_children_gone,
 )
 
 DATA_DIR = load().data_path / "benchmarks"
@@ -60,27 +56,16 @@ def serving(name: str, broker: Broker) -> Iterator[tuple[int, int]]:
     port = int(broker.environment["STREAM_BASE_PORT"]) + 1
     ours = [sys.executable, "subscriber.py", f"CLUSTER-TOPIC={TOPIC}", "SUBSCRIBER=1", "MAX_STREAMS=12000"]
     peer = [str(DATA_DIR / "bin" / "centrifuge"), "-port", str(port), "-brokers", broker.servers, "-topic", TOPIC]
-    with (DATA_DIR / "servers.log").open("ab") as log:
-        server = subprocess.Popen(
-            ours if name == "ours" else peer, cwd=PROJECT_DIR, env=broker.environment,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    log_path = DATA_DIR / "servers.log"
+    with server_process(name, ours if name == "ours" else peer, broker.environment, log_path) as server:
 
-    def ready() -> bool:
-        if server.poll() is not None:
-            raise SystemExit(f"{name} ended with {server.returncode}; see {DATA_DIR / 'servers.log'}")
-        return listening(port)
+        def ready() -> bool:
+            if server.poll() is not None:
+                raise SystemExit(f"{name} ended with {server.returncode}; see {log_path}")
+            return listening(port)
 
-    try:
         wait_until(f"{name} listens on {port}", ready)
         yield server.pid, port
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            print(f"  {name} does not end at SIGTERM; killed", flush=True)
-        with_children_gone(server.pid)
 
 
 def watch(name: str, broker: Broker, **options: object) -> Report:
@@ -141,11 +126,6 @@ def took(summary: dict[str, float]) -> str:
 def per_connection_kb(report: Report) -> float:
     """What one connection added to the server's memory at its largest."""
     return float(1024 * (max(report["memory"]) - report["memory"][0]) / report["viewers"])
-
-
-def spread(values: list[float], digits: int = 0) -> str:
-    """Min / median / max."""
-    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
 
 
 def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
@@ -221,9 +201,7 @@ def main() -> None:
     build_go("viewers", DATA_DIR / "bin")
     build_go("peers/centrifuge", DATA_DIR / "bin")
     print(f"{describe()}, {os.getloadavg()[0]:.1f} load before", flush=True)
-    environment = environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")
-    environment["STREAM_BASE_PORT"] = str(int(environment["SUBSCRIBER_BASE_PORT"]) + 24)
-    with running_broker(environment) as broker:
+    with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
         measures[args.what](broker, [args.only] if args.only else list(SERVERS), args)
 
 

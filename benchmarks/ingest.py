@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -36,10 +34,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb, server_process, spread
 from emostream.broker import consumer, partitions
 from emostream.settings import load
-from tests.harness import PROJECT_DIR, Broker, environment_for, running_broker, wait_until, with_children_gone
+from tests.harness import Broker, environment_for, running_broker, wait_until
 
 DATA_DIR = load().data_path / "benchmarks"
 OURS = "ours-2"
@@ -106,7 +104,6 @@ class Bench:
         self.broker, self.bin_dir, self.venv = broker, bin_dir, venv
         self.port = int(broker.environment["APP_PORT"])
         self.topic = load([], broker.environment).emoji_topic
-        self.accepted_at_start = 0
 
     @contextmanager
     def serving(self, peer: Peer) -> Iterator[int]:
@@ -122,24 +119,13 @@ class Bench:
         if not Path(command[0]).exists():
             raise LeftOut(f"there is no {command[0]}")
         self.offsets_at_start = self.offsets()
-        with (DATA_DIR / "servers.log").open("ab") as log:
-            server = subprocess.Popen(
-                command, cwd=PROJECT_DIR, env=self.broker.environment | peer.settings,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        try:
+        environment = self.broker.environment | peer.settings
+        with server_process(peer.what, command, environment, DATA_DIR / "servers.log") as server:
             status = wait_until("the server answers", lambda: self.answer(server, peer))
             if status != 200:
                 raise LeftOut(f"POST {peer.path} is answered {status}")
             self.ready_taps = 1
             yield server.pid
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(15)
-            except subprocess.TimeoutExpired:
-                print(f"  {peer.what}: does not end at SIGTERM; killed", flush=True)
-            with_children_gone(server.pid)
 
     def answer(self, server: subprocess.Popen[bytes], peer: Peer) -> int:
         """The status that one tap is answered with; 0 while nobody listens."""
@@ -205,11 +191,6 @@ def refusals(report: Report) -> str:
     found = [f"{n} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
     found += [f"{report[what]} {what}" for what in ("broken", "abandoned") if report[what]]
     return ", ".join(found)
-
-
-def spread(values: list[float], digits: int = 0) -> str:
-    """Min / median / max."""
-    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
 
 
 def measure_rates(bench: Bench, names: list[str], rounds: int, seconds: float) -> None:

@@ -1,13 +1,19 @@
-"""What the benchmarks share: the machine's name, what processes cost, and programs in Go. Linux only."""
+"""What the benchmarks share: the machine's name, servers and what they cost, spreads, programs in Go. Linux only."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.harness import PROJECT_DIR, with_children_gone
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 
@@ -61,6 +67,38 @@ def field(pid: int, file: str, name: str) -> str:
     return next(
         line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name)
     )
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Min / median / max."""
+    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` of `values` do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+
+
+@contextmanager
+def server_process(
+    what: str, command: Sequence[str], environment: Mapping[str, str], log_path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server to measure, ended with all its children at the end of the block; what it says goes to `log_path`."""
+    with log_path.open("ab") as log:
+        server = subprocess.Popen(
+            command, cwd=PROJECT_DIR, env=environment,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            print(f"  {what}: does not end at SIGTERM; killed", flush=True)
+        with_children_gone(server.pid)
 
 
 def build_go(package: str, bin_dir: Path) -> Path:

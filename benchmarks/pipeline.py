@@ -30,18 +30,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import build_go, cpu_seconds, describe, field
+from benchmarks.machine import build_go, cpu_seconds, describe, field, percentile
 from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 
 SENDERS = 16
 REQUEST_HEAD = "POST /send-emoji HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """The value that `percent` of `values` do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
 
 
 def send_open_loop(

@@ -35,7 +35,7 @@ from kafka import KafkaProducer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, percentile, spread
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import Broker, call, environment_for, free_port_block, listening, running_broker, script, wait_until
 
@@ -217,16 +217,6 @@ def produce_steadily(producer: KafkaProducer, per_second: float, seconds: float)
         producer.send(TOPIC, record(number))
     producer.flush()
     return total
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Nearest rank."""
-    return sorted(values)[max(0, round(len(values) * percent / 100) - 1)]
-
-
-def spread(values: list[float], digits: int = 0) -> str:
-    """Min / median / max."""
-    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
 
 
 def main() -> None:

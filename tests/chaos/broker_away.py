@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.machine import resident_mb
 from emostream.broker import broker_missing
 from emostream.operate import Supervisor
 from emostream.settings import load
@@ -117,13 +118,6 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     return Outcome(
         sum(accepted), counted(), refused, retry_after[0], largest_mb - before_mb, (first_ms - back_ms) / 1000
     )
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process and its children, Linux only."""
-    family = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in family)
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main() -> None:
