@@ -309,7 +309,7 @@ def prepare_broker(settings: Settings, number: int) -> None:
     properties.write_text(text)
     cluster_id = directory / "cluster.id"
     if not cluster_id.exists():
-        cluster_id.write_text(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
+        cluster_id.write_text(new_cluster_id())
     if (directory / f"broker_{number}" / "meta.properties").exists():
         return
     jars = settings.data_path / "jars" / "broker" / "*"
@@ -320,6 +320,13 @@ def prepare_broker(settings: Settings, number: int) -> None:
     )  # fmt: skip
     if formatted.returncode != 0:
         raise OperatingError(f"the broker's storage could not be formatted: {formatted.stderr or formatted.stdout}")
+
+
+def new_cluster_id() -> str:
+    """A random id as Kafka makes them: 16 bytes in base64, which do not begin like an option of a command."""
+    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return made
 
 
 def java() -> str:
