@@ -26,7 +26,8 @@ from kafka import KafkaAdminClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import describe, spread
+from benchmarks.figures import spread
+from benchmarks.machine import describe
 from emostream.operate import java
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, script

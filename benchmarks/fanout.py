@@ -33,7 +33,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process, spread
+from benchmarks.figures import spread
+from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import (
     Broker,

@@ -34,7 +34,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb, server_process, spread
+from benchmarks.figures import spread
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb, server_process
 from emostream.broker import consumer, partitions
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, wait_until

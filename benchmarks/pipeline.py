@@ -30,7 +30,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import build_go, cpu_seconds, describe, field, percentile
+from benchmarks.figures import percentile
+from benchmarks.machine import build_go, cpu_seconds, describe, field
 from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 

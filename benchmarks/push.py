@@ -35,7 +35,8 @@ from kafka import KafkaProducer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import describe, percentile, spread
+from benchmarks.figures import percentile, spread
+from benchmarks.machine import describe
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import Broker, call, environment_for, free_port_block, listening, running_broker, script, wait_until
 
