@@ -18,9 +18,11 @@ Sample = dict[str, Any]
 def look_at(settings: Settings, supervisor: Supervisor, began: float) -> Sample:
     """Memory, threads, descriptors and CPU so far by process, its children included, and what is in DATA_DIR."""
     processes = {}
-    for process in supervisor.processes():
+    pids = {process.name: tree(process.pid) for process in supervisor.processes()}
+    pids["supervisord"] = [int((settings.data_path / "run" / "supervisord.pid").read_text())]
+    for name, those in pids.items():
         found = {"memory_mb": 0.0, "threads": 0, "descriptors": 0, "cpu_seconds": 0.0}
-        for pid in tree(process.pid):
+        for pid in those:
             try:
                 found["memory_mb"] += int(field(pid, "status", "VmRSS:")) / 1024
                 found["threads"] += int(field(pid, "status", "Threads:"))
@@ -28,7 +30,7 @@ def look_at(settings: Settings, supervisor: Supervisor, began: float) -> Sample:
                 found["cpu_seconds"] += cpu_seconds_of(pid)
             except (OSError, StopIteration):  # it has just ended
                 continue
-        processes[process.name] = {name: round(value, 2) for name, value in found.items()}
+        processes[name] = {what: round(value, 2) for what, value in found.items()}
     data = settings.data_path
     checkpoint = sum(len(names) for _, _, names in os.walk(data / "checkpoint"))
     kafka_mb = megabytes(data / "kafka")
