@@ -71,6 +71,12 @@ def floor_of_latency(linger: float, batch: float, lead: float, points: int = 400
     return sorted(found)
 
 
+def floor_unaligned(linger: float, batch: float, points: int = 200) -> list[float]:
+    """The same where flushes and triggers do not know of one another, and both waits are evenly spread."""
+    steps = [(number + 0.5) / points for number in range(points)]
+    return sorted(linger * first + batch * second for first in steps for second in steps)
+
+
 def first_line(*command: str) -> str:
     """The first line that a command prints, or "" where there is no such command."""
     try:
