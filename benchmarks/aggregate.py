@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--rates", default="50000,100000,150000,200000,250000")
     parser.add_argument("--seconds", type=float, default=30, help="sustained: at each rate")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     settings = dict(argument.split("=", 1) for argument in args.settings)
     jars = fetch_tools(load().data_path / "benchmarks")
     print(f"{describe()}; {settings or 'defaults'}", flush=True)

@@ -102,6 +102,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def commit() -> str:
+    """The commit that is measured, with a + where the system itself differs from it."""
+    git = ("git", "-C", str(PROJECT_DIR))
+    differs = first_line(*git, "status", "--porcelain", "--", "emostream", "config", ":(glob)*.py")
+    return first_line(*git, "rev-parse", "--short", "HEAD") + "+" * bool(differs)
+
+
 def write(path: Path | None, part: str, figures: dict[str, Any]) -> None:
     """Keep a part's figures as JSON with the machine, the versions, the commit and the time; nowhere for no path."""
     if path is None:
@@ -110,7 +117,7 @@ def write(path: Path | None, part: str, figures: dict[str, Any]) -> None:
     about = {
         "part": part,
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": first_line("git", "-C", str(PROJECT_DIR), "describe", "--always", "--dirty"),
+        "commit": commit(),
         "quick": bool(os.environ.get("QUICK")),
         "machine": machine(),
         "versions": versions(),

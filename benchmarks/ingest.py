@@ -191,8 +191,8 @@ class Bench:
 
 def refusals(report: Report) -> str:
     """What was not answered 200, in words."""
-    found = [f"{n} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
-    found += [f"{report[what]} {what}" for what in ("broken", "abandoned") if report[what]]
+    found = [f"{n:,} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
+    found += [f"{report[what]:,} {what}" for what in ("broken", "abandoned") if report[what]]
     return ", ".join(found)
 
 

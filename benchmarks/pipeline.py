@@ -115,6 +115,14 @@ class Counted:
         self._thread = threading.Thread(target=self._count)
         self._thread.start()
 
+    def forget(self, quiet_seconds: float) -> None:
+        """Begin at 0, once nothing has come for so long: what was sent before is no part of it."""
+        before = -1
+        while before != self.events:
+            before = self.events
+            time.sleep(quiet_seconds)
+        self.events = 0
+
     def close(self) -> None:
         """Read no more."""
         self._done.set()
@@ -132,6 +140,7 @@ class Counted:
 def measure_load(settings: Settings, rate: float, seconds: float) -> Figures:
     """How many of `rate` events/s were counted, how far the count was behind the last, and what it cost by process."""
     supervisor, counted = Supervisor(settings), Counted(settings)
+    counted.forget(2 * settings.batch_seconds + settings.linger_ms / 1000)
     clients = {topic: receiving_client(settings, topic, {}) for topic in CLUSTER_TOPICS}
     taps = start_load(settings, rate, seconds, WARM_UP_SECONDS)
     began = time.time()
@@ -235,7 +244,7 @@ def main() -> None:
     parser.add_argument("--name", default="default", help="whole: of these settings")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     settings = load()
     print(describe(), flush=True)
     part, found = args.what, Figures()

@@ -178,11 +178,13 @@ def latency(found: Figures) -> Any:
             one.hist(floor, bins=edges, density=True, histtype="step", color=FLOOR, ls=style, label=label)
         for which, style in (("p50", "--"), ("p99", "-.")):
             middle = statistics.median(it[which] for it in found[key])
-            one.axvline(middle, color="#343a40", ls=style, lw=1, label=f"{which} {middle:.2f} s")
+            one.axvline(middle, color="#343a40", ls=style, lw=1)
+            one.text(middle + right * 0.005, one.get_ylim()[1], f"{which} {middle:.2f} s", va="top")
         one.set_title(f"Tap → client, profile {found['name']}: {title}")
         one.set_ylabel("share per second")
         one.set_xlim(0, right)
-        one.legend(loc="upper left" if batch >= 2 else "upper right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     axes[-1].set_xlabel("seconds from the tap to a client of each cluster")
     return figure
 
@@ -226,7 +228,7 @@ def stacked(axes: Any, names: Sequence[str], stages: Sequence[Mapping[str, float
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     for column, total in enumerate(bottom):
         axes.text(column, total, f" {total:,.0f}" if total >= 10 else f" {total:.2f}", ha="center", va="bottom")
-    axes.margins(y=0.12)
+    axes.set_ylim(0, 1.12 * max(bottom))
     axes.set_title(title)
     axes.grid(axis="x", visible=False)
 

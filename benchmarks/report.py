@@ -27,8 +27,8 @@ INTRODUCTION = """\
 
 Written by `benchmarks/report.py` from [the figures](results) that `benchmarks/run.sh` has measured; no number here was
 typed. `benchmarks/run.sh` measures all of it anew in about an hour, `benchmarks/run.sh soak` the hour under load.
-Where a cell has three numbers they are the minimum, **median** and maximum of the rounds, and the median is held
-against the goal.
+Where a cell has three numbers they are the minimum, median and maximum of the rounds, and the median is held against
+the goal.
 """
 
 
@@ -58,7 +58,10 @@ def render(kept: Kept) -> str:
 
 def where(kept: Iterable[dict[str, Any]]) -> list[str]:
     """The machines and versions, one line for all parts where they were the same."""
-    machines = {", ".join(f"{key} {it['machine'][key]}" for key in ("cpu", "cores", "memory_gib", "system", "python")) for it in kept}  # fmt: skip # noqa: E501
+    machines = {
+        "{cpu}, {cores} cores, {memory_gib} GiB of memory, {system}, Python {python}".format_map(it["machine"])
+        for it in kept
+    }
     versions: dict[str, list[str]] = {}
     for it in kept:
         for name, version in it["versions"].items():

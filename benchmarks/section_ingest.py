@@ -28,8 +28,7 @@ def ingest_rates(found: Figures) -> list[str]:
         "### Top rate",
         "",
         f"Closed loop, {found['connections']} kept-alive connections, {found['seconds']:g} s a round after 2 s of "
-        "warm-up; "
-        "peers in turn, round after round. Every event that was answered 200 is looked for on the topic.",
+        "warm-up; peers in turn, round after round. Every event that was answered 200 is looked for on the topic.",
         "",
         *table(
             ["server", "events/s, min / median / max", "ours (2 workers) ÷ it", "µs CPU an event", "MB", "troubles"],

@@ -69,7 +69,8 @@ def cost(found: Figures) -> list[str]:
         ]
         for stage in memory
     ]
-    rows.append(["all"] + [f"{sum(float(row[column]) for row in rows):.1f}" for column in range(1, len(rows[0]))])
+    everything = [memory, busy, cores, *used, *costs]
+    rows.append(["all", *(f"{sum(it.values()) * (100 if it in (cores, *used) else 1):,.0f}" for it in everything)])
     rates = [f"{load['rate']:,}/s" for load in loads]
     lines = [
         *table(
@@ -127,6 +128,8 @@ def soak(found: Figures) -> list[str]:
         kind = f"{what}, {'a JVM' if jvm else 'any other'}" if "growth" in what or "descriptors" in what else what
         if what.endswith("highest") and process:
             kind = f"{what}, {process}"
+        kind = kind.replace("memory_mb", "MB of memory").replace("other_mb", "MB in DATA_DIR besides Kafka's log")
+        kind = kind.replace("_", " ") if "files" in kind else kind
         held = worst.get(kind)
         if held is None or check["found"] - check["bound"] > held["found"] - held["bound"]:
             worst[kind] = check | {"process": process}

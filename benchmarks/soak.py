@@ -199,7 +199,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=1000, help="events a second")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     settings = dict(argument.split("=", 1) for argument in args.settings)
     load_path = build_go("load", load().data_path / "benchmarks" / "bin")
     environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-soak-")), **settings)

@@ -19,9 +19,11 @@ STAGES = {
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """A Markdown table; every column but the first is aligned to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
+    """A Markdown table; columns of numbers are aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [all(row[column][:1] in "0123456789-" for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---:" if it else "---" for it in right) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
 def stage_of(process: str) -> str:
