@@ -11,6 +11,7 @@ import pytest
 from benchmarks import figures, soak
 from benchmarks.goals import GOALS, Goal, Reached
 from benchmarks.report import PARTS, collect, render
+from benchmarks.samples import growth
 from benchmarks.sections import SECTIONS
 from benchmarks.tables import by_stage, left_out, stage_of
 from emostream.operate import all_names
@@ -85,6 +86,11 @@ def broken(samples: list[dict[str, Any]], after: dict[str, Any] | None = None) -
 
 def test_what_grows_only_while_it_warms_up_keeps_its_bounds() -> None:
     assert broken([sample(minute, 100 + min(minute, 10) * 10) for minute in range(60)]) == []
+
+
+def test_growth_is_that_of_the_time_after_the_warm_up() -> None:
+    samples = [sample(minute, 200 - 10 * minute if minute < 15 else 50 + 0.2 * minute) for minute in range(61)]
+    assert growth(samples, "app", "memory_mb", warm_up_share=0.25) == pytest.approx(0.2 * 45)
 
 
 def test_what_grows_all_the_time_does_not() -> None:
