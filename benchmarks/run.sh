@@ -2,23 +2,28 @@
 # usage: benchmarks/run.sh [--quick] [PART ...]
 # Sets up what is needed, measures everything that is claimed, each beside its peers, and writes benchmarks/REPORT.md.
 # Parts: ingest aggregate push streams pipeline (all of them: about an hour on 2 cores, which should have nothing else
-# to do), soak (an hour by itself, only when it is named), report (only writes the report from what was measured).
-# A part that is measured replaces its figures in benchmarks/results; the others' stay.
+# to do), or one file of benchmarks/results, such as ingest-rates; soak (an hour by itself, only when it is named);
+# report (only writes the report). A part that is measured replaces its figures in benchmarks/results; the others' stay.
 # --quick: everything in small, in minutes, to see that it works; its report is in DATA_DIR/benchmarks/quick.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case " $* " in *" --help "* | *" -h "*) sed -n '2,7s/^# //p' "$0"; exit ;; esac
+known=" ingest ingest-rates ingest-latency ingest-overload aggregate aggregate-backlog aggregate-sustained push push-rate
+  push-influence streams streams-saturation streams-steady streams-burst pipeline pipeline-default pipeline-fast soak report "
 quick=
-parts=()
+parts=
 for argument in "$@"; do
-  case $argument in
-    --quick) quick=1 ;;
-    ingest | aggregate | push | streams | pipeline | soak | report) parts+=("$argument") ;;
-    *) echo "there is no part $argument; benchmarks/run.sh --help names them" >&2; exit 2 ;;
-  esac
+  if [ "$argument" = --quick ]; then
+    quick=1
+  elif [[ $known =~ [[:space:]]"$argument"[[:space:]] ]]; then
+    parts+=" $argument "
+  else
+    echo "there is no part $argument; benchmarks/run.sh --help names them" >&2
+    exit 2
+  fi
 done
-[ ${#parts[@]} -gt 0 ] || parts=(ingest aggregate push streams pipeline)
+[ -n "$parts" ] || parts=" ingest aggregate push streams pipeline "
 
 # The measurements bring settings of their own; a DATA_DIR from outside would only move the jars.
 unset DATA_DIR
@@ -37,9 +42,10 @@ fi
 results=$into/results
 failed=()
 
-# measure NAME SCRIPT WHAT FULL-ARGUMENTS QUICK-ARGUMENTS: the last two are lists in one string each.
+# measure NAME SCRIPT WHAT FULL QUICK: if that part or its group is wanted; the last two are arguments in one string each.
 measure() {
   local name=$1 script=$2 what=$3 arguments=$4
+  [[ $parts == *" $name "* || $parts == *" ${name%%-*} "* ]] || return 0
   [ -z "$quick" ] || arguments=$5
   printf '\n== %s\n' "$name"
   # shellcheck disable=SC2086 - the arguments are words
@@ -49,30 +55,20 @@ measure() {
 # The fast profile of the README.
 fast="BATCH_SECONDS=0.5 LINGER_MS=50"
 
-for part in "${parts[@]}"; do
-  case $part in
-    ingest)
-      measure ingest-rates ingest rates "--seconds 6" "--rounds 1 --seconds 1 --peers ours-2,flask"
-      measure ingest-latency ingest latency "--seconds 15 --peers ours-2,fastapi,go,go-idempotent" \
-        "--rounds 1 --seconds 2 --peers ours-2"
-      measure ingest-overload ingest overload "" "--seconds 4" ;;
-    aggregate)
-      measure aggregate-backlog aggregate backlog "" "--events 200000 --rounds 1"
-      measure aggregate-sustained aggregate sustained "--rates 50000,100000,150000,200000,250000,300000" "--rates 20000 --seconds 8" ;;
-    push)
-      measure push-rate push rate "" "--rounds 1 --clients 20 --records 20"
-      measure push-influence push influence "" "--rounds 1 --seconds 2" ;;
-    streams)
-      measure streams-saturation fanout saturation "--seconds 8" "--rounds 1 --viewers 200 --seconds 2"
-      measure streams-steady fanout steady "" "--rounds 1 --viewers 200 --seconds 6"
-      measure streams-burst fanout burst "" "--guests 200 --seconds 2" ;;
-    pipeline)
-      measure pipeline-default pipeline "whole --name default" "" "--rounds 1 --seconds 10"
-      measure pipeline-fast pipeline "whole --name fast" "--seconds 40 $fast" "--rounds 1 --seconds 10 $fast" ;;
-    soak)
-      measure soak soak "" "--minutes 60" "--minutes 1" ;;
-  esac
-done
+measure ingest-rates ingest rates "--seconds 6" "--rounds 1 --seconds 1 --peers ours-2,flask"
+measure ingest-latency ingest latency "--seconds 15 --peers ours-2,fastapi,go" "--rounds 1 --seconds 2 --peers ours-2"
+measure ingest-overload ingest overload "" "--seconds 4"
+measure aggregate-backlog aggregate backlog "" "--events 200000 --rounds 1"
+measure aggregate-sustained aggregate sustained "--rates 50000,100000,150000,200000,250000,300000" \
+  "--rates 20000 --seconds 8"
+measure push-rate push rate "" "--rounds 1 --clients 20 --records 20"
+measure push-influence push influence "" "--rounds 1 --seconds 2"
+measure streams-saturation fanout saturation "--seconds 8" "--rounds 1 --viewers 200 --seconds 2"
+measure streams-steady fanout steady "" "--rounds 1 --viewers 200 --seconds 6"
+measure streams-burst fanout burst "" "--guests 200 --seconds 2"
+measure pipeline-default pipeline "whole --name default" "" "--rounds 1 --seconds 10"
+measure pipeline-fast pipeline "whole --name fast" "--seconds 40 $fast" "--rounds 1 --seconds 10 $fast"
+measure soak soak "" "--minutes 60" "--minutes 1"
 
 printf '\n== report\n'
 .venv/bin/python benchmarks/report.py --results "$results" --into "$into" || failed+=(report)
