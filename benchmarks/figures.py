@@ -77,6 +77,15 @@ def floor_unaligned(linger: float, batch: float, points: int = 200) -> list[floa
     return sorted(linger * first + batch * second for first in steps for second in steps)
 
 
+def floors(linger_ms: int, batch_seconds: float, flush_lead_seconds: float | None) -> dict[str, list[float]]:
+    """By name, the least that taps can take; without a lead flushes are not aligned."""
+    linger = linger_ms / 1000
+    found = {"floor, were flushes not aligned": floor_unaligned(linger, batch_seconds)}
+    if flush_lead_seconds is None:
+        return {"floor": found.popitem()[1]}
+    return found | {"floor": floor_of_latency(linger, batch_seconds, flush_lead_seconds)}
+
+
 def first_line(*command: str) -> str:
     """The first line that a command prints, or "" where there is no such command."""
     try:

@@ -39,7 +39,7 @@ from benchmarks.machine import build_go, describe, field, tree
 from benchmarks.samples import look_at
 from benchmarks.taps import Arrival, call_subscriber, receiving_client, send_open_loop
 from emostream.broker import consumer, partitions
-from emostream.ingest import FLUSH_LEAD_SECONDS
+from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
 from emostream.operate import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
 from tests.chaos.ledger import start_system, stop_system
@@ -228,8 +228,9 @@ def measure_whole(name: str, rounds: int, seconds: float, given: dict[str, str])
                 }
         finally:
             stop_system(environment)
+    aligned = settings.linger_ms / 1000 >= SHORTEST_FLUSH_SECONDS
     asked = {"linger_ms": settings.linger_ms, "batch_seconds": settings.batch_seconds,
-             "flush_lead_seconds": FLUSH_LEAD_SECONDS}  # fmt: skip
+             "flush_lead_seconds": FLUSH_LEAD_SECONDS if aligned else None}  # fmt: skip
     return {"name": name, "given": given, "settings": asked, "startup": startup, **found}
 
 

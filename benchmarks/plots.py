@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.figures import floor_of_latency, floor_unaligned
+from benchmarks.figures import floors
 from benchmarks.tables import by_stage
 
 matplotlib.use("Agg")
@@ -160,20 +160,17 @@ def streams_steady(found: Figures) -> Any:
 def latency(found: Figures) -> Any:
     """A histogram of tap → client, with its floor."""
     asked = found["settings"]
-    linger, batch, lead = asked["linger_ms"] / 1000, asked["batch_seconds"], asked["flush_lead_seconds"]
+    lines = floors(**asked)
     panels = [
         ("latency", "10 taps/s, nothing else"),
         ("beside", f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside"),
     ]
     figure, axes = plt.subplots(2, figsize=(9, 5), sharex=True)
-    width = 0.05 if batch >= 2 else 0.025
+    width = 0.05 if asked["batch_seconds"] >= 2 else 0.025
     right = max(it["p99"] for key, _ in panels for it in found[key]) * 1.15
     for one, (key, title) in zip(axes, panels, strict=True):
         density(one, [it["histogram"] for it in found[key]], width, f"measured, {len(found[key])} rounds")
-        for floor, style, label in (
-            (floor_unaligned(linger, batch), ":", "floor, flushes not aligned"),
-            (floor_of_latency(linger, batch, lead), "-", "floor, flushes aligned"),
-        ):
+        for (label, floor), style in zip(lines.items(), ("-",) if len(lines) == 1 else (":", "-"), strict=True):
             edges = [number * width for number in range(int(right / width) + 2)]
             one.hist(floor, bins=edges, density=True, histtype="step", color=FLOOR, ls=style, label=label)
         for which, style in (("p50", "--"), ("p99", "-.")):

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.figures import floor_of_latency, floor_unaligned, percentile, spread
+from benchmarks.figures import floors, percentile, spread
 from benchmarks.tables import Figures, by_stage, table
 
 
 def latency(found: Figures) -> list[str]:
     """Tap → client, beside its floor."""
     asked = found["settings"]
-    linger, batch, lead = asked["linger_ms"] / 1000, asked["batch_seconds"], asked["flush_lead_seconds"]
-    floor, unaligned = floor_of_latency(linger, batch, lead), floor_unaligned(linger, batch)
     given = " ".join(f"{name}={value}" for name, value in found["given"].items()) or "the defaults"
+    aligned = "are not aligned to the clock, which so short a linger is not worth"
+    if asked["flush_lead_seconds"] is not None:
+        aligned = f"come {asked['flush_lead_seconds'] * 1000:.0f} ms before each multiple of the linger"
     rows = [
-        ("floor, flushes not aligned", *(f"{percentile(unaligned, percent):.2f}" for percent in (50, 99, 100)), ""),
-        ("floor, flushes aligned", *(f"{percentile(floor, percent):.2f}" for percent in (50, 99, 100)), ""),
+        (name, *(f"{percentile(floor, percent):.2f}" for percent in (50, 99, 100)), "")
+        for name, floor in floors(**asked).items()
     ]
-    for key, what in (("latency", "10 taps/s"), ("beside", "10 taps/s, others beside")):
+    for key, what in (("latency", "10 taps/s"), ("beside", f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside")):
         rounds = found[key]
         missing = sum(it["missing"] + it["refused"] for it in rounds)
         rows.append((what, *(spread([it[which] for it in rounds], 2) for which in ("p50", "p99", "max")), str(missing)))
     lines = [
         f"### Profile {found['name']} ({given})",
         "",
-        f"Every tap has an emoji of its own, and a client of each of the three clusters notes when it came. "
-        f"LINGER_MS={asked['linger_ms']}, BATCH_SECONDS={batch:g}, and a flush comes {lead * 1000:.0f} ms before each "
-        "multiple of the "
-        "linger. Seconds, of rounds min / median / max:",
+        "Every tap has an emoji of its own, and a client of each of the three clusters notes when it came. "
+        f"LINGER_MS={asked['linger_ms']}, BATCH_SECONDS={asked['batch_seconds']:g}; flushes {aligned}. Seconds, of "
+        "rounds min / median / max:",
         "",
         *table(["", "p50", "p99", "max", "missing"], rows),
         "Where the median round's taps spent their time, p50 / p99 s:",

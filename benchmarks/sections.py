@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[str, list[Section]]] = {
     "Tap to client": (
         "The floor is what a tap must wait for even if nothing took any time: the app's next flush, then Spark's next "
         "trigger. Were the two independent, that is a time evenly spread over the linger and one evenly spread over "
-        "the batch. Flushes are aligned to the clock instead: the last one before a trigger comes just before it.",
+        "the batch. By default flushes are aligned to the clock: the last one before a trigger comes just before it.",
         [
             ("pipeline-default", section_system.latency, "latency-default"),
             ("pipeline-fast", section_system.latency, "latency-fast"),

@@ -67,6 +67,13 @@ def test_without_alignment_the_floor_is_half_of_linger_and_batch_and_at_most_bot
     assert figures.percentile(floor, 99) == pytest.approx(2.5 - (0.02 * 0.5 * 2.0) ** 0.5, abs=0.02)
 
 
+def test_flushes_that_are_not_aligned_have_one_floor() -> None:
+    assert list(figures.floors(50, 0.5, None)) == ["floor"]
+    aligned = figures.floors(500, 2.0, 0.06)
+    assert aligned["floor"] == figures.floor_of_latency(0.5, 2.0, 0.06)
+    assert len(aligned) == 2
+
+
 def test_every_process_of_a_system_has_its_stage() -> None:
     stages = {stage_of(name) for name in [*all_names(load()), "supervisord"]}
     assert stages == set(by_stage({}))
