@@ -19,7 +19,8 @@ def latency(found: Figures) -> list[str]:
         (name, *(f"{percentile(floor, percent):.2f}" for percent in (50, 99, 100)), "")
         for name, floor in floors(**asked).items()
     ]
-    for key, what in (("latency", "10 taps/s"), ("beside", f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside")):
+    beside = f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside"
+    for key, what in (("latency", "10 taps/s"), ("beside", beside)):
         rounds = found[key]
         missing = sum(it["missing"] + it["refused"] for it in rounds)
         rows.append((what, *(spread([it[which] for it in rounds], 2) for which in ("p50", "p99", "max")), str(missing)))
