@@ -15,7 +15,7 @@ def test_a_part_is_measured_and_reported_with_its_plot() -> None:
     kept.unlink(missing_ok=True)
     plot.unlink(missing_ok=True)
     ran = subprocess.run(
-        ["benchmarks/run.sh", "--quick", "push"], cwd=PROJECT_DIR, capture_output=True, text=True, timeout=300,
+        ["benchmarks/run.sh", "--quick", "push-rate"], cwd=PROJECT_DIR, capture_output=True, text=True, timeout=300,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
