@@ -40,8 +40,8 @@ from benchmarks.samples import look_at
 from benchmarks.taps import Arrival, call_subscriber, receiving_client, send_open_loop
 from emostream.broker import consumer, partitions
 from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
-from emostream.operate import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
+from emostream.supervise import Supervisor
 from tests.chaos.ledger import start_system, stop_system
 from tests.harness import environment_for
 

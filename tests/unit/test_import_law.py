@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import PROJECT_DIR
 
-FOUNDATION = {"settings", "records", "broker", "runtime"}
+FOUNDATION = {"settings", "records", "broker", "runtime", "metrics", "meters"}
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
 # What each module may import of the package.
 MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
@@ -17,9 +17,11 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "settings": set(),
     "records": set(),
     "runtime": {"settings"},
-    "broker": {"settings", "runtime"},
+    "metrics": set(),
+    "meters": {"metrics", "runtime"},
+    "broker": {"settings", "runtime", "meters"},
     # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
-    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory", "supervise"},
     "fastpath": FOUNDATION | {"intake"},
     "intake": FOUNDATION | {"gate"},
     "gate": FOUNDATION | {"cors"},
@@ -29,8 +31,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
     "watch": FOUNDATION | {"directory"},
-    # Aggregate is one stage in two rooms.
-    "aggregate": FOUNDATION | {"counting"},
+    # Aggregate is one stage in three rooms.
+    "aggregate": FOUNDATION | {"counting", "progress"},
+    "progress": FOUNDATION,
     "counting": FOUNDATION,
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION
@@ -45,24 +48,27 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "merged": {"records", "history"},
     "addresses": set(),
     "history": set(),
-    "batches": FOUNDATION | {"history"},
-    "stream": FOUNDATION | {"history", "batches", "stream_http", "cors"},
+    "batches": FOUNDATION | {"history", "places"},
+    "places": {"history"},
+    "stream": FOUNDATION | {"history", "batches", "places", "stream_http", "cors"},
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
-    "operate": FOUNDATION,
+    "operate": FOUNDATION | {"supervise"},
+    "supervise": FOUNDATION,  # the app, too, tells of the processes
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate", "counting"},
+    "pyspark": {"aggregate", "counting", "progress"},
     "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
     "confluent_kafka": {"broker"},
-    "supervisor": {"operate"},
+    "supervisor": {"supervise"},
+    "prometheus_client": {"meters"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
 # Stages that hold a client which broker built need its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord"}
-# operate hands the whole environment on to the processes that it starts, and asks for JAVA_HOME.
-READS_ENVIRONMENT = {"settings", "operate"}
+# supervise hands the whole environment on to the processes that it starts, and asks for JAVA_HOME.
+READS_ENVIRONMENT = {"settings", "supervise"}
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted((PROJECT_DIR / "emostream").glob("*.py"))}
 SCRIPTS = {path.stem: ast.parse(path.read_text()) for path in sorted(PROJECT_DIR.glob("*.py"))}
 

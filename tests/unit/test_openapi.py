@@ -10,8 +10,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from emostream.broker import BoundedProducer
 from emostream.ingest import create_app
 from emostream.intake import OPENAPI, Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.unit.support import FakeProducer, settings_with
 
 DOCUMENT = json.loads(OPENAPI)
@@ -23,7 +25,8 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
-    app = create_app(Intake(settings_with(), cast(BoundedProducer, FakeProducer()), Counters(Log("test"))))
+    counters = Metrics(Log("test"), INGEST)
+    app = create_app(Intake(settings_with(), cast(BoundedProducer, FakeProducer()), counters), Page(counters))
     pages = {"/", "/overlay", "/subscribers"}
     calls = {
         (rule.rule, method.lower())

@@ -18,7 +18,9 @@ from emostream import stream
 from emostream.batches import Batches
 from emostream.cors import Cors
 from emostream.history import History, Record
-from emostream.runtime import Counters, Log, bound_socket
+from emostream.meters import Metrics
+from emostream.metrics import DELIVER
+from emostream.runtime import Log, bound_socket
 from emostream.stream import StreamServer
 from emostream.stream_http import MAX_REQUEST_BYTES
 from tests.harness import wait_until
@@ -32,7 +34,7 @@ class Serving:
     """A StreamServer, the port it listens on, and the history it serves."""
 
     history: History
-    counters: Counters
+    counters: Metrics
     server: StreamServer
     port: int
     published: int = 0
@@ -44,7 +46,8 @@ class Serving:
     def publish(self, number: int = 1, padding: int = 0) -> None:
         """So many micro-batches of one record."""
         for _ in range(number):
-            value = {"emoji": "🔥", "count": 1, "events": 2, "batch_id": self.published, "x": "x" * padding}
+            count = {"emoji": "🔥", "count": 1, "events": 2}
+            value = count | {"batch_id": self.published, "batch_emojis": 1, "x": "x" * padding}
             now_ms = round(time.time() * 1000)
             record = Record(0, self.published, now_ms, json.dumps(value).encode())
             self.published += 1
@@ -65,8 +68,8 @@ def serving(
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
     log = Log("test")
-    counters = Counters(log)
-    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, None, max_age_seconds, 10_000)
+    counters = Metrics(log, DELIVER)
+    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     found = Serving(history, counters, server, listener.getsockname()[1])
     found.publish(records)
@@ -190,6 +193,32 @@ def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: 
         ours.publish()
         seen.wait_for_batches(1)
         assert [event["event"] for event in seen.events] == ["gap", None]
+
+
+def test_a_viewer_of_another_cluster_is_not_kept_waiting_for_a_batch_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    with serving() as ours:
+        ours.published = 1  # as if micro-batch 0 had had bad records only
+        ours.publish(2)
+        with viewer(ours, **{"Last-Event-ID": "2-1-900.0.0"}) as seen:
+            seen.wait_for_batches(2)
+            ours.publish()
+            seen.wait_for_batches(2, 3)
+            assert [event["event"] for event in seen.events] == [None, None]
+
+
+def test_a_viewer_waits_for_the_part_of_a_batch_that_it_has_seen_in_another_cluster() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0-1.1_1.1_"}) as seen:
+        ours.publish()
+        now_ms = round(time.time() * 1000)
+        late = {"emoji": "👏", "count": 1, "batch_id": 1, "batch_emojis": 1}
+        wait_until("it was taken", lambda: ours.server._batches.end == 2, timeout_seconds=10)
+        assert seen.events == []
+        ours.history.append([Record(1, 0, now_ms, json.dumps(late).encode())], now_ms)
+        ours.publish()
+        seen.wait_for_batches(2)
 
 
 @pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0"])
