@@ -3,10 +3,13 @@
 
 usage: .venv/bin/python benchmarks/ingest.py rates [--rounds 3] [--seconds 8] [--peers NAME,...] [--json FILE]
        .venv/bin/python benchmarks/ingest.py latency [--rounds 3] [--seconds 20] [--peers NAME,...] [--json FILE]
+       .venv/bin/python benchmarks/ingest.py scaling [--rounds 3] [--seconds 8] [--json FILE]
        .venv/bin/python benchmarks/ingest.py overload [--seconds 60] [--peers NAME,...] [--json FILE]
 
 rates     closed loop, 64 kept-alive connections: accepted events/s, peers in turn, round after round. Ratios are of
           ours (2 workers) to the peer, of the same round.
+scaling   as rates, of ours with one worker and with two, each held to a quarter of a core by a cgroup: else they, the
+          generator and the broker compete for two cores, and a second worker only moves what is short.
 latency   open loop at half of the rate that the same server has just reached.
 overload  open loop at 3 × that rate over 4,000 connections; then at half of it, to see it recover.
 
@@ -34,7 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb, server_process
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, held, resident_mb, server_process, tree
 from emostream.broker import consumer, partitions
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, wait_until
@@ -43,6 +46,7 @@ DATA_DIR = load().data_path / "benchmarks"
 OURS = "ours-2"
 TAP = json.dumps({"user_id": "ready", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00+00:00"}).encode()
 FLOOD_CONNECTIONS = 4000
+CORE_SHARE = 0.25  # of each worker, for scaling
 NONE: dict[str, list[Any]] = {"round": [], "rate": []}
 Report = dict[str, Any]
 Figures = dict[str, Any]
@@ -225,6 +229,19 @@ def measure_rates(bench: Bench, names: list[str], rounds: int, seconds: float) -
     return {"seconds": seconds, "connections": 64, "peers": found.peers, "left_out": left_out}
 
 
+def measure_scaling(bench: Bench, _names: list[str], rounds: int, seconds: float) -> Figures:
+    """Accepted events/s of one worker and of two, each with the same share of a core."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for workers, reached in rates.items():
+            with bench.serving(ours(workers)) as server, held(tree(server)[1:], CORE_SHARE):
+                reached.append(bench.generate(ours(workers), server, seconds=seconds)["rate"])
+        ratio = rates[2][-1] / rates[1][-1]
+        print(f"  round {number + 1}: one {rates[1][-1]:,.0f}/s, two {rates[2][-1]:,.0f}/s, {ratio:.2f} x", flush=True)
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    return {"seconds": seconds, "share": CORE_SHARE, "one": rates[1], "two": rates[2], "ratio": ratios}
+
+
 class Found:
     """What was found of each peer, a value a round."""
 
@@ -334,7 +351,10 @@ def python_peers_environment() -> Path:
 def main() -> None:
     """Entry point of the command in the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measures = {"rates": (measure_rates, 8.0), "latency": (measure_latency, 20.0), "overload": (measure_overload, 60.0)}
+    measures = {
+        "rates": (measure_rates, 8.0), "scaling": (measure_scaling, 8.0),
+        "latency": (measure_latency, 20.0), "overload": (measure_overload, 60.0),
+    }  # fmt: skip
     parser.add_argument("what", choices=measures)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.harness import PROJECT_DIR, with_children_gone
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
+CGROUPS = Path("/sys/fs/cgroup")
 LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, when this process began
 
 
@@ -73,6 +74,35 @@ def cpu_seconds_of(pid: int) -> float:
 def resident_mb(root: int) -> float:
     """Resident memory of a process and all its descendants, in MB; pages that they share count for each."""
     return sum(int(field(pid, "status", "VmRSS:")) for pid in tree(root)) / 1024
+
+
+@contextmanager
+def held(pids: Sequence[int], share: float) -> Iterator[None]:
+    """Each of these processes gets at most `share` of a core, by a cgroup of its own. Raises OSError without the right.
+
+    Where cores are what all compete for, this shows what a process makes of its share.
+    """
+    unified = (CGROUPS / "cgroup.controllers").exists()
+    period_us = 10_000
+    quota_us = round(share * period_us)
+    made: list[Path] = []
+    try:
+        for pid in pids:
+            group = (CGROUPS if unified else CGROUPS / "cpu") / f"emostream-benchmark-{pid}"
+            group.mkdir()
+            made.append(group)
+            if unified:
+                (group / "cpu.max").write_text(f"{quota_us} {period_us}")
+            else:
+                (group / "cpu.cfs_period_us").write_text(str(period_us))
+                (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+            (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for group in made:
+            for left in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(left)
+            group.rmdir()
 
 
 def field(pid: int, file: str, name: str) -> str:

@@ -9,8 +9,8 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case " $* " in *" --help "* | *" -h "*) sed -n '2,7s/^# //p' "$0"; exit ;; esac
-known=" ingest ingest-rates ingest-latency ingest-overload aggregate aggregate-backlog aggregate-sustained push push-rate
-  push-influence streams streams-saturation streams-steady streams-burst pipeline pipeline-default pipeline-fast soak report "
+known=" ingest ingest-rates ingest-scaling ingest-latency ingest-overload aggregate aggregate-backlog
+  aggregate-sustained push push-rate push-influence streams streams-saturation streams-steady streams-burst pipeline pipeline-default pipeline-fast soak report "
 quick=
 parts=
 for argument in "$@"; do
@@ -56,6 +56,7 @@ measure() {
 fast="BATCH_SECONDS=0.5 LINGER_MS=50"
 
 measure ingest-rates ingest rates "--seconds 6" "--rounds 1 --seconds 1 --peers ours-2,flask"
+measure ingest-scaling ingest scaling "--seconds 6" "--rounds 1 --seconds 1"
 measure ingest-latency ingest latency "--seconds 15 --peers ours-2,fastapi,go" "--rounds 1 --seconds 2 --peers ours-2"
 measure ingest-overload ingest overload "" "--seconds 4"
 measure aggregate-backlog aggregate backlog "" "--events 200000 --rounds 1"

@@ -38,6 +38,26 @@ def ingest_rates(found: Figures) -> list[str]:
     ]
 
 
+def ingest_scaling(found: Figures) -> list[str]:
+    """One worker and two."""
+    return [
+        "### Two workers and one",
+        "",
+        f"As above, {found['seconds']:g} s a round, but each worker is held to {found['share']:.0%} of a core by a "
+        "cgroup: with all of them the workers, the generator and the broker compete for the same cores, and a second "
+        "worker only moves what is short.",
+        "",
+        *table(
+            ["", "events/s, min / median / max"],
+            [
+                ("one worker", spread(found["one"])),
+                ("two workers", spread(found["two"])),
+                ("two ÷ one", spread(found["ratio"], 2)),
+            ],
+        ),
+    ]
+
+
 def ingest_latency(found: Figures) -> list[str]:
     """Latency at half of the top rate."""
     rows = [

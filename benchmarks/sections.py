@@ -14,6 +14,7 @@ SECTIONS: dict[str, tuple[str, list[Section]]] = {
         "Load generator, server and broker share the cores, for every peer alike.",
         [
             ("ingest-rates", section_ingest.ingest_rates, "ingest-rates"),
+            ("ingest-scaling", section_ingest.ingest_scaling, ""),
             ("ingest-latency", section_ingest.ingest_latency, "ingest-latency"),
             ("ingest-overload", section_ingest.ingest_overload, "ingest-overload"),
         ],
