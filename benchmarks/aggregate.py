@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rates", default="50000,100000,150000,200000,250000")
+    parser.add_argument("--rates", default="50000,100000,200000,300000,400000,500000")
     parser.add_argument("--seconds", type=float, default=30, help="sustained: at each rate")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_intermixed_args()

@@ -105,17 +105,18 @@ def aggregate_backlog(found: Figures) -> Any:
 
 def aggregate_sustained(found: Figures) -> Any:
     """How far behind counting is, by the second."""
-    figure, axes = plt.subplots(figsize=(9, 3.4))
-    for it, colour in zip(found["rates"], COLOURS, strict=False):
+    columns = min(3, len(found["rates"]))
+    rows = -(-len(found["rates"]) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(9, 0.6 + 1.9 * rows), sharex=True, sharey=True, squeeze=False)
+    for axes, it in zip(grid.flat, found["rates"], strict=False):
         seconds = [at - it["samples"][0][0] for at, _, _ in it["samples"]]
         behind = [lag / it["reached"] for _, _, lag in it["samples"]]
-        axes.plot(seconds, behind, color=colour, label=f"{it['rate']:,} events/s")
-    axes.axhline(found["max_batches_behind"] * found["batch_seconds"], color="#343a40", ls="--", lw=0.8)
-    axes.set_ylim(0)
-    axes.set_ylabel("seconds of events not counted yet")
-    axes.set_xlabel("seconds")
-    axes.legend(ncols=3)
-    axes.set_title("Aggregation at a steady rate; it keeps up below the dashed line")
+        axes.plot(seconds, behind, color=OURS if it["kept_up"] else PEER)
+        axes.axhline(found["max_batches_behind"] * found["batch_seconds"], color="#343a40", ls="--", lw=0.8)
+        axes.set_title(f"{it['rate']:,} events/s" + ("" if it["kept_up"] else ": falls behind"))
+        axes.set_ylim(0)
+    figure.supxlabel("seconds", fontsize=9)
+    figure.supylabel("seconds of events not counted yet", fontsize=9)
     return figure
 
 

@@ -60,7 +60,7 @@ measure ingest-scaling ingest scaling "--seconds 6" "--rounds 1 --seconds 1"
 measure ingest-latency ingest latency "--seconds 15 --peers ours-2,fastapi,go" "--rounds 1 --seconds 2 --peers ours-2"
 measure ingest-overload ingest overload "" "--seconds 4"
 measure aggregate-backlog aggregate backlog "" "--events 200000 --rounds 1"
-measure aggregate-sustained aggregate sustained "--rates 50000,100000,150000,200000,250000,300000" \
+measure aggregate-sustained aggregate sustained "--rates 50000,100000,200000,300000,400000,500000" \
   "--rates 20000 --seconds 8"
 measure push-rate push rate "" "--rounds 1 --clients 20 --records 20"
 measure push-influence push influence "" "--rounds 1 --seconds 2"
