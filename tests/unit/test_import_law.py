@@ -49,8 +49,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "merged": {"records", "history"},
     "addresses": set(),
     "history": set(),
-    "batches": FOUNDATION | {"history"},
-    "stream": FOUNDATION | {"history", "batches", "stream_http", "cors"},
+    "batches": FOUNDATION | {"history", "places"},
+    "places": {"history"},
+    "stream": FOUNDATION | {"history", "batches", "places", "stream_http", "cors"},
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION | {"supervise"},
