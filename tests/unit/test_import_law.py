@@ -55,6 +55,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION | {"supervise"},
+    "logs": set(),
     "supervise": FOUNDATION,  # the app, too, tells of the processes
 }
 LIBRARY_OWNERS = {
