@@ -131,7 +131,6 @@ class BatchPublisher:
             self._commit_in_time(batch_id, batch)
         except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
-            self._metrics.add("transaction_aborts")
             if self.fenced:
                 raise
             # Once more in place: a new query would take seconds longer, and a second failure begins one.
@@ -178,7 +177,11 @@ class BatchPublisher:
         # can do no harm: the next producer fences this one before it reads the positions.
         producer = self._producer
         step = f"the transaction of batch {batch_id}"
-        within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        try:
+            within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        except (KafkaError, StepTimeout):
+            self._metrics.add("transaction_aborts")
+            raise
 
     def _commit(self, producer: KafkaProducer, batch_id: int, batch: Batch) -> None:
         settings = self._settings

@@ -198,7 +198,7 @@ def _connections() -> int:
 
 def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's types know functions only
     """Runs once in each worker process, after the fork: a producer's threads do not survive one."""
-    start_logging()
+    start_logging(settings.log_format)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms

@@ -42,8 +42,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http", "cors"},
     "registry": FOUNDATION,
     "follow": FOUNDATION | {"history"},
-    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
-    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http"},
+    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http", "latency"},
+    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http", "latency"},
+    "latency": {"history", "meters"},
     "push_http": set(),
     "merged": {"records", "history"},
     "addresses": set(),
@@ -54,6 +55,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION | {"supervise"},
+    "logs": set(),
     "supervise": FOUNDATION,  # the app, too, tells of the processes
 }
 LIBRARY_OWNERS = {
