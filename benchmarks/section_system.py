@@ -28,8 +28,9 @@ def latency(found: Figures) -> list[str]:
         f"### Profile {found['name']} ({given})",
         "",
         "Every tap has an emoji of its own, and a client of each of the three clusters notes when it came. "
-        f"LINGER_MS={asked['linger_ms']}, BATCH_SECONDS={asked['batch_seconds']:g}; flushes {aligned}. Seconds, of "
-        "rounds min / median / max:",
+        f"LINGER_MS={asked['linger_ms']}, BATCH_SECONDS={asked['batch_seconds']:g}; flushes {aligned}. Before it "
+        f"the system has had {found['warm']['rate']:,} taps/s for {found['warm']['seconds']:g} s: its JVMs compile "
+        "what they do often. Seconds, of rounds min / median / max:",
         "",
         *table(["", "p50", "p99", "max", "missing"], rows),
         "Where the median round's taps spent their time, p50 / p99 s:",
