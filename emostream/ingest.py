@@ -19,7 +19,7 @@ from granian.http import HTTP1Settings
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
-from emostream import pages
+from emostream import dashboard, pages
 from emostream.broker import BoundedProducer, wait_for_topics
 from emostream.directory import Directory
 from emostream.fastpath import FastPath
@@ -124,6 +124,8 @@ def create_app(intake: Intake) -> Flask:
 
     @app.after_request
     def allow_origins(answer: Response) -> Response:
+        if request.blueprint == dashboard.NAME:
+            return answer  # where clients are, and what the system does, is not for other people's pages
         answer.headers.extend(gate.cors.headers(request.headers.get("Origin")))
         if request.method == "OPTIONS":
             answer.headers.extend(preflight(answer.headers.get("Allow", "")))
@@ -197,7 +199,9 @@ def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's type
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
     threading.Thread(target=_watch, args=(settings, producer, intake, log, parent_pid), name="watch").start()
     app = create_app(intake)
-    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
+    directory = Directory(settings)
+    app.register_blueprint(pages.blueprint(settings, directory))
+    app.register_blueprint(dashboard.blueprint(settings, directory, lambda: b""))
     return FastPath(intake, app, settings.max_concurrent_requests, log)
 
 
