@@ -38,7 +38,7 @@ export function peaksOf(total) {
   return kept.sort((a, b) => a - b);
 }
 
-/** The lowest value between a peak and the next higher one in a direction, or the end, beyond which is nothing. */
+/** The lowest value between a peak and the next higher one in a direction, or the end: what has not fallen yet is no peak. */
 function valley(total, peak, step) {
   let lowest = total[peak];
   for (let index = peak + step; index >= 0 && index < total.length; index += step) {

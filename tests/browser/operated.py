@@ -13,8 +13,9 @@ from typing import Any
 from flask import Flask, Response, jsonify
 from werkzeug.serving import make_server
 
+from emostream.directory import Directory
 from emostream.pages import blueprint
-from tests.browser.support import Directory, load
+from emostream.settings import load
 from tests.harness import free_port_block
 
 STEP_SECONDS = 2
@@ -131,12 +132,12 @@ def with_clients(numbers: FakeNumbers, *names: str) -> FakeNumbers:
 
 def timeline(total: list[float], parts: dict[str, float], others: int = 0) -> dict[str, Any]:
     """What GET /timeline.json answers: events in buckets of 10 s, of which each emoji has its part."""
-    series = [{"emoji": emoji, "events": [round(n * part) for n in total]} for emoji, part in parts.items()]
-    rest = [max(0, round(n) - sum(one["events"][i] for one in series)) for i, n in enumerate(total)]  # type: ignore[index]
+    events = {emoji: [round(n * part) for n in total] for emoji, part in parts.items()}
+    rest = [round(n) - sum(one[index] for one in events.values()) for index, n in enumerate(total)]
     first_ms = START_MS - len(total) * 10_000
     return {
-        "first_ms": first_ms, "bucket_seconds": 10, "emojis": series, "others": rest if others else [0] * len(total),
-        "other_emojis": others,
+        "first_ms": first_ms, "bucket_seconds": 10, "others": rest if others else [0] * len(total),
+        "emojis": [{"emoji": emoji, "events": numbers} for emoji, numbers in events.items()], "other_emojis": others,
     }  # fmt: skip
 
 
