@@ -27,8 +27,8 @@ from kafka import KafkaAdminClient
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import describe, spread
-from emostream.operate import java
 from emostream.settings import load
+from emostream.supervise import java
 from tests.harness import Broker, environment_for, running_broker, script
 
 TOOLS_VERSION = "4.3.0"  # the newest on Maven Central; it speaks with a broker of 4.4.0

@@ -25,6 +25,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
 from emostream.counting import Batch, count_events, largest, summarize, totals
+from emostream.meters import Page
+from emostream.progress import Progress
 from emostream.records import encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
@@ -82,8 +84,10 @@ def read_positions(settings: Settings, log: Log) -> Positions:
 class BatchPublisher:
     """Writes each micro-batch as one transaction: its counts and the positions after it, all or nothing."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, progress: Progress, log: Log) -> None:
         self._settings = settings
+        self._progress = progress
+        self._metrics = progress.metrics
         self._log = log
         self._producer: KafkaProducer = transactional_producer(settings, GROUP)
         self._next_batch_id = 0
@@ -102,6 +106,7 @@ class BatchPublisher:
             TRANSACTION_SECONDS, "reading the positions", lambda: read_positions(self._settings, self._log)
         )
         self._next_batch_id = positions.next_batch_id
+        self._progress.next_offsets = positions.next_offsets
         return positions
 
     def publish(self, records: DataFrame, _spark_batch_id: int) -> None:
@@ -124,6 +129,7 @@ class BatchPublisher:
             self._commit_in_time(batch_id, batch)
         except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
+            self._metrics.add("transaction_aborts")
             if self.fenced:
                 raise
             # Once more in place: a new query would take seconds longer, and a second failure begins one.
@@ -133,6 +139,7 @@ class BatchPublisher:
             if self.start().next_batch_id == batch_id:  # else it was committed, and only the answer did not come
                 self._commit_in_time(batch_id, batch)
         self._next_batch_id = batch_id + 1
+        self._note(batch, started, counted, time.time())
         events = sum(count.events or 0 for count in batch.counts)
         if batch.bad_records:
             self._log.warning(
@@ -148,6 +155,21 @@ class BatchPublisher:
             "batch", batch_id=batch_id, events=events, emojis=len(batch.counts),
             bad=batch.bad_records, count_seconds=counted - started, commit_seconds=time.time() - counted,
         )  # fmt: skip
+
+    def _note(self, batch: Batch, started: float, counted: float, committed: float) -> None:
+        """Count a batch that was published; the times are Unix seconds."""
+        self._progress.next_offsets = {**self._progress.next_offsets, **batch.next_offsets}
+        self._progress.emojis = len(batch.counts) + batch.cut_emojis
+        for name, number in {
+            "batches": 1, "transactions": 1, "counts": len(batch.counts),
+            "events": sum(count.events or 0 for count in batch.counts), "bad_records": batch.bad_records,
+            "cut_emojis": batch.cut_emojis, "cut_events": batch.cut_events,
+        }.items():  # fmt: skip
+            self._metrics.add(name, number)
+        for name, seconds in {
+            "batch": committed - started, "count": counted - started, "publish": committed - counted,
+        }.items():  # fmt: skip
+            self._metrics.histograms[name].observe(seconds)
 
     def _commit_in_time(self, batch_id: int, batch: Batch) -> None:
         # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
@@ -242,6 +264,9 @@ def run(settings: Settings) -> int:
         return 1
     stop.listen()  # again: PySpark has put its own handler for SIGINT in place
     warm_up(session)
+    progress = Progress(settings, log)
+    session.streams.addListener(progress)
+    Page(progress.metrics).serve(settings.bind_host, settings.metrics_port(), log)
     try:
         while not stop.requested:
             # Only now, so that Spark is warm when a broker that was away comes back.
@@ -249,7 +274,7 @@ def run(settings: Settings) -> int:
                 break
             publisher = None
             try:
-                publisher = BatchPublisher(settings, log)
+                publisher = BatchPublisher(settings, progress, log)
                 _follow(_start_query(session, publisher, settings, log), settings, stop, log)
             except (StreamingQueryException, KafkaError, StepTimeout) as error:
                 if publisher and publisher.fenced:

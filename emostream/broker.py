@@ -30,7 +30,8 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
-from emostream.runtime import Counters, Log, StopFlag, run_script, stop_on_signals
+from emostream.meters import Metrics
+from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 PARTITIONS = 3
@@ -38,6 +39,7 @@ REMINDER_SECONDS = 5.0
 FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
 STICKY_MS = 10
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 TRANSACTION_TIMEOUT_MS = 10_000
 # Small segments, because the newest one is never compacted.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
@@ -315,7 +317,42 @@ def bulk_consumer(settings: Settings) -> Consumer:
     )
 
 
-def skip(record: ConsumerRecord, reason: Exception, counters: Counters, log: Log) -> None:
+class Ends:
+    """Where a topic ends, for any thread; by a connection of its own."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        """Connects to the broker. Raises KafkaError."""
+        self._partitions = partitions(topic)
+        self._reader: KafkaConsumer = consumer(settings, group_id=None)
+        self._lock = threading.Lock()
+
+    def now(self, timeout_ms: int) -> dict[int, int]:
+        """Per partition, the offset of the next record to be published. Raises KafkaError."""
+        with self._lock:
+            ends = self._reader.end_offsets(self._partitions, timeout_ms=timeout_ms)
+        return {tp.partition: end for tp, end in ends.items()}
+
+
+class Lag:
+    """How many records lie between an assigned consumer and the end of its topics, as it last heard of that."""
+
+    def __init__(self, reader: KafkaConsumer) -> None:
+        self._reader = reader
+        self._due = 0.0
+        self.records: int | None = None  # None before it has heard of it
+
+    def look(self) -> None:
+        """Look, if that is a while ago; in the thread that polls."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + LOOK_SECONDS
+        ends = {tp: self._reader.highwater(tp) for tp in self._reader.assignment()}
+        if ends and None not in ends.values():
+            self.records = sum(max(0, end - self._reader.position(tp)) for tp, end in ends.items())
+
+
+def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log) -> None:
     """Count and name a record that is no count, for `reason`; whoever reads it goes on with the next one."""
     counters.add("skipped")
     log.warning(

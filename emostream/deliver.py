@@ -20,11 +20,13 @@ from emostream.cors import Cors
 from emostream.deliver_http import create_app
 from emostream.follow import Follower
 from emostream.history import History
+from emostream.meters import Metrics, Page
+from emostream.metrics import DELIVER
 from emostream.push import PushEngine
 from emostream.push_client import Position, PushClient, PushPolicy
 from emostream.push_http import Target
 from emostream.registry import Full, NotYours, Registration, Registry, RegistryTopic
-from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
+from emostream.runtime import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.stream import StreamServer, allow_descriptors
 
@@ -67,7 +69,8 @@ class Subscriber:
         """Connects to the broker. Raises KafkaError."""
         self.cluster_topic = settings.required_cluster_topic()
         self.number = settings.subscriber
-        self.counters = Counters(log)
+        self.counters = Metrics(log, DELIVER)
+        self._page = Page(self.counters)
         self._log = log
         self._policy = PushPolicy(
             self.cluster_topic, self.number, MERGE_AFTER_BATCHES * settings.batch_seconds,
@@ -84,6 +87,16 @@ class Subscriber:
         self._save_lock = threading.Lock()
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self.follower = Follower(settings, self.cluster_topic, self._history, self.counters, log)
+        self.counters.read(
+            clients=lambda: len(self._registry.clients()),
+            slots=lambda: settings.max_clients,
+            streams=lambda: self._streams.streams if self._streams else 0,
+            lag=lambda: self.follower.lag.records,
+            client_behind=lambda: {url: slot.client.behind() for url, slot in self._registry.clients().items()},
+            client_failing=lambda: {
+                url: slot.client.failing_seconds() for url, slot in self._registry.clients().items()
+            },
+        )
 
     def start(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
@@ -165,6 +178,10 @@ class Subscriber:
             "evicted": self._evicted,
             "counts": self.counters.snapshot(),
         }
+
+    def metrics(self) -> bytes:
+        """The body of GET /metrics."""
+        return self._page.text()
 
     def save_positions(self) -> None:
         """Keep how far each client has come, where that changed."""

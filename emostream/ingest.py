@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
@@ -35,9 +37,12 @@ from emostream.intake import (
     Intake,
     said,
 )
+from emostream.meters import CONTENT_TYPE, Metrics, Page, Workers
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import HEARTBEAT_SECONDS, Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
+from emostream.runtime import HEARTBEAT_SECONDS, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
+from emostream.supervise import Supervised
 
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
@@ -55,7 +60,7 @@ OTHER_FILES = 64
 IDLE_CONNECTION_MS = 30_000
 
 
-def create_app(intake: Intake) -> Flask:
+def create_app(intake: Intake, page: Page) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
     app = Flask("emostream.ingest", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -81,6 +86,11 @@ def create_app(intake: Intake) -> Flask:
     def readyz() -> Response:
         """200 when events can be taken, 503 while the broker is away."""
         return response(intake.ready())
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """What all workers have counted, and how the processes of ./start.sh are, as Prometheus reads it."""
+        return Response(page.text(), content_type=CONTENT_TYPE)
 
     @app.get("/openapi.json")
     def openapi() -> Response:
@@ -155,6 +165,7 @@ def serve(settings: Settings) -> int:
     # Granian shares its port with whoever listens on it already; this says so instead.
     # Workers whose main process was killed hold the port until they have drained.
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
+    shutil.rmtree(_metrics_path(settings), ignore_errors=True)  # what an app of before had counted
     # The workers' producers are made after the fork; what they are made by cannot be pickled for a spawn.
     multiprocessing.set_start_method("fork", force=True)
     server = Granian(
@@ -194,15 +205,30 @@ def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's type
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
-    counters = Counters(log)
+    counters = Metrics(log, INGEST)
     intake = Intake(settings, producer, counters)
-    # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
-    threading.Thread(target=_watch, args=(settings, producer, intake, log, parent_pid), name="watch").start()
-    app = create_app(intake)
+    workers = Workers(_metrics_path(settings), counters)
+    app = create_app(intake, Page(workers, Supervised(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
-    app.register_blueprint(dashboard.blueprint(settings, directory, lambda: b""))
-    return FastPath(intake, app, settings.max_concurrent_requests, log)
+    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
+    fast_path = FastPath(intake, app, settings.max_concurrent_requests, log)
+    counters.read(
+        in_flight=lambda: fast_path.in_flight,
+        buffered=lambda: producer.buffered,
+        broker_away=lambda: intake.broker_away,
+        produced=lambda: producer.counts()["acknowledged"],
+        send_errors=lambda: producer.counts()["lost"],
+        received=intake.received,
+    )
+    # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
+    threading.Thread(target=_watch, args=(settings, producer, intake, workers, log, parent_pid), name="watch").start()
+    return fast_path
+
+
+def _metrics_path(settings: Settings) -> Path:
+    """Where each worker leaves its numbers for the others."""
+    return settings.data_path / "run" / "metrics_app"
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:
@@ -215,7 +241,9 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
     return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
 
 
-def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: Log, parent_pid: int) -> None:
+def _watch(
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, parent_pid: int
+) -> None:
     """Flush by the clock, tell that the worker is ready, end it when its parent was killed, and drain at its end."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
     acknowledged, progress = 0, time.monotonic()
@@ -239,6 +267,7 @@ def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: L
             log.info("the broker takes events again")
         if not away:
             heartbeat.beat()
+        workers.publish()
         intake.counters.log_if_due()
         if producer.counts()["lost"] and not failed:
             # After an error that cannot be retried a producer may refuse everything; a new worker starts anew.
@@ -252,5 +281,6 @@ def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: L
             os.kill(os.getpid(), signal.SIGTERM)
     heartbeat.end()
     given_up = producer.drain(settings.drain_seconds)
+    workers.publish()
     intake.counters.log_if_due(final=True)
     log.info("drained", given_up=given_up, **producer.counts())

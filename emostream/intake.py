@@ -11,8 +11,8 @@ import msgspec
 
 from emostream.broker import BoundedProducer, BufferFull, Receipt
 from emostream.gate import Gate, TooMany
+from emostream.meters import Metrics
 from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch
-from emostream.runtime import Counters
 from emostream.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
@@ -60,7 +60,7 @@ UNACKNOWLEDGED = retry(
 class Intake:
     """Takes taps, one or many at a time, for one producer."""
 
-    def __init__(self, settings: Settings, producer: BoundedProducer, counters: Counters) -> None:
+    def __init__(self, settings: Settings, producer: BoundedProducer, counters: Metrics) -> None:
         self.gate = Gate(settings)
         self.counters = counters
         self.broker_away = False
@@ -73,13 +73,18 @@ class Intake:
         """Whether events that are taken now will go out soon."""
         return NOT_READY if self.broker_away else READY
 
+    def received(self) -> int:
+        """Taps that came, as far as they are counted."""
+        counts = self.counters.snapshot()
+        return counts.get("accepted", 0) + sum(count for name, count in counts.items() if name.startswith("refused_"))
+
     def tap(self, body: bytes, address: str) -> tuple[Answer, Future[None] | None]:
         """The answer to POST /send-emoji; where it comes with a future, it holds once that is done."""
         receipt = Receipt() if self._waits else None
-        refusal = self._take(body, parse_request, address, receipt)
-        if refusal:
-            return refusal, None
-        self.counters.add("accepted")
+        taken = self._take(body, parse_request, address, receipt)
+        if not isinstance(taken, int):
+            return taken, None
+        self.counters.add("accepted", taken)
         return TAKEN, receipt.closed() if receipt else None
 
     def batch(self, body: bytes, lines: bool, address: str) -> tuple[Answer, Future[None] | None]:
@@ -91,12 +96,15 @@ class Intake:
             return said(400, str(error)), None
         receipt = Receipt() if self._waits else None
         refused: list[tuple[int, Answer]] = []
+        taps = 0
         for index, part in enumerate(parts):
-            refusal = self._take(part, parse_merged_request, address, receipt)
-            if refusal:
-                refused.append((index, refusal))
+            taken = self._take(part, parse_merged_request, address, receipt)
+            if isinstance(taken, int):
+                taps += taken
+            else:
+                refused.append((index, taken))
         accepted = len(parts) - len(refused)
-        self.counters.add("accepted", accepted)
+        self.counters.add("accepted", taps)
         done = receipt.closed() if receipt else None
         rejected = [{"index": index, "error": refusal.error} for index, refusal in refused]
         if accepted:
@@ -109,8 +117,8 @@ class Intake:
 
     def _take(
         self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
-    ) -> Answer | None:
-        """Hand one event to the producer, or say why not."""
+    ) -> int | Answer:
+        """Hand one event to the producer and return how many taps it stands for, or say why not."""
         try:
             event = parse(data)
             if self._spellings:
@@ -128,7 +136,7 @@ class Intake:
         except BufferFull as error:
             self.counters.add("refused_full")
             return retry(503, f"try again: {error}")
-        return None
+        return event.count
 
     def _spelled(self, event: Event) -> Event:
         spelling = self._spellings.get(normalised(event.emoji))

@@ -67,7 +67,7 @@ class Waiting:
     @property
     def records(self) -> int:
         """How many are in it."""
-        return sum(found.records for found in self._sums.values())
+        return sum(found.records for found in list(self._sums.values()))
 
     def add(self, record: Record) -> bool:
         """Add a record; those of a partition come in their order. False where there is no room for another emoji."""

@@ -13,9 +13,10 @@ import uvloop
 
 from emostream.addresses import resolve
 from emostream.history import History
+from emostream.meters import Metrics
 from emostream.push_client import Evict, Keep, Position, PushClient, PushPolicy
 from emostream.push_http import PushError, Target, connect
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 
 RESOLVERS = 8
 VERIFY_SECONDS = 10.0
@@ -25,7 +26,7 @@ class PushEngine:
     """Serves clients; `add`, `remove`, `verify` and `close` may be called from any thread."""
 
     def __init__(
-        self, history: History, policy: PushPolicy, counters: Counters, log: Log, evict: Evict, keep: Keep
+        self, history: History, policy: PushPolicy, counters: Metrics, log: Log, evict: Evict, keep: Keep
     ) -> None:
         """`evict(client_url, client, reason)` is called where a client should lose its slot.
 

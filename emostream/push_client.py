@@ -19,8 +19,9 @@ from kafka.errors import KafkaError
 from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
 from emostream.merged import Push, Waiting
+from emostream.meters import Metrics
 from emostream.push_http import Answer, Connection, ConnectionLost, PushError, Target, connect
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -63,7 +64,7 @@ class Engine(Protocol):
 
     history: History
     policy: PushPolicy
-    counters: Counters
+    counters: Metrics
     log: Log
 
     async def addresses(self, host: str, port: int) -> list[str]:
@@ -109,6 +110,15 @@ class PushClient:
         """Whether everything in the history was dealt with; from any thread."""
         busy = self._single or self._merged or self._waiting or self._portion or self.position.merging
         return not busy and self._cursor >= self._history.end
+
+    def behind(self) -> int:
+        """Records that the client has not got; from any thread, which may find them a moment out of date."""
+        return self._undelivered()[1]
+
+    def failing_seconds(self) -> float:
+        """For how long pushes to it have failed; from any thread."""
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def tell(self) -> None:
         """There is something new."""
@@ -268,8 +278,8 @@ class PushClient:
 
     def _undelivered(self) -> tuple[int, int]:
         """Records that are in the push that is being tried, and all that the client has not got."""
-        merged = sum(push.records for push in self._merged)
-        waiting = self._waiting.records if self._waiting else 0
+        merged = sum(push.records for push in self._merged.copy())
+        waiting = waits.records if (waits := self._waiting) else 0
         undelivered = bool(self._single) + merged + waiting + len(self._portion) + self._history.end - self._cursor
         tried = 1 if self._single else self._merged[0].records if self._merged else 0
         return tried, undelivered

@@ -1,4 +1,4 @@
-"""What every process shares: log lines, the stop flag, the heartbeat that shows it ready, time-boxes, counters."""
+"""What every process shares: log lines, the stop flag, the heartbeat that shows it ready, time-boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
@@ -229,37 +228,3 @@ class TimeBox:
                 self._log.error(f"{step[2]} took over {step[1]:g} s; this process ends so that a successor goes on")
                 logging.shutdown()
                 os._exit(EXIT_STUCK)
-
-
-class Counters:
-    """Named counts that threads add to, and a log line of them every `seconds` in which one changed."""
-
-    def __init__(self, log: Log, seconds: float = 10.0) -> None:
-        self._log = log
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._logged: dict[str, int] = {}
-        self._due = time.monotonic() + seconds
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Add to a count."""
-        if number:
-            with self._lock:
-                self._counts[name] += number
-
-    def snapshot(self) -> dict[str, int]:
-        """All counts that are not zero."""
-        with self._lock:
-            return dict(self._counts)
-
-    def log_if_due(self, final: bool = False) -> None:
-        """Write the line when its time has come, or now where this is the last one."""
-        now = time.monotonic()
-        if now < self._due and not final:
-            return
-        self._due = now + self._seconds
-        counts = self.snapshot()
-        if counts != self._logged:
-            self._log.info("so far", **counts)
-            self._logged = counts

@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from emostream.directory import Directory, Eviction
-from emostream.operate import Process as Supervised
-from emostream.operate import Supervisor, all_names
 from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.supervise import Process as Supervised
+from emostream.supervise import Supervisor, all_names
 
 FRESH_SECONDS = 1.0
 # To connect, and between two pieces of an answer; and for all of them together.
@@ -148,7 +148,7 @@ def _process(name: str, known: Supervised | None, page: Page | None, evicted: tu
 def metrics_urls(settings: Settings) -> dict[str, str]:
     """Where each process but the app has its GET /metrics, by its name."""
     host = f"[{settings.client_host}]" if ":" in settings.client_host else settings.client_host
-    base = getattr(settings, "metrics_base_port", 7200)
+    base = settings.metrics_base_port
     urls = {"main_publisher": f"http://{host}:{base}/metrics"}
     for cluster, _ in enumerate(CLUSTER_TOPICS, start=1):
         urls[f"cluster_publisher_{cluster}"] = f"http://{host}:{base + cluster}/metrics"

@@ -18,7 +18,8 @@ from contextlib import suppress
 from emostream.batches import Batches, Place, gap
 from emostream.cors import Cors
 from emostream.history import History
-from emostream.runtime import Counters, Log
+from emostream.meters import Metrics
+from emostream.runtime import Log
 from emostream.stream_http import Refusal, Request, full, refusal, stream_head
 
 COMMENT_SECONDS = 15.0
@@ -59,7 +60,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: Batches, cors: Cors, max_streams: int,
-        counters: Counters, log: Log,
+        counters: Metrics, log: Log,
     ) -> None:  # fmt: skip
         """Listens on the bound `listener` from `start` on; the history's records up to now are there to resume with."""
         self.max_streams = max_streams

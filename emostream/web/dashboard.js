@@ -117,23 +117,24 @@ function showHops({ hops, out, refused, measured }) {
   });
   const screens = make("li");
   screens.append(
-    make("h3", "screens"), rate(out.pushed + out.streamed, "counts out"),
+    make("h3", "screens"), rate(out.rate, "counts out"),
     make("p", `${count(out.clients, "client")}, ${count(out.streams, "stream")}`, "waits none"),
   );
   fill("hops", [...items, screens]);
 }
 
-function showLatency({ whole: way, stages }) {
+function showLatency({ whole: way, stages, stream }) {
   at("no-latency").hidden = Boolean(way);
   for (const id of ["bar", "axis"]) at(id).hidden = !way;
   set("p50", way ? duration(way.p50) : "–");
   set("p99", way ? duration(way.p99) : "–");
-  fill("stages", stages.map(({ name, mean, p50, p99 }) => {
+  const rows = stream ? [...stages, { name: "route → streams", ...stream }] : stages;
+  fill("stages", rows.map(({ name, mean, p50, p99 }) => {
     const row = make("tr");
     const head = make("th", "");
     head.scope = "row";
-    head.append(make("i", "", `stage-${name}`), name);
-    row.append(head, ...[mean, p50, p99].map((seconds) => make("td", way && seconds !== undefined ? duration(seconds) : "–")));
+    head.append(make("i", "", `stage-${name.split(" ")[0] === name ? name : "none"}`), name);
+    row.append(head, ...[mean, p50, p99].map((seconds) => make("td", seconds === undefined ? "–" : duration(seconds))));
     return row;
   }));
   if (!way) return;

@@ -32,8 +32,9 @@ function sentence({ text }) {
   return `${isName ? text : text[0].toUpperCase() + text.slice(1)}.`;
 }
 
-function calm({ whole, hops: [ingest], measured }) {
+function calm({ whole, stream, hops: [ingest], measured }) {
   if (whole) return `p99 ${duration(whole.p99)} from tap to screen`;
+  if (stream) return `streams get each batch ${duration(stream.p99)} after it was routed`;
   if (!measured) return "nothing waits";
   return ingest.rate > 0 ? "nothing waits" : "nobody taps, and nothing waits";
 }
@@ -76,7 +77,10 @@ function* behind({ hops, batchSeconds, refused }) {
   }
 }
 
-function* late({ whole, stages, batchSeconds }) {
+function* late({ whole, stages, stream, batchSeconds }) {
+  if (stream && stream.p99 > batchSeconds) {
+    yield { level: "slow", text: `streams get a batch up to ${duration(stream.p99)} after it was routed` };
+  }
   if (!whole || whole.p99 <= slowSeconds(batchSeconds)) return;
   const over = stages
     .filter(({ p99 }) => p99 !== undefined)

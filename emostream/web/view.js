@@ -41,12 +41,12 @@ export function lookAt(answers, seen) {
     brokerAway: answers.most("app", "emostream_ingest_broker_away") > 0,
     hops: hops(answers, rate),
     out: {
-      pushed: rate("subscriber", "emostream_deliver_delivered_total"),
-      streamed: rate("subscriber", "emostream_deliver_streamed_total"),
+      rate: countsOut(rate),
       clients: answers.sum("subscriber", "emostream_deliver_clients"),
       streams: answers.sum("subscriber", "emostream_deliver_streams"),
     },
     whole: latency("emostream_deliver_tap_to_screen_seconds"),
+    stream: latency("emostream_deliver_stream_seconds"),
     stages: STAGES.map((name) => ({ name, ...latency(`emostream_deliver_stage_seconds{stage="${name}"}`) })),
     processes,
     slow: slowClients(answers),
@@ -56,6 +56,14 @@ export function lookAt(answers, seen) {
       .slice(0, 10),
     standing: standing(answers, batchSeconds),
   };
+}
+
+/** Counts a second that came to screens: one for each push and what was merged into it, all of a batch for each stream. */
+function countsOut(rate) {
+  const batches = rate("main_publisher", "emostream_aggregate_batches_total");
+  const perBatch = batches ? rate("main_publisher", "emostream_aggregate_counts_total") / batches : 0;
+  return rate("subscriber", "emostream_deliver_delivered_total") + rate("subscriber", "emostream_deliver_merged_total")
+    + rate("subscriber", "emostream_deliver_streamed_total") * perBatch;
 }
 
 /**

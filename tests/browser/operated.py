@@ -21,6 +21,7 @@ from tests.harness import free_port_block
 STEP_SECONDS = 2
 START_MS = 1_785_000_000_000
 BOUNDS = [0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 60.0]
+STREAM = "emostream_deliver_stream_seconds"
 WHOLE = "emostream_deliver_tap_to_screen_seconds"
 NAMES = (
     "kafka_1", "app", "main_publisher", *(f"cluster_publisher_{cluster}" for cluster in (1, 2, 3)),
@@ -46,14 +47,15 @@ def process(name: str) -> dict[str, Any]:
         series['emostream_ingest_refused_total{reason="invalid"}'] = 0
         series['emostream_ingest_refused_total{reason="full"}'] = 0
     elif name == "main_publisher":
-        series |= {f"emostream_aggregate_{key}": 0 for key in ("events_total", "counts_total", "lag_events")}
+        series |= {f"emostream_aggregate_{key}": 0 for key in ("batches_total", "events_total", "counts_total")}
+        series["emostream_aggregate_lag_events"] = 0
         series["emostream_aggregate_emojis"] = 5
     elif name.startswith("cluster_publisher"):
         series |= {f"emostream_route_{key}": 0 for key in ("records_total", "lag_records")}
     elif name.startswith("subscriber"):
-        keys = ("consumed_total", "delivered_total", "streamed_total", "lag_records", "clients", "streams")
-        series |= {f"emostream_deliver_{key}": 0 for key in keys}
-        histograms = {key: histogram() for key in (WHOLE, stage("batch"), stage("route"), stage("push"))}
+        keys = ("consumed_total", "delivered_total", "merged_total", "streamed_total", "lag_records")
+        series |= {f"emostream_deliver_{key}": 0 for key in (*keys, "clients", "streams")}
+        histograms = {key: histogram() for key in (WHOLE, STREAM, *map(stage, ("batch", "route", "push")))}
     page = {"series": series, "histograms": histograms, "clients": []}
     return {
         "name": name, "state": "RUNNING", "ready": True, "restarts": 0, "uptime_seconds": 4000,
@@ -70,6 +72,7 @@ class FakeNumbers:
     emojis: int = 5
     stuck: set[str] = field(default_factory=set)  # processes whose numbers do not move
     latencies: dict[str, float] = field(default_factory=lambda: {"batch": 1.2, "route": 0.04, "push": 0.02})
+    stream_seconds: float = 0.03
     supervised: bool = True
     processes: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: process(name) for name in NAMES})
 
@@ -95,10 +98,14 @@ class FakeNumbers:
             elif name == "main_publisher":
                 self._add(name, "emostream_aggregate_events_total", STEP_SECONDS * self.events)
                 self._add(name, "emostream_aggregate_counts_total", self.emojis)
+                self._add(name, "emostream_aggregate_batches_total", 1)
             elif name.startswith("cluster_publisher"):
                 self._add(name, "emostream_route_records_total", self.emojis)
             else:
                 self._add(name, "emostream_deliver_consumed_total", self.emojis)
+                if streams := self.series(name)["emostream_deliver_streams"]:
+                    self._add(name, "emostream_deliver_streamed_total", streams)
+                    self.observe(name, STREAM, self.stream_seconds)
                 if self.series(name)["emostream_deliver_clients"]:
                     self._add(name, "emostream_deliver_delivered_total", self.emojis)
                     for part, seconds in self.latencies.items():
@@ -160,7 +167,7 @@ def fake_app() -> Iterator[FakeApp]:
     """A FakeApp that listens."""
     port = free_port_block(60)
     settings = load([f"APP_PORT={port}", f"SUBSCRIBER_BASE_PORT={port + 10}"], environ={})
-    found = FakeApp(port, with_clients(FakeNumbers(), "subscriber_1_1", "subscriber_2_1"))
+    found = FakeApp(port, with_clients(FakeNumbers(), "subscriber_1_1", "subscriber_2_1"), timeline([0.0] * 180, {}))
     app = Flask("tests.browser")
 
     @app.get("/dashboard.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -43,6 +44,31 @@ def run_python(*arguments: str, **environment: object) -> subprocess.CompletedPr
         [sys.executable, *arguments], cwd=PROJECT_DIR, env=bare_environment(**environment),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+class Lines(logging.Handler):
+    """Keeps the lines that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that are logged within the block."""
+    lines, logger = Lines(), logging.getLogger("emostream")
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines.found
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(lines)
 
 
 def is_waiting(thread: threading.Thread) -> bool:

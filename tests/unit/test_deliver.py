@@ -47,6 +47,9 @@ class FakeSubscriber:
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
 
+    def metrics(self) -> bytes:
+        return b""
+
 
 def http(capacity: int = 2) -> FlaskClient:
     return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()

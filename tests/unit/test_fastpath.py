@@ -18,8 +18,10 @@ from emostream.broker import BoundedProducer, BufferFull
 from emostream.fastpath import FastPath
 from emostream.ingest import create_app
 from emostream.intake import JSON, NDJSON, Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.harness import wait_until
 from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
 
@@ -90,9 +92,9 @@ class App:
 
     def __init__(self, max_requests: int = 10, body_seconds: float = 10.0, **values: object) -> None:
         self.producer = FakeProducer()
-        self.counters = Counters(Log("test"))
+        self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
-        self.flask = create_app(self.intake)
+        self.flask = create_app(self.intake, Page(self.counters))
         self.fast = FastPath(self.intake, self.flask, max_requests, Log("test"), body_seconds)
 
     async def ask(self, scope: Any, protocol: Any) -> tuple[int, Pairs, bytes]:

@@ -16,8 +16,10 @@ from emostream import ingest as ingest_module
 from emostream.broker import BoundedProducer, BufferFull
 from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, create_app, seconds_to_flush
 from emostream.intake import Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.unit.support import FakeProducer, json_scalars, json_values, settings_with
 
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
@@ -28,9 +30,9 @@ class Ingest:
 
     def __init__(self, failure: Exception | None = None, acknowledges: bool = True, **settings: object) -> None:
         self.producer = FakeProducer(failure, acknowledges)
-        self.counters = Counters(Log("test"))
+        self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
-        self.app = create_app(self.intake)
+        self.app = create_app(self.intake, Page(self.counters))
         self._client = self.app.test_client()
 
     def ask(self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP, **more: Any) -> TestResponse:

@@ -11,8 +11,10 @@ from emostream import dashboard
 from emostream.broker import BoundedProducer
 from emostream.ingest import create_app
 from emostream.intake import OPENAPI, Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from emostream.scrape import MAX_CLIENTS
 from emostream.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
 from tests.unit.support import FakeDirectory, FakeProducer, settings_with
@@ -26,8 +28,8 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
-    settings = settings_with()
-    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), Counters(Log("test"))))
+    settings, counters = settings_with(), Metrics(Log("test"), INGEST)
+    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), Page(counters))
     app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
     pages = {"/", "/overlay", "/dashboard", "/subscribers"}
     calls = {

@@ -20,10 +20,12 @@ from emostream import merged, push_http
 from emostream import push_client as push
 from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
+from emostream.meters import Metrics
+from emostream.metrics import DELIVER
 from emostream.push import PushEngine
 from emostream.push_client import Position, PushClient, PushPolicy
 from emostream.push_http import PushError, Target
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.harness import wait_until
 from tests.unit.support import Answer, Asked, HttpServer, http_server
 
@@ -42,7 +44,7 @@ class Pushing:
     """A PushClient, and what became of it."""
 
     history: History
-    counters: Counters
+    counters: Metrics
     engine: PushEngine
     client: PushClient
     evictions: list[tuple[str, str]] = field(default_factory=list)
@@ -63,7 +65,7 @@ def pushing(
     keep_error: KafkaError | None = None,
 ) -> Iterator[Pushing]:  # fmt: skip
     log = Log("test")
-    counters = Counters(log)
+    counters = Metrics(log, DELIVER)
 
     def evict(client_url: str, client: PushClient, reason: str) -> None:
         found.evictions.append((client_url, reason))

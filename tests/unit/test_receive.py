@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream import receive
+from emostream.meters import Page
 from emostream.receive import MAX_PRINTED, Membership, Sender, Stream, create_app, flow
 from emostream.records import InvalidRecord, parse_request
 from emostream.runtime import StopFlag
@@ -21,6 +22,7 @@ from tests.harness import free_port_block, wait_until
 from tests.unit.support import Answer, Asked, HttpServer, any_text, http_server, is_waiting, settings_with
 
 CLIENT_URL = "http://127.0.0.1:8001/"
+NO_PAGE = Page()
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
@@ -75,7 +77,7 @@ def client_app(identity: str | None = None) -> tuple[FlaskClient, io.StringIO]:
     out = io.StringIO()
     membership = Membership(settings_with(), CLIENT_URL, StopFlag(), NO_APP)
     membership.identity = identity
-    return create_app(Stream(out), membership).test_client(), out
+    return create_app(Stream(out), membership, NO_PAGE).test_client(), out
 
 
 def test_a_push_and_its_repeat_are_both_taken_and_shown_once() -> None:
@@ -309,7 +311,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Stream(io.StringIO()), membership).test_client()
+        client = create_app(Stream(io.StringIO()), membership, NO_PAGE).test_client()
         pushed: list[int] = []
 
         def push() -> None:

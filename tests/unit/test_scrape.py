@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from emostream import scrape
 from emostream.directory import Eviction, Subscriber
-from emostream.operate import Process as Supervised
 from emostream.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.settings import Settings
+from emostream.supervise import Process as Supervised
 from tests.harness import wait_until
 from tests.unit.support import Answer, FakeDirectory, http_server, settings_with
 

@@ -18,7 +18,9 @@ from emostream import stream
 from emostream.batches import Batches
 from emostream.cors import Cors
 from emostream.history import History, Record
-from emostream.runtime import Counters, Log, bound_socket
+from emostream.meters import Metrics
+from emostream.metrics import DELIVER
+from emostream.runtime import Log, bound_socket
 from emostream.stream import StreamServer
 from emostream.stream_http import MAX_REQUEST_BYTES
 from tests.harness import wait_until
@@ -32,7 +34,7 @@ class Serving:
     """A StreamServer, the port it listens on, and the history it serves."""
 
     history: History
-    counters: Counters
+    counters: Metrics
     server: StreamServer
     port: int
     published: int = 0
@@ -65,7 +67,7 @@ def serving(
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
     log = Log("test")
-    counters = Counters(log)
+    counters = Metrics(log, DELIVER)
     batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, None, max_age_seconds, 10_000)
     server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     found = Serving(history, counters, server, listener.getsockname()[1])
