@@ -6,8 +6,9 @@ The text of an event is made once for all streams. Not thread-safe: it belongs t
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -56,12 +57,14 @@ class Batch:
     wire: bytes
 
 
-def event(place: Place, counts: Iterable[Count], merged: int) -> bytes:
-    """One Server-Sent Event with the counts of `merged` micro-batches, summed per emoji."""
+def event(place: Place, counted: Iterable[tuple[Record, Count]], merged: int, now_ms: int) -> bytes:
+    """One Server-Sent Event, made at `now_ms`, with the counts of `merged` micro-batches, summed per emoji."""
     by_emoji: dict[str, dict[str, object]] = {}
     data: dict[str, object] = {} if place.batch_id is None else {"batch_id": place.batch_id}
     data["counts"] = ()
-    for count in counts:
+    routed_ms = 0
+    for record, count in counted:
+        routed_ms = max(routed_ms, record.timestamp_ms)
         summed = by_emoji.setdefault(count.emoji, {"emoji": count.emoji, "count": 0})
         summed["count"] += count.count  # type: ignore[operator]
         if count.events is not None:
@@ -71,6 +74,7 @@ def event(place: Place, counts: Iterable[Count], merged: int) -> bytes:
             if value is not None:
                 data[key] = choose(data.get(key, value), value)
     data["counts"] = list(by_emoji.values())
+    data |= {"routed_ms": routed_ms, "pushed_ms": now_ms}
     data["merged"] = merged
     return b"id: %s\ndata: %s\n\n" % (str(place).encode(), encode(data))
 
@@ -85,10 +89,11 @@ class Batches:
 
     def __init__(
         self, cluster: int, starts: Mapping[int, int], forgotten_batch_id: int | None,
-        max_age_seconds: float, max_records: int,
+        max_age_seconds: float, max_records: int, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """`starts` is the offset per partition from which on the records come, `forgotten_batch_id` the last before."""
         self._cluster = cluster
+        self._clock = clock
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
         self._open: dict[int, tuple[float, Counted]] = {}  # batch id → since when, what
@@ -163,6 +168,11 @@ class Batches:
             self._close(batch_id, self._open.pop(batch_id)[1])
         return None
 
+    def routed_ms(self, first: int) -> list[int]:
+        """When each micro-batch from number `first` on was published, its newest record that is."""
+        found = islice(self._closed, max(0, first - self.first), None)
+        return [max(record.timestamp_ms for record, _ in batch.records) for batch in found]
+
     def forget(self, now_ms: float) -> None:
         """Let go of what is older than the bound, or too much."""
         while self._closed:
@@ -183,9 +193,9 @@ class Batches:
                 self._made.clear()
             found = list(islice(self._closed, max(0, first - self.first), None))
             if merge and len(found) > 1:
-                counts = (count for batch in found for _, count in batch.records)
+                counts = (counted for batch in found for counted in batch.records)
                 ids = [batch.place.batch_id for batch in found]
-                made = event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
+                made = self._event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
             else:
                 made = b"".join(batch.wire for batch in found)
             if first < self.first:
@@ -224,7 +234,7 @@ class Batches:
             if len(records) == len(batch.records) and after == batch.place:
                 made.append(batch.wire)
             elif records:
-                made.append(event(after, (count for _, count in records), merged=1))
+                made.append(self._event(after, records))
         return b"".join(made)
 
     def _close_all(self) -> None:
@@ -237,8 +247,11 @@ class Batches:
         if batch_id is not None:
             self._newest_batch_id = batch_id
         place = Place(self._cluster, batch_id, tuple(self._offsets))
-        self._closed.append(Batch(records, place, event(place, (count for _, count in records), merged=1)))
+        self._closed.append(Batch(records, place, self._event(place, records)))
         self._records += len(records)
+
+    def _event(self, place: Place, counted: Iterable[tuple[Record, Count]], merged: int = 1) -> bytes:
+        return event(place, counted, merged, round(self._clock() * 1000))
 
     def _forget_oldest(self) -> None:
         oldest = self._closed.popleft()

@@ -100,7 +100,8 @@ class Metrics:
             found: Samples = {key: {self.series[key].value: count} for key, count in self._counts.items()}
         for key, reader in self._readers.items():
             reading = reader()
-            found[key] = {} if reading is None else dict(reading) if isinstance(reading, Mapping) else {"": float(reading)}
+            if reading is not None:
+                found[key] = dict(reading) if isinstance(reading, Mapping) else {"": float(reading)}
         return found
 
     def log_if_due(self, final: bool = False) -> None:

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 
 from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
+from emostream.latency import TapLatency
 from emostream.merged import Push, Waiting
 from emostream.meters import Metrics
 from emostream.push_http import Answer, Connection, ConnectionLost, PushError, Target, connect
@@ -65,12 +66,13 @@ class Engine(Protocol):
     history: History
     policy: PushPolicy
     counters: Metrics
+    latency: TapLatency
     log: Log
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a host that may be pushed to. Raises OSError."""
 
-    def headers(self, key: str, body: bytes) -> str:
+    def headers(self, key: str, body: bytes, routed_ms: int) -> str:
         """What a push says about itself."""
 
     async def evict(self, client: PushClient, reason: str) -> None:
@@ -145,7 +147,8 @@ class PushClient:
         elif record := self._next_record():
             self._single = record
             self._take(record)
-            push = Push(f"{self._policy.cluster_topic}/{record.partition}/{record.offset}", record.value, 1, record)
+            key = f"{self._policy.cluster_topic}/{record.partition}/{record.offset}"
+            push = Push(key, record.value, 1, record, record.timestamp_ms)
         else:
             return await self._wait_for_news() or await self._keep(await self._probe())
         if not await self._deliver(push):
@@ -268,6 +271,8 @@ class PushClient:
             if failure is None:
                 counters.add("delivered")
                 counters.add("merged", push.records - 1)
+                if push.record:
+                    self._engine.latency.took(push.record, time.time() * 1000)
                 return await self._keep(None)
             counters.add("failed_attempts")
             self._merge_if_behind()
@@ -320,7 +325,7 @@ class PushClient:
 
     async def _attempt(self, push: Push) -> tuple[str | None, float]:
         """POST once. None where the client took it, else why not; and the seconds that it asks to wait for."""
-        request = self._target.request(self._engine.headers(push.key, push.body), push.body)
+        request = self._target.request(self._engine.headers(push.key, push.body, push.routed_ms), push.body)
         try:
             answer = await self._post(request)
         except PushError as error:
