@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
@@ -293,6 +293,28 @@ def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
         # Where a topic was replaced its records start over, and all of them are new.
         auto_offset_reset="earliest",
         max_poll_records=2_000,
+    )
+
+
+def bulk_consumer(settings: Settings) -> Consumer:
+    """A consumer of committed records for whoever reads many at once and then closes it; assigned by hand.
+
+    On librdkafka, which takes them apart outside of Python: in the app others wait for this process meanwhile.
+    """
+    return Consumer(
+        {
+            "bootstrap.servers": ",".join(settings.bootstrap_servers),
+            "group.id": "emostream-reader",  # wanted, though none is joined and nothing is committed
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            # Else the end of a partition is told only after a long poll.
+            "fetch.wait.max.ms": 10,
+            "queued.max.messages.kbytes": 8_192,
+            "log_level": 0,
+            "error_cb": lambda _error: None,
+        }
     )
 
 

@@ -36,6 +36,9 @@ RESOLVE_SECONDS = 3.0
 # A healthy client gets the counts of a micro-batch long before the next one; what has waited for longer is merged.
 MERGE_AFTER_BATCHES = 2
 MAX_HISTORY_RECORDS = 100_000
+# What GET /status remembers of those who have lost their slots; the log has all of them.
+MAX_EVICTED = 10
+MAX_REASON_CHARACTERS = 200
 
 
 class ThreadEnded(Exception):
@@ -79,6 +82,7 @@ class Subscriber:
         self._streams: StreamServer | None = None
         self._registry: Registry[Slot] = Registry(settings.max_clients)
         self._engine = PushEngine(self._history, self._policy, self.counters, log, self._evict, self._keep)
+        self._evicted: list[dict[str, object]] = []  # replaced as a whole, so that any thread may read it
         self._saved: dict[str, Position] = {}
         self._save_lock = threading.Lock()
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
@@ -171,6 +175,7 @@ class Subscriber:
             "streams": streams,
             "available_streams": max(0, max_streams - streams),
             "clients": sorted(clients),
+            "evicted": self._evicted,
             "counts": self.counters.snapshot(),
         }
 
@@ -270,6 +275,9 @@ class Subscriber:
         if slot and slot.client is client and self._registry.remove(client_url, only=slot):
             self._forget(client_url)
             self.counters.add("evicted")
+            shown, at_ms = reason[:MAX_REASON_CHARACTERS], round(time.time() * 1000)
+            noted = {"client_url": client_url, "reason": shown, "at_ms": at_ms}
+            self._evicted = [*self._evicted, noted][-MAX_EVICTED:]
             self._log.warning("evicted", client_url=client_url, reason=reason)
 
     def _forget(self, client_url: str) -> None:

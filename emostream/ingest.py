@@ -21,7 +21,7 @@ from granian.http import HTTP1Settings
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
-from emostream import pages
+from emostream import dashboard, pages
 from emostream.broker import BoundedProducer, wait_for_topics
 from emostream.directory import Directory
 from emostream.fastpath import FastPath
@@ -134,6 +134,8 @@ def create_app(intake: Intake, page: Page) -> Flask:
 
     @app.after_request
     def allow_origins(answer: Response) -> Response:
+        if request.blueprint == dashboard.NAME:
+            return answer  # where clients are, and what the system does, is not for other people's pages
         answer.headers.extend(gate.cors.headers(request.headers.get("Origin")))
         if request.method == "OPTIONS":
             answer.headers.extend(preflight(answer.headers.get("Allow", "")))
@@ -207,7 +209,9 @@ def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's type
     intake = Intake(settings, producer, counters)
     workers = Workers(_metrics_path(settings), counters)
     app = create_app(intake, Page(workers, Supervised(settings), pid=parent_pid))
-    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
+    directory = Directory(settings)
+    app.register_blueprint(pages.blueprint(settings, directory))
+    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
     fast_path = FastPath(intake, app, settings.max_concurrent_requests, log)
     counters.read(
         in_flight=lambda: fast_path.in_flight,

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from hypothesis import strategies as st
 
 from emostream.broker import BufferFull, Receipt
+from emostream.directory import Directory, Subscriber
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR
 
@@ -141,6 +142,16 @@ def http_server(answer: Callable[[Asked], Answer], port: int = 0) -> Iterator[Ht
         running.gone = True
         server.shutdown()
         server.server_close()
+
+
+class FakeDirectory(Directory):
+    """Knows these subscribers and asks nobody."""
+
+    def __init__(self, *found: Subscriber) -> None:
+        self._found = list(found)
+
+    def now(self) -> list[Subscriber]:
+        return self._found
 
 
 class FakeProducer:

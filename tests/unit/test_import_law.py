@@ -20,13 +20,17 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "metrics": set(),
     "meters": {"metrics", "runtime"},
     "broker": {"settings", "runtime", "meters"},
-    # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
-    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory", "supervise"},
+    # Ingest is one stage in several rooms: its app, the way around it, what both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory", "supervise", "dashboard"},
     "fastpath": FOUNDATION | {"intake"},
     "intake": FOUNDATION | {"gate"},
     "gate": FOUNDATION | {"cors"},
     "cors": set(),  # of ingest and deliver
     "pages": {"settings", "directory"},
+    # What an operator looks at: what every process says now, and what the main topic holds.
+    "dashboard": {"settings", "directory", "scrape", "timeline"},
+    "scrape": {"settings", "directory", "supervise"},
+    "timeline": {"settings", "records", "broker"},
     # Which subscribers there are, for clients that ask the app and for those that ask themselves.
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
@@ -60,13 +64,13 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate", "counting", "progress"},
-    "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
+    "flask": {"ingest", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
-    "confluent_kafka": {"broker"},
+    "confluent_kafka": {"broker", "timeline"},
     "supervisor": {"supervise"},
-    "prometheus_client": {"meters"},
+    "prometheus_client": {"meters", "scrape"},
 }
-KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
+KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}
 # Stages that hold a client which broker built need its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord"}
 # supervise hands the whole environment on to the processes that it starts, and asks for JAVA_HOME.
