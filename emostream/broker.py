@@ -199,6 +199,11 @@ class BoundedProducer:
         self._producer.flush(timeout_seconds)
 
     @property
+    def running(self) -> bool:
+        """Whether the thread is there that is told what became of records."""
+        return self._poller.is_alive()
+
+    @property
     def buffered(self) -> int:
         """Records accepted and neither acknowledged nor lost."""
         return len(self._producer)
