@@ -1,7 +1,7 @@
 """Take the pictures in docs/: python -m tests.browser.screenshots [DIRECTORY]
 
-Those of the viewer's pages are of a small system that sends what was decided here; those of the dashboard of a real one,
-with load, clients of which one is slow and one dies, streams, and a subscriber that is killed. They take six minutes.
+Those of the viewer's pages are of a small system that sends what was decided here; those of the dashboard of a real
+one, with load, streams, clients of which one is slow and one dies, and a subscriber that is killed: six minutes.
 """
 
 from __future__ import annotations

@@ -145,7 +145,8 @@ def test_the_operators_page_shows_where_everything_is_and_who_is_missing(real: R
         last = requests.get(f"{real.url}/timeline.csv", timeout=30).text.splitlines()[-1].split(",")
         assert (last[2], int(last[4]) > 0) == ("🔥", True)
         real.subscribers.pop(subscriber).kill()
-        cluster, number = divmod(int(subscriber.rsplit(":", 1)[1]) - int(real.broker.environment["SUBSCRIBER_BASE_PORT"]), 10)
+        base_port = int(real.broker.environment["SUBSCRIBER_BASE_PORT"])
+        cluster, number = divmod(int(subscriber.rsplit(":", 1)[1]) - base_port, 10)
         missing = f"Broken: subscriber_{cluster + 1}_{number} gives no answer."
         wait_until("it is missed", lambda: browser.text("#sentence") == missing, timeout_seconds=30)
         assert browser.complaints() == []
