@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
-from emostream.counting import Batch, count_events, largest, summarize, totals
+from emostream.counting import Batch, count_events, largest, read_records, summarize, totals
 from emostream.meters import Page
 from emostream.progress import Progress
 from emostream.records import encode
@@ -36,6 +36,8 @@ GROUP = "main-publisher"
 TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
+POLL_RECORDS = 50_000
+FETCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,13 @@ class BatchPublisher:
         self._progress.next_offsets = positions.next_offsets
         return positions
 
-    def publish(self, records: DataFrame, _spark_batch_id: int) -> None:
-        """Count a micro-batch and commit it; the shape that foreachBatch calls. Raises KafkaError.
+    def publish(self, read: DataFrame, _spark_batch_id: int) -> None:
+        """Count a micro-batch of read_events and commit it; the shape that foreachBatch calls. Raises KafkaError.
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on from the last committed one.
         """
         started = time.time()
-        by_emoji = count_events(records)
+        by_emoji = count_events(read)
         rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
             return
@@ -129,7 +131,6 @@ class BatchPublisher:
             self._commit_in_time(batch_id, batch)
         except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
-            self._metrics.add("transaction_aborts")
             if self.fenced:
                 raise
             # Once more in place: a new query would take seconds longer, and a second failure begins one.
@@ -176,7 +177,11 @@ class BatchPublisher:
         # can do no harm: the next producer fences this one before it reads the positions.
         producer = self._producer
         step = f"the transaction of batch {batch_id}"
-        within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        try:
+            within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        except (KafkaError, StepTimeout):
+            self._metrics.add("transaction_aborts")
+            raise
 
     def _commit(self, producer: KafkaProducer, batch_id: int, batch: Batch) -> None:
         settings = self._settings
@@ -204,6 +209,14 @@ def make_session(settings: Settings) -> SparkSession:
         .config("spark.sql.shuffle.partitions", 2)
         # Decides between stages how to go on; with two small stages that only costs 40 ms a batch.
         .config("spark.sql.adaptive.enabled", "false")
+        # The checkpoint is written before and after each batch. By default each of its files costs the fork of a chmod
+        # and of several readlinks, 36 ms in all; so plainly, 7.
+        .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
+        .config("spark.sql.streaming.checkpoint.fileChecksum.enabled", "false")
+        .config(
+            "spark.sql.streaming.checkpointFileManagerClass",
+            "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
+        )
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
@@ -229,27 +242,32 @@ def warm_up(session: SparkSession) -> None:
             F.lit(event).alias("value"), F.lit(0).alias("partition"),
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
-        largest(count_events(records), WARM_UP_EVENTS).collect()
+        largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
 
 
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
-    """EMOJI_TOPIC as a stream, from these offsets on."""
+    """EMOJI_TOPIC as a stream of what read_records returns, from these offsets on."""
     starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
-    return (
+    records = (
         session.readStream.format("kafka")
         .option("kafka.bootstrap.servers", ",".join(settings.bootstrap_servers))
         .option("subscribe", settings.emoji_topic)
         .option("startingOffsets", json.dumps(starting))
         .option("maxOffsetsPerTrigger", settings.max_events_per_batch)
         .option("kafka.isolation.level", "read_committed")
-        # The source begins each batch behind a long poll that is already under way: 500 ms by default.
-        .option("kafka.fetch.max.wait.ms", 10)
+        # After each poll the source asks for the topic's ends, behind a fetch that is under way already and waits for
+        # more: 500 ms by default. So polls are to be short and few; the default of 500 records made them many.
+        .option("kafka.fetch.max.wait.ms", 1)
+        .option("kafka.max.poll.records", POLL_RECORDS)
+        .option("kafka.max.partition.fetch.bytes", FETCH_BYTES)
         # A broker that is away is noticed, and waited for, well before the default of 60 s; of three brokers
         # the others have taken over by then.
         .option("kafka.request.timeout.ms", 3_000)
         .option("kafka.default.api.timeout.ms", 5_000)
         .load()
     )
+    # Read here and not in each batch: what belongs to the stream is made once, with all its calls into the JVM.
+    return read_records(records)
 
 
 def run(settings: Settings) -> int:

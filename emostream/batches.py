@@ -5,7 +5,7 @@ The text of an event is made once for all streams. Not thread-safe: it belongs t
 
 from __future__ import annotations
 
-import re
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,47 +13,27 @@ from dataclasses import dataclass
 from itertools import islice
 
 from emostream.history import Record
+from emostream.places import Place, Progress, Reached, SeenHere, beyond
 from emostream.records import Count, InvalidRecord, encode, parse_whole_count
 
 # How long a micro-batch that says how many records it has may wait for the last of them.
 WHOLE_WITHIN_SECONDS = 0.1
-MAX_ID_CHARACTERS = 200
-_place = re.compile(r"([1-9])-(\d{0,18})-(\d{1,18}(?:\.\d{1,18}){0,99})")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How far a stream has come: the id of an event, `<cluster>-<batch_id or empty>-<next offset per partition>`.
-
-    Offsets are the same at every subscriber of the cluster, batch ids also in other clusters.
-    """
-
-    cluster: int
-    batch_id: int | None
-    offsets: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.cluster}-{'' if self.batch_id is None else self.batch_id}-{'.'.join(map(str, self.offsets))}"
-
-    @classmethod
-    def parse(cls, text: str) -> Place | None:
-        """The place that an id names; None where it is not one of ours."""
-        found = _place.fullmatch(text) if len(text) <= MAX_ID_CHARACTERS else None
-        if not found:
-            return None
-        batch_id = int(found[2]) if found[2] else None
-        return cls(int(found[1]), batch_id, tuple(map(int, found[3].split("."))))
-
+# Texts that are kept for all streams until there is a new event; every place that streams come back with has its own.
+MAX_MADE = 64
 
 Counted = list[tuple[Record, Count]]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The records of one micro-batch, as far as they came together, the place after them, and their event."""
+    """The records of one micro-batch, as far as they came together, the place after them, and their event.
+
+    `reached` is as in a Place, but always there.
+    """
 
     records: Counted
     place: Place
+    reached: tuple[Reached | None, ...]
     wire: bytes
 
 
@@ -88,11 +68,11 @@ class Batches:
     """The micro-batches of the last `max_age_seconds`, numbered from 0 in the order in which they were closed."""
 
     def __init__(
-        self, cluster: int, starts: Mapping[int, int], forgotten_batch_id: int | None,
-        max_age_seconds: float, max_records: int, clock: Callable[[], float] = time.time,
+        self, cluster: int, starts: Mapping[int, int], before: Mapping[int, int], max_age_seconds: float,
+        max_records: int, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """`starts` is the offset per partition from which on the records come, `forgotten_batch_id` the last before."""
-        self._cluster = cluster
+        """`starts` is the offset per partition from which on records come, `before` the batch id of the one before."""
+        self._progress = Progress(cluster, starts, before)
         self._clock = clock
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
@@ -101,13 +81,12 @@ class Batches:
         self._closed: deque[Batch] = deque()
         self._records = 0
         self._generation = 0
-        self._offsets = [starts[partition] for partition in sorted(starts)]
-        self._forgotten = list(self._offsets)
-        self._forgotten_batch_id = forgotten_batch_id
+        self._forgotten = list(self._progress.offsets)
+        self._forgotten_reached = list(self._progress.reached)
+        self._forgotten_batch_id = max(before.values(), default=None)
         self._lost = False
-        self._newest_batch_id: int | None = None
         self.first = 0  # the number of the oldest batch that is still there
-        self._made: dict[tuple[int, int, bool], bytes] = {}
+        self._made: dict[tuple[int | Place, int, bool], bytes] = {}
 
     @property
     def end(self) -> int:
@@ -117,7 +96,7 @@ class Batches:
     @property
     def place(self) -> Place:
         """Where a stream is that has everything."""
-        return Place(self._cluster, self._newest_batch_id, tuple(self._offsets))
+        return self._progress.place(self._progress.newest)
 
     def add(self, records: Sequence[Record], now: float) -> None:
         """Take records that came together at `now` (monotonic seconds) into their micro-batches."""
@@ -134,8 +113,16 @@ class Batches:
                 continue  # skipped and counted where it was read
             batch_id = count.batch_id
             if batch_id is None or batch_id < 0:
+                self._close_all()  # what was before it goes before it
                 alone.append((record, count))
                 continue
+            if alone:
+                self._close(None, alone)
+                alone = []
+            if self._lost:
+                self._progress.lose(record.partition, batch_id)
+                self._forgotten_reached[record.partition] = Reached(batch_id, 0)
+                self._forgotten_batch_id = batch_id
             # Micro-batches are closed in the order of their ids, and with it the offsets of every partition grow from
             # one to the next, which resuming by them relies on. Where ids start over, what is open has to go first.
             if batch_id < self._newest_in_partition.get(record.partition, 0):
@@ -145,7 +132,6 @@ class Batches:
             self._open.setdefault(batch_id, (now, []))[1].append((record, count))
         self._lost = False
         if alone:
-            self._close_all()
             self._close(None, alone)
 
     def lose(self) -> None:
@@ -187,51 +173,70 @@ class Batches:
 
         Begins with a gap event where some of them are forgotten.
         """
-        key = (first, self.end, merge)
-        if key not in self._made:
-            if self._made and next(iter(self._made))[1] != self.end:
-                self._made.clear()
-            found = list(islice(self._closed, max(0, first - self.first), None))
-            if merge and len(found) > 1:
-                counts = (counted for batch in found for counted in batch.records)
-                ids = [batch.place.batch_id for batch in found]
-                made = self._event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
-            else:
-                made = b"".join(batch.wire for batch in found)
-            if first < self.first:
-                made = gap("this stream was too slow; what it did not take in time is no longer kept") + made
-            self._made[key] = made
-        return self._made[key]
+        return self._once((first, self.end, merge), lambda: self._events(first, merge))
 
-    def is_ahead(self, place: Place) -> bool:
-        """Whether a stream has been farther, at another subscriber, than this one is."""
-        if place.cluster == self._cluster:
-            return any(theirs > ours for theirs, ours in zip(place.offsets, self._offsets, strict=False))
-        return (place.batch_id or 0) > (self._newest_batch_id or 0)
+    def has(self, place: Place) -> bool:
+        """Whether all that a stream has seen that was at `place`, at another subscriber, is known to have come here."""
+        return self._progress.has(place)
+
+    def is_before(self, place: Place) -> bool:
+        """Whether a stream that was at `place`, at another subscriber, has seen what has not come here."""
+        return self._progress.is_before(place)
 
     def why_gap(self, place: Place) -> str | None:
         """Why a stream that was at `place` misses something; None where it does not."""
         kept = "what happened since this stream ended is no longer kept"
-        if place.cluster == self._cluster:
-            if len(place.offsets) != len(self._offsets):
+        if place.cluster == self._progress.cluster:
+            if len(place.offsets) != len(self._forgotten):
                 return "the topic has another number of partitions than when this stream ended"
             return kept if any(p < f for p, f in zip(place.offsets, self._forgotten, strict=True)) else None
+        if place.reached is not None:
+            return kept if any(map(beyond, self._forgotten_reached, place.reached)) else None
         if place.batch_id is None:
             return "this is another cluster, and the event it ended with has no batch_id to go on from"
         return kept if (self._forgotten_batch_id or 0) > place.batch_id else None
 
-    def rest(self, first: int, place: Place) -> bytes:
-        """The events from number `first` on without what a stream that was at `place` has seen."""
-        made = []
-        for batch in islice(self._closed, max(0, first - self.first), None):
-            after, before = batch.place, place.batch_id
-            if place.cluster == self._cluster and len(place.offsets) == len(self._offsets):
-                records = [(r, c) for r, c in batch.records if r.offset >= place.offsets[r.partition]]
-                after = Place(self._cluster, after.batch_id, tuple(map(max, after.offsets, place.offsets)))
-            else:
-                seen = after.batch_id is None or before is None or after.batch_id <= before
-                records = [] if seen else batch.records
-            if len(records) == len(batch.records) and after == batch.place:
+    def rest(self, place: Place) -> bytes:
+        """The events that there are, without what a stream that was at `place` has seen."""
+        return self._once((place, self.end, False), lambda: self._rest(place))
+
+    def _once(self, key: tuple[int | Place, int, bool], make: Callable[[], bytes]) -> bytes:
+        if self._made and next(iter(self._made))[1] != self.end:
+            self._made.clear()
+        if key in self._made:
+            return self._made[key]
+        made = make()
+        if len(self._made) < MAX_MADE:
+            self._made[key] = made
+        return made
+
+    def _events(self, first: int, merge: bool) -> bytes:
+        found = list(islice(self._closed, max(0, first - self.first), None))
+        if merge and len(found) > 1:
+            counts = (counted for batch in found for counted in batch.records)
+            ids = [batch.place.batch_id for batch in found]
+            made = self._event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
+        else:
+            made = b"".join(batch.wire for batch in found)
+        if first < self.first:
+            made = gap("this stream was too slow; what it did not take in time is no longer kept") + made
+        return made
+
+    def _rest(self, place: Place) -> bytes:
+        seen = SeenHere(place, self._progress.cluster, self._forgotten, self._forgotten_reached)
+        for batch in self._closed:
+            seen.look(batch.place.batch_id, [record for record, _ in batch.records], batch.reached)
+        offsets, reached, made = seen.offsets, seen.reached, []
+        for batch in self._closed:
+            records = [(r, c) for r, c in batch.records if r.offset >= offsets[r.partition]]
+            after = batch.place
+            # It may have seen more of some partitions than all batches up to this one hold.
+            farther = [theirs > ours for theirs, ours in zip(offsets, after.offsets, strict=True)]
+            if any(farther):
+                both = zip(farther, reached, batch.reached, strict=True)
+                joined = tuple(theirs if is_farther else ours for is_farther, theirs, ours in both)
+                after = Place(after.cluster, after.batch_id, tuple(map(max, offsets, after.offsets)), joined)
+            if len(records) == len(batch.records) and after is batch.place:
                 made.append(batch.wire)
             elif records:
                 made.append(self._event(after, records))
@@ -242,12 +247,10 @@ class Batches:
             self._close(batch_id, self._open.pop(batch_id)[1])
 
     def _close(self, batch_id: int | None, records: Counted) -> None:
-        for record, _ in records:
-            self._offsets[record.partition] = max(self._offsets[record.partition], record.offset + 1)
-        if batch_id is not None:
-            self._newest_batch_id = batch_id
-        place = Place(self._cluster, batch_id, tuple(self._offsets))
-        self._closed.append(Batch(records, place, self._event(place, records)))
+        size = max((count.batch_emojis or math.inf for _, count in records), default=0)
+        self._progress.close(batch_id, [record for record, _ in records], size)
+        place = self._progress.place(batch_id)
+        self._closed.append(Batch(records, place, tuple(self._progress.reached), self._event(place, records)))
         self._records += len(records)
 
     def _event(self, place: Place, counted: Iterable[tuple[Record, Count]], merged: int = 1) -> bytes:
@@ -257,8 +260,10 @@ class Batches:
         oldest = self._closed.popleft()
         self.first += 1
         self._records -= len(oldest.records)
+        self._progress.forget(oldest.place.batch_id, len(oldest.records))
         for record, _ in oldest.records:
             self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset + 1)
+            self._forgotten_reached[record.partition] = oldest.reached[record.partition]
         if oldest.place.batch_id is not None:
             self._forgotten_batch_id = oldest.place.batch_id
 
@@ -267,6 +272,7 @@ class Batches:
         while self._closed:
             self._forget_oldest()
         self._generation = generation
-        self._offsets = [0] * len(self._offsets)
-        self._forgotten = list(self._offsets)
+        self._progress.start_over()
+        self._forgotten = list(self._progress.offsets)
+        self._forgotten_reached = list(self._progress.reached)
         self._newest_in_partition.clear()

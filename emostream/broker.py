@@ -40,6 +40,7 @@ FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0
+LOOK_TIMEOUT_MS = 100
 TRANSACTION_TIMEOUT_MS = 10_000
 # Small segments, because the newest one is never compacted.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
@@ -339,7 +340,7 @@ class Lag:
     def __init__(self, reader: KafkaConsumer) -> None:
         self._reader = reader
         self._due = 0.0
-        self.records: int | None = None  # None before it has heard of it
+        self.records: int | None = None  # None while it has not heard of it
 
     def look(self) -> None:
         """Look, if that is a while ago; in the thread that polls."""
@@ -347,9 +348,20 @@ class Lag:
         if now < self._due:
             return
         self._due = now + LOOK_SECONDS
-        ends = {tp: self._reader.highwater(tp) for tp in self._reader.assignment()}
-        if ends and None not in ends.values():
-            self.records = sum(max(0, end - self._reader.position(tp)) for tp, end in ends.items())
+        self.records = self._lag()
+
+    def _lag(self) -> int | None:
+        total = 0
+        for tp in self._reader.assignment():
+            end = self._reader.highwater(tp)
+            try:
+                position = self._reader.position(tp, timeout_ms=LOOK_TIMEOUT_MS)
+            except KafkaError:
+                return None
+            if end is None or position is None:
+                return None
+            total += max(0, end - position)
+        return total
 
 
 def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log) -> None:

@@ -113,7 +113,7 @@ class Subscriber:
         settings = self._settings
         cluster = CLUSTER_TOPICS.index(self.cluster_topic) + 1
         batches = Batches(
-            cluster, self.follower.starts | self.follower.forgotten, self.follower.forgotten_batch_id,
+            cluster, self.follower.starts | self.follower.forgotten, self.follower.forgotten_batch_ids,
             settings.max_age_seconds, MAX_HISTORY_RECORDS,
         )  # fmt: skip
         max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)

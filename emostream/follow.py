@@ -30,7 +30,7 @@ class Follower:
         self.next_offsets: dict[int, int] = {}  # of what is in the history
         self.starts: dict[int, int] = {}  # what is before them is too old for the history
         self.forgotten: dict[int, int] = {}  # the offset after the last record before them, where there is one
-        self.forgotten_batch_id: int | None = None
+        self.forgotten_batch_ids: dict[int, int] = {}  # the micro-batch of that record
         self._topic = cluster_topic
         self._max_age_seconds = settings.max_age_seconds
         self._history = history
@@ -98,7 +98,7 @@ class Follower:
     def _remember_before(self, partition: int, offset: int, batch_id: int | None) -> None:
         self.forgotten[partition] = offset + 1
         if batch_id is not None:
-            self.forgotten_batch_id = max(batch_id, self.forgotten_batch_id or 0)
+            self.forgotten_batch_ids[partition] = batch_id
 
 
 def times(count: Count) -> Times | None:

@@ -47,7 +47,7 @@ from emostream.supervise import Supervised
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
 # A flush begins this long before a multiple of the linger: time for its request to be answered.
-FLUSH_LEAD_SECONDS = 0.06
+FLUSH_LEAD_SECONDS = 0.04
 # With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
 SHORTEST_FLUSH_SECONDS = 0.1
 # What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
@@ -200,7 +200,7 @@ def _connections() -> int:
 
 def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's types know functions only
     """Runs once in each worker process, after the fork: a producer's threads do not survive one."""
-    start_logging()
+    start_logging(settings.log_format)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms

@@ -16,6 +16,7 @@ from emostream.records import Event, InvalidRecord, encode, normalised, parse_me
 from emostream.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
+OF_TAPS = ("invalid", "rate", "full", "busy")  # why they are refused
 # With ACK=broker somebody waits for the broker's answer.
 ACK_SECONDS = 10.0
 BODY_SECONDS = 10.0
@@ -74,9 +75,9 @@ class Intake:
         return NOT_READY if self.broker_away else READY
 
     def received(self) -> int:
-        """Taps that came, as far as they are counted."""
+        """Taps that came. A request that was refused unread is one; what is no tap, such as a wrong path, is none."""
         counts = self.counters.snapshot()
-        return counts.get("accepted", 0) + sum(count for name, count in counts.items() if name.startswith("refused_"))
+        return sum(counts.get(fate, 0) for fate in ("accepted", *(f"refused_{reason}" for reason in OF_TAPS)))
 
     def tap(self, body: bytes, address: str) -> tuple[Answer, Future[None] | None]:
         """The answer to POST /send-emoji; where it comes with a future, it holds once that is done."""

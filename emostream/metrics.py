@@ -56,7 +56,7 @@ def _refused(reason: str) -> Series:
 
 
 INGEST: Stage = {
-    "received": _counter("ingest_received", "Taps that came: accepted and refused ones"),
+    "received": _counter("ingest_received", "Taps that came, accepted or refused for any reason but http"),
     "accepted": _counter("ingest_accepted", "Accepted taps; an event that stands for several counts as these"),
     "refused_invalid": _refused("invalid"),
     "refused_rate": _refused("rate"),

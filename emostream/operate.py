@@ -171,6 +171,7 @@ def main() -> int:
     start_logging()
     try:
         settings = load([word for word in sys.argv[1:] if "=" in word])
+        start_logging(settings.log_format)
         if words in (["start"], ["start", "kafka"]):
             start(settings, only_kafka="kafka" in words)
         elif words == ["running"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from kafka.errors import KafkaError
@@ -30,6 +31,7 @@ class Progress(StreamingQueryListener):
         self.emojis: int | None = None  # of the last batch
         self._settings = settings
         self._ends: Ends | None = None
+        self._lock = threading.Lock()
         self._input: float | None = None
         self._processed: float | None = None
         self._steps: dict[str, float] = {}
@@ -45,12 +47,12 @@ class Progress(StreamingQueryListener):
         """Records of EMOJI_TOPIC that are not counted yet; None where the broker does not say."""
         if not self.next_offsets:
             return None
-        try:
-            if self._ends is None:
-                self._ends = Ends(self._settings, self._settings.emoji_topic)
-            ends = self._ends.now(ENDS_TIMEOUT_MS)
-        except KafkaError:
-            return None
+        with self._lock:
+            try:
+                self._ends = self._ends or Ends(self._settings, self._settings.emoji_topic)
+                ends = self._ends.now(ENDS_TIMEOUT_MS)
+            except KafkaError:
+                return None
         return sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
 
     # What Spark calls, in a thread of its own.

@@ -15,10 +15,11 @@ import threading
 import time
 from contextlib import suppress
 
-from emostream.batches import Batches, Place, gap
+from emostream.batches import Batches, gap
 from emostream.cors import Cors
 from emostream.history import History
 from emostream.meters import Metrics
+from emostream.places import Place
 from emostream.runtime import Log
 from emostream.stream_http import Refusal, Request, full, refusal, stream_head
 
@@ -76,7 +77,7 @@ class StreamServer:
         self._asking: dict[int, Stream] = {}  # those whose request is being read
         self._ready: dict[int, Stream] = {}  # streams whose socket takes what comes
         self._blocked: dict[int, Stream] = {}  # streams whose socket is full
-        self._ahead: dict[int, tuple[float, int]] = {}  # those with `after`: until when, and their first cursor
+        self._ahead: dict[int, float] = {}  # those with `after`: until when that is waited for
         self._accept_from = 0.0
         self._closing = False
         self._epoll = select.epoll()
@@ -161,7 +162,7 @@ class StreamServer:
         news = self._batches.routed_ms(self._told)
         self._told = end
         for fd, stream in list(self._ready.items()):
-            if stream.cursor != end:
+            if stream.cursor != end or stream.after:
                 sent += self._send_events(fd, stream, merge=False)
         self._counters.add("streamed", sent)
         if sent:
@@ -174,13 +175,14 @@ class StreamServer:
         behind = self._batches.end - stream.cursor
         if stream.after is None:
             data = self._batches.events(stream.cursor, merge)
+        elif fd in self._ahead and not self._batches.has(stream.after):
+            return 0
         else:
-            data = self._batches.rest(stream.cursor, stream.after)
-            if not self._batches.is_ahead(stream.after):
-                stream.after = None
-                self._ahead.pop(fd, None)
+            data = self._batches.rest(stream.after)
         if data and not self._write(fd, stream, data):
             return 0
+        stream.after = None
+        self._ahead.pop(fd, None)
         stream.cursor += behind
         if not merge or not data:
             return behind if data else 0
@@ -282,15 +284,16 @@ class StreamServer:
         place = Place.parse(last_event_id)
         if place is None:
             return gap(f"expected an id of an event of ours to go on from, got {last_event_id[:80]!r}") + here
-        missed = self._batches.rest(self._batches.first, place)
         self._counters.add("streams_resumed")
         if reason := self._batches.why_gap(place):
             self._counters.add("stream_gaps")
-            return b"\n" + gap(reason) + (missed or here)
-        if self._batches.is_ahead(place):
-            stream.after = place
-            self._ahead[fd] = (time.monotonic() + AHEAD_SECONDS, stream.cursor)
-        return b"\n" + missed
+            return b"\n" + gap(reason) + (self._batches.rest(place) or here)
+        if self._batches.has(place):
+            return b"\n" + self._batches.rest(place)
+        # What comes before the rest of what it has seen is here waits, so that every event's id has all of it.
+        stream.after = place
+        self._ahead[fd] = time.monotonic() + AHEAD_SECONDS
+        return b"\n"
 
     def _continue(self, fd: int, stream: Stream) -> None:
         """Go on with a stream whose socket has room again."""
@@ -320,11 +323,13 @@ class StreamServer:
             while waiting and now - next(iter(waiting.values())).since > seconds:
                 self._counters.add(counter)
                 self._close(next(iter(waiting)))
-        for fd, (until, cursor) in list(self._ahead.items()):
+        for fd, until in list(self._ahead.items()):
             if now >= until and fd in self._ready:
                 del self._ahead[fd]
                 stream = self._connections[fd]
-                stream.after, stream.cursor = None, cursor
+                if stream.after is None or not self._batches.is_before(stream.after):
+                    continue  # it is only not known that all of it is here; what is goes out in the next turn
+                stream.after = None
                 self._counters.add("stream_gaps")
                 self._write(fd, stream, gap("the place to go on from is not on this topic; it may have been replaced"))
 

@@ -6,7 +6,7 @@ const ASK_TIMEOUT_MS = 4000;
 const OPEN_TIMEOUT_MS = 5000;
 const SILENCE_MS = 40_000; // a stream that is well sends a comment every 15 s
 const AVOID_MS = 10_000; // how long one that has failed is not tried again while there are others
-const REMEMBERED = 500;
+const REMEMBERED = 5000;
 
 /** The states, in the words of the page. */
 export const STATES = {
@@ -48,7 +48,7 @@ export class Stream {
     this.pause = FIRST_PAUSE_MS;
     this.avoided = new Map(); // stream_url → until when
     this.ids = new Remembered();
-    this.batches = new Remembered();
+    this.counts = new Remembered(); // each by its micro-batch and emoji
     this.skewMs = Infinity;
   }
 
@@ -94,7 +94,7 @@ export class Stream {
       alarm = setTimeout(() => connection.abort(), ms);
     };
     const exact = this.lastCluster === subscriber.cluster;
-    const before = { ids: this.ids.copy(), batches: this.batches.copy() };
+    const before = { ids: this.ids.copy(), counts: this.counts.copy() };
     try {
       patience(OPEN_TIMEOUT_MS);
       const answer = await get(url, connection.signal);
@@ -111,16 +111,19 @@ export class Stream {
   }
 
   /**
-   * Hand a batch on unless it is a repetition. One connection repeats nothing, and may send a batch in parts; what an
-   * earlier one has brought is known by the event's id if that was of the same cluster, and by the batch if not.
+   * Hand a batch on without what is a repetition. One connection repeats nothing, and may send a batch in parts; what an
+   * earlier one has brought is known by the event's id if that was of the same cluster, and by batch and emoji if not.
    */
   #take(batch, id, exact, before) {
     this.pause = FIRST_PAUSE_MS;
-    const key = batch.batch_id === undefined ? "" : `${batch.batch_id} ${batch.batched_ms}`;
+    // A sum over several micro-batches does not say which counts are in it.
+    const known = batch.batch_id !== undefined && !(batch.merged > 1);
+    const key = ({ emoji }) => known && `${batch.batch_id} ${batch.batched_ms} ${emoji}`;
+    const fresh = batch.counts.filter((count) => !before.counts.has(key(count)));
     this.ids.add(id);
-    this.batches.add(key);
-    const repeated = exact ? before.ids.has(id) : before.batches.has(key);
-    if (!repeated) this.onBatch(batch, this.#here(batch.batched_ms));
+    batch.counts.forEach((count) => this.counts.add(key(count)));
+    const counts = exact ? batch.counts : fresh;
+    if (exact ? !before.ids.has(id) : fresh.length) this.onBatch({ ...batch, counts }, this.#here(batch.batched_ms));
   }
 
   /** Connect again after a pause; at once where it is 0. */
@@ -206,7 +209,7 @@ async function* events(body, heard) {
   }
 }
 
-/** The newest few hundred of what was added. */
+/** The newest few thousand of what was added. */
 class Remembered {
   constructor(items = []) {
     this.items = new Set(items);

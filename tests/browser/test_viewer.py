@@ -190,6 +190,26 @@ def test_parts_of_a_batch_are_all_shown(page: Browser, system: FakeSystem) -> No
     assert page.text("#total") == "2"
 
 
+def test_the_rest_of_a_batch_comes_from_another_cluster_where_its_subscriber_died_between_the_parts(
+    browser: Browser,
+) -> None:
+    with fake_system((1, 2)) as system:
+        browser.open(system.url)
+        browser.wait_live()
+        [first] = system.serving()
+        [second] = [one for one in system.subscribers if one is not first]
+        first.send(batch(1, {"😊": 1}), f"{first.cluster}-1-1.0.0-1.1__")
+        wait_batches(browser, 1)
+        # Whatever this one takes the viewer to have seen, it is shown once.
+        second.replays = True
+        second.send(batch(1, {"😊": 1}), f"{second.cluster}-1-1.0.0-1.1__")
+        second.send(batch(1, {"😊": 1, "🔥": 1}), f"{second.cluster}-1-1.1.0")
+        first.kill()
+        wait_batches(browser, 1, 1)
+        assert second.resumed_with == [f"{first.cluster}-1-1.0.0-1.1__"]
+        assert browser.text("#total") == "2"
+
+
 def test_a_page_that_is_left_gives_its_place_free_and_goes_on_when_it_is_shown_again(
     page: Browser, system: FakeSystem
 ) -> None:

@@ -170,6 +170,9 @@ def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
     publisher.publish(batch, 0)
     publisher.publish(batch, 1)
     assert committed == ["😊", "😊"]
+    counts = {"batches": 2, "transactions": 2, "events": 2, "counts": 2, "transaction_aborts": 1}
+    assert publisher._metrics.snapshot() == counts
+    assert [publisher._metrics.histograms[key].count for key in ("batch", "count", "publish")] == [2, 2, 2]
 
 
 def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pytest.MonkeyPatch) -> None:

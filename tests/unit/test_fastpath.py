@@ -235,7 +235,7 @@ def test_one_request_too_many_is_refused_at_once_and_taken_when_there_is_room(
         status, headers, body = await app.ask(scope, Protocol())
         assert (status, dict(headers)["retry-after"]) == (503, "1")
         assert b"expected fewer requests" in body
-        for path, expected in (("/livez", 200), ("/readyz", 200)):
+        for path, expected in (("/livez", 200), ("/readyz", 200), ("/metrics", 200)):
             assert (await app.ask(Scope("GET", path), Protocol()))[0] == expected
         waiting[0].cancel()
         await asyncio.wait([waiting[0]])

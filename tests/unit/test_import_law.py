@@ -53,11 +53,13 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "merged": {"records", "history"},
     "addresses": set(),
     "history": set(),
-    "batches": FOUNDATION | {"history"},
-    "stream": FOUNDATION | {"history", "batches", "stream_http", "cors"},
+    "batches": FOUNDATION | {"history", "places"},
+    "places": {"history"},
+    "stream": FOUNDATION | {"history", "batches", "places", "stream_http", "cors"},
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
     "operate": FOUNDATION | {"supervise"},
+    "logs": set(),
     "supervise": FOUNDATION,  # the app, too, tells of the processes
 }
 LIBRARY_OWNERS = {

@@ -137,6 +137,22 @@ def test_every_request_is_counted_by_its_fate() -> None:
     ingest.producer.failure = BufferFull()
     ingest.ask()
     assert ingest.counters.snapshot() == {"accepted": 2, "refused_invalid": 1, "refused_http": 1, "refused_full": 1}
+    assert ingest.intake.received() == 4  # a wrong path is no tap
+
+
+def test_a_merged_event_counts_as_the_taps_that_it_stands_for() -> None:
+    ingest = Ingest()
+    ingest.ask(**batch(TAP, merged(5), merged(0)))
+    assert ingest.counters.snapshot() == {"accepted": 6, "refused_invalid": 1}
+    assert ingest.intake.received() == 7
+
+
+def test_the_page_of_metrics_is_text_for_prometheus() -> None:
+    ingest = Ingest()
+    ingest.ask()
+    page = ingest.ask("GET", "/metrics")
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "\nemostream_ingest_accepted_total 1.0\n" in page.text
 
 
 def batch(*parts: bytes) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from emostream.meters import Histogram, Metrics, Page, Workers, processes
 from emostream.metrics import INGEST, ROUTE, STAGES, TAP_BUCKETS, Series, Stage
 from emostream.runtime import Log
+from emostream.settings import CLUSTER_TOPICS
 from tests.harness import PROJECT_DIR, free_port_block, listening, wait_until
-from tests.unit.support import logged
+from tests.unit.support import logged, settings_with
 
 TABLE_ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| (.+) \|$", re.MULTILINE)
 SERIES = [series for stage in STAGES for series in stage.values()]
@@ -195,6 +196,13 @@ def test_the_table_of_series_in_the_documents_is_that_of_the_code() -> None:
     table = TABLE_ROW.findall((PROJECT_DIR / "docs" / "metrics.md").read_text())
     there_are = list(dict.fromkeys((one.name, one.kind, one.label, one.meaning) for one in SERIES))
     assert table == there_are
+
+
+def test_prometheus_is_told_where_every_process_is_by_default() -> None:
+    settings = settings_with()
+    ports = [settings.app_port, *map(settings.metrics_port, range(len(CLUSTER_TOPICS) + 1)), *settings.subscriber_ports]
+    config = (PROJECT_DIR / "config" / "prometheus.yml").read_text()
+    assert re.findall(r'"127.0.0.1:(\d+)"', config) == [str(port) for port in ports]
 
 
 def test_names_are_as_prometheus_wants_them() -> None:

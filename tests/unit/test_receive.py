@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from emostream import receive
 from emostream.meters import Page
-from emostream.receive import MAX_PRINTED, Membership, Sender, Stream, create_app, flow
+from emostream.receive import MAX_PRINTED, Membership, Sender, Stream, create_app, flow, metrics_of
 from emostream.records import InvalidRecord, parse_request
 from emostream.runtime import StopFlag
 from tests.harness import free_port_block, wait_until
@@ -304,6 +304,20 @@ def test_a_client_that_leaves_deregisters() -> None:
         membership.find(wait=False)
         membership.leave()
     assert subscriber.clients == []
+
+
+def test_a_client_tells_what_it_has_shown_and_sent() -> None:
+    out, stop = Stream(io.StringIO()), StopFlag()
+    sender = Sender(NO_APP, "u", stop)
+    sender.sent, sender.failed = 3, 1
+    client = create_app(out, Membership(settings_with(), CLIENT_URL, stop, NO_APP), Page(metrics_of(out, sender)))
+    for _ in range(2):
+        client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
+    page = client.test_client().get("/metrics").text
+    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_"))
+    assert {name.removeprefix("emostream_receive_"): float(number) for name, number in told.items()} == {
+        "shown_total": 1, "repeats_total": 1, "sent_total": 3, "failed_total": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -43,6 +43,41 @@ def test_whatever_is_logged_stays_one_line_that_can_be_read_back(message: str, r
     assert read == {"stage": "route", "cluster": "c1", "msg": message, "reason": reason}
 
 
+JSON_LINE = """
+import logging
+from emostream.runtime import Log, start_logging
+start_logging("json")
+Log("route", cluster="c1").warning({message!r}, offset=7, seconds=0.25, reason=ValueError({reason!r}), more=None)
+logging.getLogger("a.library").warning("two\\nlines of %s", "it")
+"""
+
+
+@pytest.mark.parametrize(("message", "reason"), [("skipped a record", ""), ("\x1b[31m \u2028", 'it\'s "\n\udc80"')])
+def test_with_log_format_json_each_line_is_an_object_with_numbers_as_numbers(message: str, reason: str) -> None:
+    ours, theirs = run_python("-c", JSON_LINE.format(message=message, reason=reason)).stderr.splitlines()
+    assert ours.isascii()
+    found = json.loads(ours)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", found.pop("time"))
+    assert found == {
+        "level": "WARNING", "stage": "route", "cluster": "c1", "msg": message, "offset": 7, "seconds": 0.25,
+        "reason": reason, "more": None,
+    }  # fmt: skip
+    assert json.loads(theirs)["msg"] == "two\nlines of it"
+
+
+def test_a_script_logs_as_its_setting_says() -> None:
+    arguments = "CLUSTER-TOPIC=cluster1-emoji-topic", "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9", "LOG_FORMAT=json"
+    with subprocess.Popen(
+        [sys.executable, "cluster_publisher.py", *arguments], cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        line = json.loads(process.stderr.readline())
+        process.terminate()
+        process.wait(30)
+    assert (line["stage"], line["level"]) == ("route", "WARNING")
+    assert "no broker at 127.0.0.1:9" in line["msg"]
+
+
 WAITS_FOR_A_STOP = """
 import time
 from emostream.runtime import stop_on_signals

@@ -46,7 +46,8 @@ class Serving:
     def publish(self, number: int = 1, padding: int = 0) -> None:
         """So many micro-batches of one record."""
         for _ in range(number):
-            value = {"emoji": "🔥", "count": 1, "events": 2, "batch_id": self.published, "x": "x" * padding}
+            count = {"emoji": "🔥", "count": 1, "events": 2}
+            value = count | {"batch_id": self.published, "batch_emojis": 1, "x": "x" * padding}
             now_ms = round(time.time() * 1000)
             record = Record(0, self.published, now_ms, json.dumps(value).encode())
             self.published += 1
@@ -68,7 +69,7 @@ def serving(
     history = History(max_age_seconds, 10_000)
     log = Log("test")
     counters = Metrics(log, DELIVER)
-    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, None, max_age_seconds, 10_000)
+    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     found = Serving(history, counters, server, listener.getsockname()[1])
     found.publish(records)
@@ -156,9 +157,12 @@ def test_a_viewer_gets_every_batch_from_then_on_as_an_event_of_the_type_message(
         assert (seen.lines[0], seen.last_event_id) == ("retry: 1000", "1-1-2.0.0")
         ours.publish(2)
         seen.wait_for_batches(2, 3)
-        assert seen.events[0] == {
+        event = seen.events[0]
+        assert 0 <= event.pop("pushed_ms") - event.pop("routed_ms") < 30_000
+        assert event == {
             "batch_id": 2, "counts": [{"emoji": "🔥", "count": 1, "events": 2}], "merged": 1, "event": None,
         }  # fmt: skip
+        wait_until("both batches measured", lambda: ours.counters.histograms["stream"].count == 2)
         assert seen.last_event_id == "1-3-4.0.0"
 
 
@@ -192,6 +196,32 @@ def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: 
         ours.publish()
         seen.wait_for_batches(1)
         assert [event["event"] for event in seen.events] == ["gap", None]
+
+
+def test_a_viewer_of_another_cluster_is_not_kept_waiting_for_a_batch_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    with serving() as ours:
+        ours.published = 1  # as if micro-batch 0 had had bad records only
+        ours.publish(2)
+        with viewer(ours, **{"Last-Event-ID": "2-1-900.0.0"}) as seen:
+            seen.wait_for_batches(2)
+            ours.publish()
+            seen.wait_for_batches(2, 3)
+            assert [event["event"] for event in seen.events] == [None, None]
+
+
+def test_a_viewer_waits_for_the_part_of_a_batch_that_it_has_seen_in_another_cluster() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0-1.1_1.1_"}) as seen:
+        ours.publish()
+        now_ms = round(time.time() * 1000)
+        late = {"emoji": "👏", "count": 1, "batch_id": 1, "batch_emojis": 1}
+        wait_until("it was taken", lambda: ours.server._batches.end == 2, timeout_seconds=10)
+        assert seen.events == []
+        ours.history.append([Record(1, 0, now_ms, json.dumps(late).encode())], now_ms)
+        ours.publish()
+        seen.wait_for_batches(2)
 
 
 @pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0"])
