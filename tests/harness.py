@@ -257,6 +257,7 @@ class HttpClient:
     """A client as someone else would write it against the contract: an HTTP server that notes what is POSTed to it."""
 
     status: int = 200
+    pause_seconds: float = 0.0  # before each answer
     received: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -292,6 +293,7 @@ def http_client(status: int = 200) -> Iterator[HttpClient]:
                 time.sleep(seconds)
                 self.close_connection = True
                 return
+            time.sleep(client.pause_seconds)
             body = json.loads(data)
             if 200 <= client.status < 300:
                 client.received.append(body)

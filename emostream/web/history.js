@@ -8,7 +8,22 @@ const HEIGHT = 100;
 const PROMINENCE = 0.25;
 const APART = 9;
 const MOST_PEAKS = 5;
+// Of a system that has just started, so many buckets are shown at least.
+const LEAST_BUCKETS = 30;
 const OTHERS = "others";
+
+/** A timeline without the time before its first events. */
+export function trimmed(timeline) {
+  const { emojis, others, bucket_seconds: seconds, first_ms: firstMs } = timeline;
+  const begun = others.findIndex((number, index) => number > 0 || emojis.some(({ events }) => events[index] > 0));
+  const from = Math.max(0, Math.min(begun === -1 ? others.length : begun - 1, others.length - LEAST_BUCKETS));
+  return {
+    ...timeline,
+    first_ms: firstMs + from * seconds * 1000,
+    emojis: emojis.map(({ emoji, events }) => ({ emoji, events: events.slice(from) })),
+    others: others.slice(from),
+  };
+}
 
 /** The layers from the bottom up, the most frequent emoji first: [{name, rates}], in events per second. */
 export function layersOf({ emojis, others, other_emojis: otherEmojis, bucket_seconds: seconds }) {
@@ -57,7 +72,8 @@ export class Chart {
     this.parts.chart.addEventListener("pointerleave", () => this.#point(null));
   }
 
-  draw(timeline) {
+  draw(everything) {
+    const timeline = trimmed(everything);
     const layers = layersOf(timeline);
     const total = totalOf(layers);
     const highest = Math.max(0, ...total);
@@ -70,6 +86,7 @@ export class Chart {
     this.parts.most.textContent = `${perSecond(highest)} /s`;
     const first = timeline.first_ms;
     const length = total.length * timeline.bucket_seconds * 1000;
+    this.parts.areas.setAttribute("viewBox", `0 0 ${total.length - 1} ${HEIGHT}`);
     this.parts.times.replaceChildren(...[0, 1, 2, 3].map((third) => text("span", clock(first + (length * third) / 3))));
   }
 

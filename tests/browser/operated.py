@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -137,7 +137,7 @@ def with_clients(numbers: FakeNumbers, *names: str) -> FakeNumbers:
     return numbers
 
 
-def timeline(total: list[float], parts: dict[str, float], others: int = 0) -> dict[str, Any]:
+def timeline(total: Sequence[float], parts: Mapping[str, float], others: int = 0) -> dict[str, Any]:
     """What GET /timeline.json answers: events in buckets of 10 s, of which each emoji has its part."""
     events = {emoji: [round(n * part) for n in total] for emoji, part in parts.items()}
     rest = [round(n) - sum(one[index] for one in events.values()) for index, n in enumerate(total)]

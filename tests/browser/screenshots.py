@@ -1,15 +1,30 @@
-"""Take the pictures in docs/: python -m tests.browser.screenshots [DIRECTORY]"""
+"""Take the pictures in docs/: python -m tests.browser.screenshots [DIRECTORY]
+
+Those of the viewer's pages are of a small system that sends what was decided here; those of the dashboard of a real
+one, with load, streams, clients of which one is slow and one dies, and a subscriber that is killed: six minutes.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import random
+import signal
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import requests
 from PIL import Image
 
+from emostream.settings import load
+from emostream.supervise import Supervisor
 from tests.browser.support import Browser, FakeSystem, batch, fake_system
-from tests.harness import PROJECT_DIR, wait_until
+from tests.harness import PROJECT_DIR, Broker, call, environment_for, http_client, wait_until
 
 # How a crowd's minute goes: taps per batch of the whole, and each emoji's part of them, slowly changing.
 CROWD = (400, 420, 380, 500, 900, 2400, 3900, 3100, 2200, 1500, 1200, 900, 800, 760, 900, 1100, 1000, 950, 1400, 2600,
@@ -41,8 +56,103 @@ def save(picture: Image.Image, directory: Path, name: str) -> None:
     print(path, path.stat().st_size // 1024, "KB")
 
 
-def take(directory: Path) -> None:
-    """Every page, in the light and in the dark, large and small."""
+# How long there is load, and when in it goals fall, in seconds.
+LOAD_SECONDS = 330
+GOALS = {70: ("👏", 5000), 190: ("🔥", 9000), 262: ("😍", 4000)}
+RARE = "🎉🤩😮😢🙌💪🥳🎵😎🤯"
+
+
+class Load(threading.Thread):
+    """A crowd at the app's door, 600 to 10,000 taps a second, in ten requests a second."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.ended = threading.Event()
+        self.began = time.monotonic()
+
+    def run(self) -> None:
+        session = requests.Session()
+        while not self.ended.wait(0.1):
+            session.post(f"{self.url}/send-emojis", json=self._events(time.monotonic() - self.began), timeout=10)
+
+    def _events(self, seconds: float) -> list[dict[str, object]]:
+        taps = {emoji: (1500 + 900 * math.sin(seconds / 23 + 9 * part)) * part for emoji, part in PARTS.items()}
+        for emoji in RARE:
+            taps[emoji] = 25 * random.random()
+        for at, (emoji, most) in GOALS.items():
+            taps[emoji] = taps.get(emoji, 0) + most * math.exp(-(((seconds - at) / 13) ** 2))
+            taps["👏"] += 0.4 * most * math.exp(-(((seconds - at - 9) / 16) ** 2))
+        events: list[dict[str, object]] = []
+        for emoji, a_second in taps.items():
+            left = int(a_second / 10 + random.random())
+            while left > 0:
+                events.append({
+                    "user_id": f"u{random.randrange(5000)}", "emoji_type": emoji, "count": min(left, 4),
+                    "timestamp": "2026-01-31T20:15:00Z",
+                })  # fmt: skip
+                left -= 4
+        return events[:1000]
+
+
+@contextmanager
+def watching(url: str, viewers: int) -> Iterator[None]:
+    """So many viewers of a stream, who read what comes."""
+    with ExitStack() as stack:
+        for _ in range(viewers):
+            stream = stack.enter_context(requests.get(f"{url}/stream", stream=True, timeout=60))
+
+            def read(stream: requests.Response = stream) -> None:
+                with suppress(OSError, requests.RequestException, AttributeError, ValueError):
+                    for _ in stream.iter_content(4096):
+                        pass
+
+            threading.Thread(target=read, daemon=True).start()
+        yield
+
+
+def take_dashboard(directory: Path) -> None:
+    """The operator's page of a whole system under load, some of which is slow or dies."""
+    with tempfile.TemporaryDirectory() as data, ExitStack() as stack:
+        environment = environment_for(Path(data) / "data")
+        broker, settings = Broker(environment), load([], environment)
+        stack.callback(broker.operate, "emostream.operate", "stop")
+        broker.operate("emostream.operate", "start")
+        app = f"http://127.0.0.1:{settings.app_port}"
+        crowd = Load(app)
+        crowd.start()
+        ports = settings.subscriber_ports
+        clients = [stack.enter_context(http_client()) for _ in range(12)]
+        for client, port in zip(clients, ports * 2, strict=False):
+            assert call(f"http://127.0.0.1:{port}/register", {"client_url": client.url})[0] == 200
+        for port in ports[:3]:
+            stack.enter_context(watching(f"http://127.0.0.1:{port}", 40))
+        browser = stack.enter_context(Browser())
+        browser.open(f"{app}/dashboard")
+        time.sleep(LOAD_SECONDS - 65)
+        clients[1].status = 503  # which costs it its slot after 30 s
+        time.sleep(20)
+        clients[3].pause_seconds = 4.0
+        [victim] = [one for one in Supervisor(settings).processes() if one.name == "subscriber_3_3"]
+        time.sleep(20)
+        os.kill(victim.pid, signal.SIGKILL)
+        wait_until("it is named", lambda: "came back" in browser.text("#also"), timeout_seconds=60)
+        wait_until("the slow one is named", lambda: "slow" in browser.text("#also"), timeout_seconds=60)
+        time.sleep(20)  # the last minute is one without the killed one's past
+        for name, width, scheme in (
+            ("dashboard", 1280, "light"), ("dashboard-dark", 1280, "dark"), ("dashboard-phone", 400, "dark"),
+        ):  # fmt: skip
+            browser.prefer(prefers_color_scheme=scheme)
+            browser.resize(width, 800)
+            time.sleep(0.5)
+            browser.resize(width, browser.js("document.documentElement.scrollHeight"))
+            time.sleep(2)
+            save(browser.screenshot(), directory, name)
+        crowd.ended.set()
+
+
+def take_viewer(directory: Path) -> None:
+    """Every page of the viewers, in the light and in the dark, large and small."""
     with fake_system() as system, Browser() as browser:
         for name, width, height, scheme, motion in (
             ("viewer", 1280, 800, "light", "no-preference"),
@@ -67,4 +177,6 @@ def take(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT_DIR / "docs")
+    wanted = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT_DIR / "docs"
+    take_viewer(wanted)
+    take_dashboard(wanted)

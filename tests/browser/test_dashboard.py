@@ -273,6 +273,25 @@ def test_peaks_are_what_stands_out(scripts: Browser, total: Sequence[float], exp
     assert module(scripts, "history.js", "m.peaksOf(arguments[0])", total) == expected
 
 
+TRIMMED: list[tuple[list[int], int, int]] = [
+    ([0] * 180, 30, 150),
+    ([0] * 100 + [5] * 80, 81, 99),
+    ([5] * 180, 180, 0),
+    ([0] * 170 + [5] * 10, 30, 150),
+]
+
+
+@pytest.mark.parametrize(("total", "buckets", "skipped"), TRIMMED)
+def test_of_a_system_that_has_just_started_the_time_before_is_not_shown(
+    scripts: Browser, total: list[int], buckets: int, skipped: int
+) -> None:
+    for given in (timeline(total, {"🔥": 1}), timeline(total, {}, others=3)):
+        found = module(scripts, "history.js", "m.trimmed(arguments[0])", given)
+        assert len(found["others"]) == buckets
+        assert found["first_ms"] == given["first_ms"] + skipped * 10_000
+        assert sum(found["others"]) + sum(sum(one["events"]) for one in found["emojis"]) == sum(total)
+
+
 WORDS = [(0.004, "4 ms"), (0.25, "250 ms"), (0.996, "1.0 s"), (2.44, "2.4 s"), (59.4, "59 s"), (59.6, "1 min"),
          (7000, "2 h"), (400_000, "5 days")]  # fmt: skip
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
+import requests
 
 from tests.browser.support import Browser
-from tests.harness import Broker, Script, call, listening, script, wait_until
+from tests.harness import Broker, Script, call, http_client, listening, script, wait_until
 
 CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
 
@@ -123,6 +124,32 @@ def test_when_their_subscribers_are_killed_browsers_and_terminal_go_on_and_miss_
         terminal.wait_for(marks[-1], timeout_seconds=20)
         assert [terminal.log.count(emoji) for emoji in marks] == [1] * len(marks)
         assert "looking for another" in terminal.log
+
+
+def test_the_operators_page_shows_where_everything_is_and_who_is_missing(real: RealSystem, browser: Browser) -> None:
+    with http_client() as client:
+        subscriber = next(iter(real.subscribers))
+        assert call(f"{subscriber}/register", {"client_url": client.url})[0] == 200
+        browser.open(f"{real.url}/dashboard")
+
+        def flowing(shown: Callable[[], object]) -> Callable[[], object]:
+            return lambda: real.tap("🔥") or shown()  # type: ignore[func-returns-value]
+
+        wait_until("p99", flowing(lambda: browser.text("#p99") != "–"), timeout_seconds=60)
+        wait_until("all is well", flowing(lambda: browser.text("#sentence").startswith("All well: p99")))
+        stages = "[...document.querySelectorAll('#stages td')].map((cell) => cell.textContent)"
+        assert "–" not in browser.js(stages)
+        wait_until("the chart", flowing(lambda: browser.js("document.querySelectorAll('#areas polygon').length")))
+        assert "🔥" in browser.text("#legend")
+        assert browser.js("parseFloat(document.querySelector('#hops b').textContent)") > 0
+        last = requests.get(f"{real.url}/timeline.csv", timeout=30).text.splitlines()[-1].split(",")
+        assert (last[2], int(last[4]) > 0) == ("🔥", True)
+        real.subscribers.pop(subscriber).kill()
+        base_port = int(real.broker.environment["SUBSCRIBER_BASE_PORT"])
+        cluster, number = divmod(int(subscriber.rsplit(":", 1)[1]) - base_port, 10)
+        missing = f"Broken: subscriber_{cluster + 1}_{number} gives no answer."
+        wait_until("it is missed", lambda: browser.text("#sentence") == missing, timeout_seconds=30)
+        assert browser.complaints() == []
 
 
 def test_the_app_compresses_its_pages_and_sends_them_again_only_when_they_have_changed(real: RealSystem) -> None:
