@@ -473,7 +473,7 @@ def failing_for(seconds: float, *then: int) -> Callable[[Asked], Answer]:
 
 def counted(offset: int, emoji: str, **more: int) -> Record:
     value = json.dumps({"emoji": emoji, "count": 1, "batch_id": offset} | more).encode()
-    return Record(0, offset, round(time.time() * 1000), value)
+    return Record(0, offset, round(time.time() * 1000) - 1000 + offset, value)
 
 
 def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
