@@ -150,6 +150,7 @@ def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_those_who_look_at_the_same_time_get_the_same_and_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "FRESH_SECONDS", 1000.0)
     system = Operated(monkeypatch)
     first = system.scraper.now()
     assert system.scraper.now() == first
