@@ -12,7 +12,7 @@ usage: ./start.sh [COMMAND] [--brokers N] [KEY=VALUE ...]
   up            start every process in the background; returns when each is ready
   down          stop every process, in the order of the data
   status        state, readiness, pid, uptime and restarts of each process; exit 0 when all are ready
-  logs [NAME]   follow the log of one process, or of all
+  logs [NAME]   follow the log of one process, or of all; on a terminal with names in colour, unless NO_COLOR is set
   setup         only install: Python packages, the Kafka broker, Spark's Kafka connector
   kafka         start only the broker, for processes started by hand
 
@@ -197,6 +197,7 @@ case $command in
   logs)
     logs=("$DATA_DIR"/log/${name:-*}.log)
     [ -f "${logs[0]}" ] || die "There is no log of ${name:-any process} in $DATA_DIR/log; ./start.sh status names the processes."
+    [ ! -t 1 ] || [ -n "${NO_COLOR:-}" ] || exec .venv/bin/python -m emostream.logs "${logs[@]}"
     exec tail -n 20 -F "${logs[@]}" ;;
   run)
     if operate running; then

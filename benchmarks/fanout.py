@@ -2,8 +2,8 @@
 """Measure a subscriber's GET /stream beside Centrifuge's handler of Server-Sent Events, in one run, fed by one broker.
 
 usage: .venv/bin/python benchmarks/fanout.py saturation [--viewers 5000] [--window 2,32] [--rounds 3] [--seconds 10]
-       .venv/bin/python benchmarks/fanout.py steady [--viewers 5000] [--seconds 60]
-       .venv/bin/python benchmarks/fanout.py burst [--guests 10000] [--seconds 10]
+       .venv/bin/python benchmarks/fanout.py steady [--viewers 5000] [--rounds 3] [--seconds 30]
+       .venv/bin/python benchmarks/fanout.py burst [--guests 10000] [--seconds 10]; each takes [--json FILE]
 
 saturation  as many micro-batches as the server can fan out, a window of them on their way at once: deliveries/s, in
             turn, round after round; the ratio is of ours to the peer, of the same round. With 2 on their way nearly
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -33,7 +32,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process, spread
+from benchmarks.figures import spread, write
+from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import (
     Broker,
@@ -128,8 +128,9 @@ def per_connection_kb(report: Report) -> float:
     return float(1024 * (max(report["memory"]) - report["memory"][0]) / report["viewers"])
 
 
-def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
-    """Print deliveries/s and ratios."""
+def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Deliveries/s and ratios."""
+    windows = {}
     for window in map(int, args.window.split(",")):
         found: dict[str, list[Report]] = {name: [] for name in names}
         for number in range(args.rounds):
@@ -139,46 +140,73 @@ def measure_saturation(broker: Broker, names: list[str], args: argparse.Namespac
                 print(
                     f"  window {window}, round {number + 1}, {name}, {report['viewers']} viewers: "
                     f"{report['deliveries']:,.0f} deliveries/s, {report['batches'] / report['seconds']:.1f} batches/s, "
-                    f"viewers {report['cpu_seconds']:.0f} s CPU, server "
-                    f"{1e6 * report['cpu'] / (report['deliveries'] * report['seconds']):.1f} µs a delivery, "
+                    f"viewers {report['cpu_seconds']:.0f} s CPU, server {cost_us(report):.1f} µs a delivery, "
                     f"{per_connection_kb(report):.1f} KB a connection; {troubles(report)}", flush=True,
                 )  # fmt: skip
-        for name, reports in found.items():
-            pairs = zip(found.get("ours", []), reports, strict=False)
-            ratios = [ours["deliveries"] / it["deliveries"] for ours, it in pairs]
+        windows[str(window)] = {
+            name: {
+                "deliveries": [r["deliveries"] for r in reports],
+                "kb_a_connection": [per_connection_kb(r) for r in reports],
+                "cpu_us": [cost_us(r) for r in reports],
+                "troubles": [troubles(r) for r in reports],
+                "ours_to_it": [
+                    ours["deliveries"] / it["deliveries"]
+                    for ours, it in zip(found.get("ours", []), reports, strict=False)
+                ],
+            }
+            for name, reports in found.items()
+        }
+        for name, it in windows[str(window)].items():
             print(
-                f"window {window}, {name}: deliveries/s, min / median / max: "
-                f"{spread([r['deliveries'] for r in reports])}; "
-                f"KB a connection: {spread([per_connection_kb(r) for r in reports], 1)}; "
-                f"ours ÷ it: {spread(ratios, 2) if ratios else 'not measured'}", flush=True,
+                f"window {window}, {name}: deliveries/s, min / median / max: {spread(it['deliveries'])}; "
+                f"KB a connection: {spread(it['kb_a_connection'], 1)}; "
+                f"ours ÷ it: {spread(it['ours_to_it'], 2) if it['ours_to_it'] else 'not measured'}", flush=True,
             )  # fmt: skip
+    return {"viewers": args.viewers, "windows": windows}
 
 
-def measure_steady(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
-    """Print latency to the last viewer, and memory."""
-    for name in names:
-        report = watch(name, broker, viewers=args.viewers, every="2s", seconds=args.seconds or 60)
-        phase = report["phases"]["before"]
-        print(
-            f"{name:12} {report['viewers']} viewers, {report['batches']} batches: to the last viewer "
-            f"{took(phase['last_ms'])}; to any {took(phase['any_ms'])}; memory {report['memory'][0]:.0f} → "
-            f"{max(report['memory']):.0f} MB = {per_connection_kb(report):.1f} KB a connection; {troubles(report)}",
-            flush=True,
-        )
+def cost_us(report: Report) -> float:
+    """The server's CPU time for one delivery."""
+    return float(1e6 * report["cpu"] / max(report["deliveries"] * report["seconds"], 1))
 
 
-def measure_burst(broker: Broker, names: list[str], args: argparse.Namespace) -> None:
-    """Print what those who stay notice of those who come and leave."""
+def measure_steady(broker: Broker, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Latency to the last viewer, and memory."""
+    servers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name in names:
+            report = watch(name, broker, viewers=args.viewers, every="2s", seconds=args.seconds or 30)
+            phase = report["phases"]["before"]
+            servers[name].append(
+                {"last_ms": phase["last_ms"], "any_ms": phase["any_ms"], "batches": report["batches"],
+                 "kb_a_connection": per_connection_kb(report), "troubles": troubles(report)}
+            )  # fmt: skip
+            print(
+                f"{name:12} {report['viewers']} viewers, {report['batches']} batches: to the last viewer "
+                f"{took(phase['last_ms'])}; to any {took(phase['any_ms'])}; memory {report['memory'][0]:.0f} → "
+                f"{max(report['memory']):.0f} MB = {per_connection_kb(report):.1f} KB a connection; {troubles(report)}",
+                flush=True,
+            )
+    return {"viewers": args.viewers, "servers": servers}
+
+
+def measure_burst(broker: Broker, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """What those who stay notice of those who come and leave."""
+    servers = {}
     for name in names:
         report = watch(
             name, broker, viewers=STAYING, every="500ms", guests=args.guests, seconds=args.seconds or 10
         )  # fmt: skip
+        servers[name] = {"phases": {phase: found["last_ms"] for phase, found in report["phases"].items()},
+                         "guests_open": report["guests_open"], "memory_mb": report["memory"],
+                         "troubles": troubles(report)}  # fmt: skip
         came = f"{report['guests_open']} of {args.guests} guests came"
         print(f"{name:12} {report['viewers']} stay; {came}; {troubles(report)}")
         for phase in ("before", "with", "after"):
             last = report["phases"][phase]["last_ms"]
             print(f"{'':12} {phase:6} them: to the last of those who stay {took(last)}, {last['n']} batches")
         print(f"{'':12} memory, MB, each 5 s: {', '.join(f'{mb:.0f}' for mb in report['memory'][::10])}", flush=True)
+    return {"staying": STAYING, "guests": args.guests, "servers": servers}
 
 
 def main() -> None:
@@ -192,6 +220,7 @@ def main() -> None:
     parser.add_argument("--window", default="2,32", help="saturation: batches on their way at once")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--only", choices=SERVERS)
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_args()
     needed = max(args.viewers, args.guests + STAYING) + 1000
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -199,10 +228,17 @@ def main() -> None:
         sys.exit(f"needs {needed} open files a process, and `ulimit -Hn` is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     build_go("viewers", DATA_DIR / "bin")
-    build_go("peers/centrifuge", DATA_DIR / "bin")
-    print(f"{describe()}, {os.getloadavg()[0]:.1f} load before", flush=True)
+    names, left_out = [args.only] if args.only else list(SERVERS), ""
+    try:
+        build_go("peers/centrifuge", DATA_DIR / "bin")
+    except subprocess.SubprocessError as error:
+        left_out = f"Centrifuge: {error}"
+        names = [name for name in names if name != "Centrifuge"]
+        print(f"left out: {left_out}", flush=True)
+    print(describe(), flush=True)
     with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
-        measures[args.what](broker, [args.only] if args.only else list(SERVERS), args)
+        found = measures[args.what](broker, names, args)
+    write(args.json, f"streams-{args.what}", found | {"left_out": left_out})
 
 
 if __name__ == "__main__":

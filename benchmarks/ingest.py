@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Measure the app's ingest beside its peers, in one run, against one broker of this run's own.
 
-usage: .venv/bin/python benchmarks/ingest.py rates [--rounds 3] [--seconds 8] [--peers NAME,...]
-       .venv/bin/python benchmarks/ingest.py latency [--seconds 20] [--peers NAME,...]
-       .venv/bin/python benchmarks/ingest.py overload [--seconds 60] [--peers NAME,...]
+usage: .venv/bin/python benchmarks/ingest.py rates [--rounds 3] [--seconds 8] [--peers NAME,...] [--json FILE]
+       .venv/bin/python benchmarks/ingest.py latency [--rounds 3] [--seconds 20] [--peers NAME,...] [--json FILE]
+       .venv/bin/python benchmarks/ingest.py scaling [--rounds 3] [--seconds 8] [--json FILE]
+       .venv/bin/python benchmarks/ingest.py overload [--seconds 60] [--peers NAME,...] [--json FILE]
 
 rates     closed loop, 64 kept-alive connections: accepted events/s, peers in turn, round after round. Ratios are of
           ours (2 workers) to the peer, of the same round.
+scaling   as rates, of ours with one worker and with two, each held to a quarter of a core by a cgroup: else they, the
+          generator and the broker compete for two cores, and a second worker only moves what is short.
 latency   open loop at half of the rate that the same server has just reached.
 overload  open loop at 3 × that rate over 4,000 connections; then at half of it, to see it recover.
 
@@ -19,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -34,7 +36,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, resident_mb, server_process, spread
+from benchmarks.figures import spread, write
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, held, resident_mb, server_process, tree
 from emostream.broker import consumer, partitions
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, wait_until
@@ -42,7 +45,11 @@ from tests.harness import Broker, environment_for, running_broker, wait_until
 DATA_DIR = load().data_path / "benchmarks"
 OURS = "ours-2"
 TAP = json.dumps({"user_id": "ready", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00+00:00"}).encode()
+FLOOD_CONNECTIONS = 4000
+CORE_SHARE = 0.25  # of each worker, for scaling
+NONE: dict[str, list[Any]] = {"round": [], "rate": []}
 Report = dict[str, Any]
+Figures = dict[str, Any]
 
 
 class LeftOut(Exception):
@@ -188,63 +195,102 @@ class Bench:
 
 def refusals(report: Report) -> str:
     """What was not answered 200, in words."""
-    found = [f"{n} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
-    found += [f"{report[what]} {what}" for what in ("broken", "abandoned") if report[what]]
+    found = [f"{n:,} × {status}" for status, n in sorted(report["statuses"].items()) if status != "200"]
+    found += [f"{report[what]:,} {what}" for what in ("broken", "abandoned") if report[what]]
     return ", ".join(found)
 
 
-def measure_rates(bench: Bench, names: list[str], rounds: int, seconds: float) -> None:
-    """Print accepted events/s and ratios."""
-    rates: dict[str, dict[int, float]] = {name: {} for name in names}
-    costs: dict[str, list[str]] = {name: [] for name in names}
+def measure_rates(bench: Bench, names: list[str], rounds: int, seconds: float) -> Figures:
+    """Accepted events/s at 64 connections, what they cost, and ratios."""
+    found, left_out = Found(), {}
     for number in range(rounds):
-        for name in list(rates):
+        for name in [name for name in names if name not in left_out]:
             try:
                 with bench.serving(PEERS[name]) as server:
                     report = bench.generate(PEERS[name], server, seconds=seconds)
                     balance = bench.balance(report)
             except LeftOut as reason:
-                print(f"left out: {name}, {PEERS[name].what}: {reason}", flush=True)
-                del rates[name]
+                left_out[name] = f"{PEERS[name].what}: {reason}"
+                print(f"left out: {name}, {left_out[name]}", flush=True)
                 continue
-            rates[name][number] = report["rate"]
             cost = 1e6 * report["cpu"] / max(report["accepted"], 1)
-            costs[name].append(f"{cost:.1f} µs CPU an event, {max(report['memory']):.0f} MB")
+            found.add(name, round=number, rate=report["rate"], cpu_us=cost, memory_mb=max(report["memory"]),
+                      p99_ms=report["latency_ms"]["p99"], balance=balance, refusals=refusals(report))  # fmt: skip
             print(
-                f"  round {number + 1}, {PEERS[name].what}: {report['rate']:,.0f} events/s, {costs[name][-1]}, "
+                f"  round {number + 1}, {PEERS[name].what}: {report['rate']:,.0f} events/s, "
+                f"{cost:.1f} µs CPU an event, {max(report['memory']):.0f} MB, "
                 f"p99 {report['latency_ms']['p99']:.1f} ms; topic: {balance}; {refusals(report)}", flush=True,
             )  # fmt: skip
     print(f"\n{'':58} {'events/s, min / median / max':>30}   {OURS} ÷ it, min / median / max")
-    for name, found in rates.items():
-        shared = [
-            rates[OURS][number] / rate for number, rate in found.items() if number in rates.get(OURS, {}) and rate
-        ]
-        print(f"{PEERS[name].what:58} {spread(list(found.values())):>30}   {spread(shared, 2) if shared else ''}")
+    for name, peer in found.peers.items():
+        ratios = found.ratios(name)
+        print(f"{peer['what']:58} {spread(peer['rate']):>30}   {spread(ratios, 2) if ratios else ''}")
+        peer["ours_to_it"] = ratios
+    return {"seconds": seconds, "connections": 64, "peers": found.peers, "left_out": left_out}
 
 
-def measure_latency(bench: Bench, names: list[str], _rounds: int, seconds: float) -> None:
-    """Print latencies at half of the top rate."""
-    for name in names:
-        peer = PEERS[name]
-        try:
-            with bench.serving(peer) as server:
-                top = bench.generate(peer, server, seconds=6)
-                half = top["rate"] / 2 / (1000 if peer.load else 1)
-                report = bench.generate(peer, server, seconds=seconds, rate=half)
-                balance = bench.balance(top, report)
-        except LeftOut as reason:
-            print(f"left out: {name}, {peer.what}: {reason}", flush=True)
-            continue
-        found = report["latency_ms"]
-        print(
-            f"{peer.what:58} top {top['rate']:,.0f} events/s; at {half:,.0f} requests/s: p50 {found['p50']:.1f} ms, "
-            f"p90 {found['p90']:.1f} ms, p99 {found['p99']:.1f} ms, max {found['max']:.0f} ms; topic: {balance}; "
-            f"{refusals(report)}", flush=True,
-        )  # fmt: skip
+def measure_scaling(bench: Bench, _names: list[str], rounds: int, seconds: float) -> Figures:
+    """Accepted events/s of one worker and of two, each with the same share of a core."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for workers, reached in rates.items():
+            with bench.serving(ours(workers)) as server, held(tree(server)[1:], CORE_SHARE):
+                reached.append(bench.generate(ours(workers), server, seconds=seconds)["rate"])
+        ratio = rates[2][-1] / rates[1][-1]
+        print(f"  round {number + 1}: one {rates[1][-1]:,.0f}/s, two {rates[2][-1]:,.0f}/s, {ratio:.2f} x", flush=True)
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    return {"seconds": seconds, "share": CORE_SHARE, "one": rates[1], "two": rates[2], "ratio": ratios}
 
 
-def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: float) -> None:
-    """Print goodput, refusals, memory and recovery at 3 × the top rate."""
+class Found:
+    """What was found of each peer, a value a round."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, dict[str, Any]] = {}
+
+    def add(self, name: str, **values: object) -> None:
+        """Append a round's values."""
+        peer = self.peers.setdefault(name, {"what": PEERS[name].what})
+        for key, value in values.items():
+            peer.setdefault(key, []).append(value)
+
+    def ratios(self, name: str) -> list[float]:
+        """Ours to it, of the rounds that both have."""
+        both = self.peers.get(OURS, NONE), self.peers[name]
+        ours, it = (dict(zip(peer["round"], peer["rate"], strict=True)) for peer in both)
+        return [ours[number] / it[number] for number in it if ours.get(number) and it[number]]
+
+
+def measure_latency(bench: Bench, names: list[str], rounds: int, seconds: float) -> Figures:
+    """Latencies at half of the top rate, by an open loop."""
+    found, left_out = Found(), {}
+    for number in range(rounds):
+        for name in [name for name in names if name not in left_out]:
+            peer = PEERS[name]
+            try:
+                with bench.serving(peer) as server:
+                    top = bench.generate(peer, server, seconds=6)
+                    half = top["rate"] / 2 / (1000 if peer.load else 1)
+                    report = bench.generate(peer, server, seconds=seconds, rate=half)
+                    balance = bench.balance(top, report)
+            except LeftOut as reason:
+                left_out[name] = f"{peer.what}: {reason}"
+                print(f"left out: {name}, {left_out[name]}", flush=True)
+                continue
+            took = report["latency_ms"]
+            found.add(name, round=number, rate=top["rate"], half=half, p50_ms=took["p50"], p90_ms=took["p90"],
+                      p99_ms=took["p99"], max_ms=took["max"], balance=balance, refusals=refusals(report))  # fmt: skip
+            print(
+                f"{peer.what:58} top {top['rate']:,.0f} events/s; at {half:,.0f} requests/s: p50 {took['p50']:.1f} ms, "
+                f"p90 {took['p90']:.1f} ms, p99 {took['p99']:.1f} ms, max {took['max']:.0f} ms; topic: {balance}; "
+                f"{refusals(report)}", flush=True,
+            )  # fmt: skip
+    return {"seconds": seconds, "peers": found.peers, "left_out": left_out}
+
+
+def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: float) -> Figures:
+    """Goodput, refusals, memory and recovery at 3 × the top rate."""
+    peers, left_out = {}, {}
     for name in names:
         peer = PEERS[name]
         try:
@@ -252,15 +298,24 @@ def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: floa
                 top = bench.generate(peer, server, seconds=8)
                 requests = top["rate"] / (1000 if peer.load else 1)
                 flood = bench.generate(
-                    peer, server, seconds=seconds, warm=0, rate=3 * requests, connections=4000, patience="1s"
-                )
+                    peer, server, seconds=seconds, warm=0, rate=3 * requests, connections=FLOOD_CONNECTIONS,
+                    patience="1s",
+                )  # fmt: skip
                 after = bench.generate(peer, server, seconds=10, warm=0, rate=requests / 2)
                 balance = bench.balance(top, flood, after)
         except LeftOut as reason:
-            print(f"left out: {name}, {peer.what}: {reason}", flush=True)
+            left_out[name] = f"{peer.what}: {reason}"
+            print(f"left out: {name}, {left_out[name]}", flush=True)
             continue
         by_second = [second["accepted"] for second in flood["timeline"][: int(seconds)]]
         last_refusal = max((n + 1 for n, second in enumerate(after["timeline"]) if second["refused"]), default=0)
+        peers[name] = {
+            "what": peer.what, "top": top["rate"], "sent": flood["sent_rate"], "goodput": flood["rate"],
+            "by_second": by_second, "refused_by_second": [s["refused"] for s in flood["timeline"][: int(seconds)]],
+            "memory_mb": flood["memory"], "memory_after_mb": after["memory"][-1], "accepted_ms": flood["latency_ms"],
+            "refused_ms": flood["refusal_ms"], "refusals": refusals(flood), "last_refusal_second": last_refusal,
+            "after_ms": after["latency_ms"], "balance": balance,
+        }  # fmt: skip
         print(
             f"{peer.what}: top {top['rate']:,.0f} events/s. {seconds:g} s at 3 × that, of which the generator sent "
             f"{flood['sent_rate']:,.0f} requests/s: goodput {flood['rate']:,.0f} events/s = "
@@ -273,6 +328,7 @@ def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: floa
             f"{refusals(after)}; memory {after['memory'][-1]:.0f} MB\n"
             f"  topic: {balance}; generator {flood['cpu_seconds']:.0f} s CPU, server {flood['cpu']:.0f} s", flush=True,
         )  # fmt: skip
+    return {"seconds": seconds, "connections": FLOOD_CONNECTIONS, "peers": peers, "left_out": left_out}
 
 
 def python_peers_environment() -> Path:
@@ -295,11 +351,15 @@ def python_peers_environment() -> Path:
 def main() -> None:
     """Entry point of the command in the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measures = {"rates": (measure_rates, 8.0), "latency": (measure_latency, 20.0), "overload": (measure_overload, 60.0)}
+    measures = {
+        "rates": (measure_rates, 8.0), "scaling": (measure_scaling, 8.0),
+        "latency": (measure_latency, 20.0), "overload": (measure_overload, 60.0),
+    }  # fmt: skip
     parser.add_argument("what", choices=measures)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--peers", help=f"comma-separated, of {', '.join(PEERS)}; default: all; for overload: {OURS}")
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_args()
     names = args.peers.split(",") if args.peers else [OURS] if args.what == "overload" else list(PEERS)
     if unknown := set(names) - set(PEERS):
@@ -310,10 +370,11 @@ def main() -> None:
     except subprocess.SubprocessError as error:
         print(f"left out: the peers in Go: {error}", flush=True)
     venv = python_peers_environment()
-    print(f"{describe()}, {os.getloadavg()[0]:.1f} load before", flush=True)
+    print(describe(), flush=True)
     with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
         measure, seconds = measures[args.what]
-        measure(Bench(broker, DATA_DIR / "bin", venv), names, args.rounds, args.seconds or seconds)
+        found = measure(Bench(broker, DATA_DIR / "bin", venv), names, args.rounds, args.seconds or seconds)
+    write(args.json, f"ingest-{args.what}", found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name, servers and what they cost, spreads, programs in Go. Linux only."""
+"""What the benchmarks share: the machine's name, servers and what they cost, programs in Go. Linux only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +15,32 @@ from pathlib import Path
 from tests.harness import PROJECT_DIR, with_children_gone
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
+CGROUPS = Path("/sys/fs/cgroup")
+LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, when this process began
 
 
-def describe() -> str:
-    """The machine in one line, for the head of a table."""
+def machine() -> dict[str, object]:
+    """What one has to know of the machine."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_gb),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": round(LOAD_BEFORE, 1),
+    }
+
+
+def describe() -> str:
+    """The machine in one line, for the head of a table."""
     return (
-        f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GiB, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}"
-    )
+        "{cpu}, {cores} cores, {memory_gib} GiB, {system}, Python {python}; load {load_before} before"
+    ).format_map(machine())
 
 
 def tree(root: int) -> list[int]:
@@ -50,11 +62,13 @@ def tree(root: int) -> list[int]:
 
 def cpu_seconds(root: int) -> dict[int, float]:
     """CPU seconds so far of a process and all its descendants, by pid."""
-    used = {}
-    for pid in tree(root):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return used
+    return {pid: cpu_seconds_of(pid) for pid in tree(root)}
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """CPU seconds so far of one process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(root: int) -> float:
@@ -62,22 +76,40 @@ def resident_mb(root: int) -> float:
     return sum(int(field(pid, "status", "VmRSS:")) for pid in tree(root)) / 1024
 
 
+@contextmanager
+def held(pids: Sequence[int], share: float) -> Iterator[None]:
+    """Each of these processes gets at most `share` of a core, by a cgroup of its own. Raises OSError without the right.
+
+    Where cores are what all compete for, this shows what a process makes of its share.
+    """
+    unified = (CGROUPS / "cgroup.controllers").exists()
+    period_us = 10_000
+    quota_us = round(share * period_us)
+    made: list[Path] = []
+    try:
+        for pid in pids:
+            group = (CGROUPS if unified else CGROUPS / "cpu") / f"emostream-benchmark-{pid}"
+            group.mkdir()
+            made.append(group)
+            if unified:
+                (group / "cpu.max").write_text(f"{quota_us} {period_us}")
+            else:
+                (group / "cpu.cfs_period_us").write_text(str(period_us))
+                (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+            (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for group in made:
+            for left in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(left)
+            group.rmdir()
+
+
 def field(pid: int, file: str, name: str) -> str:
     """The first number behind `name` in a file of /proc/<pid>."""
     return next(
         line.split()[1] for line in Path(f"/proc/{pid}/{file}").read_text().splitlines() if line.startswith(name)
     )
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Min / median / max."""
-    return " / ".join(f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of `values` do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure a subscriber's pushes to registered clients: a real broker, a real subscriber.py, clients in one process.
 
-usage: .venv/bin/python benchmarks/push.py rate [--clients 200] [--records 300] [--rounds 3]
-       .venv/bin/python benchmarks/push.py influence [--healthy 10] [--seconds 20] [--rounds 3]
+usage: .venv/bin/python benchmarks/push.py rate [--clients 200] [--records 300] [--rounds 3] [--json FILE]
+       .venv/bin/python benchmarks/push.py influence [--healthy 10] [--seconds 20] [--rounds 3] [--json FILE]
 
 rate        pushes/s of one subscriber to `clients`, beside requests.post and a requests.Session, one after another, to
             the same clients.
@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import requests
 import uvloop
@@ -35,7 +34,8 @@ from kafka import KafkaProducer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import describe, percentile, spread
+from benchmarks.figures import percentile, spread, write
+from benchmarks.machine import describe
 from emostream.settings import CLUSTER_TOPICS, load
 from tests.harness import Broker, call, environment_for, free_port_block, listening, running_broker, script, wait_until
 
@@ -156,8 +156,8 @@ def record(number: int) -> bytes:
     return json.dumps(value).encode()
 
 
-def measure_rate(broker: Broker, args: argparse.Namespace) -> None:
-    """Print pushes/s."""
+def measure_rate(broker: Broker, args: argparse.Namespace) -> dict[str, Any]:
+    """Pushes/s, and ours to the others'."""
     found: dict[str, list[float]] = {"ours": [], "requests.post": [], "requests.Session": []}
     # Nothing is merged, however far the clients are behind: every push is counted.
     with clients() as (url, control), subscriber(broker, MAX_CLIENTS=args.clients, BATCH_SECONDS=3600) as ours:
@@ -177,21 +177,24 @@ def measure_rate(broker: Broker, args: argparse.Namespace) -> None:
                     sent += 1
                 found[name].append(sent / (time.monotonic() - began))
             delays(control)
+    ratios = {}
     for name, rates in found.items():
-        ratios = [ours / rate for ours, rate in zip(found["ours"], rates, strict=True)]
-        print(f"{name:17} pushes/s, min / median / max: {spread(rates)}; ours ÷ it: {statistics.median(ratios):.1f}")
+        ratios[name] = [ours / rate for ours, rate in zip(found["ours"], rates, strict=True)]
+        middle = statistics.median(ratios[name])
+        print(f"{name:17} pushes/s, min / median / max: {spread(rates)}; ours ÷ it: {middle:.1f}")
+    return {"clients": args.clients, "records": args.records, "rates": found, "ours_to_it": ratios}
 
 
-def measure_influence(broker: Broker, args: argparse.Namespace) -> None:
-    """Print what healthy clients notice of five others."""
-    ratios = []
+def measure_influence(broker: Broker, args: argparse.Namespace) -> dict[str, Any]:
+    """What healthy clients notice of five others."""
+    rounds = []
     # One for all: the first records of a new one wait 100 ms for it to know the topic, and there are 1 % of them.
     producer = KafkaProducer(bootstrap_servers=broker.servers, linger_ms=0)
     with clients() as (url, control):
         nobody = f"http://127.0.0.1:{free_port_block(1)}/"
         bad = [f"{url}/{kind}" for kind in ("hang", "slow", "500", "302")] + [nobody]
         for number in range(args.rounds):
-            p99 = {}
+            this: dict[str, Any] = {}
             for name, others in (("alone", []), ("with five others", bad)):
                 with subscriber(broker, MAX_CLIENTS=args.healthy + len(bad)) as ours:
                     for client_url in [f"{url}/{healthy}" for healthy in range(args.healthy)] + others:
@@ -200,13 +203,14 @@ def measure_influence(broker: Broker, args: argparse.Namespace) -> None:
                     delays(control)
                     sent = produce_steadily(producer, args.per_second, args.seconds)
                     found = delays(control, sent * args.healthy)
-                p99[name] = percentile(found, 99)
+                this[name] = {"p50_ms": percentile(found, 50), "p99_ms": percentile(found, 99), "max_ms": max(found)}
                 print(
-                    f"  round {number + 1}, {args.healthy} healthy clients {name}: p50 {percentile(found, 50):.2f}, "
-                    f"p99 {p99[name]:.2f}, max {max(found):.1f} ms, {len(found)} pushes", flush=True,
+                    f"  round {number + 1}, {args.healthy} healthy clients {name}: p50 {this[name]['p50_ms']:.2f}, "
+                    f"p99 {this[name]['p99_ms']:.2f}, max {max(found):.1f} ms, {len(found)} pushes", flush=True,
                 )  # fmt: skip
-            ratios.append(p99["with five others"] / p99["alone"])
-    print(f"p99 with five others ÷ alone, min / median / max: {spread(ratios, 2)}")
+            rounds.append(this | {"ratio": this["with five others"]["p99_ms"] / this["alone"]["p99_ms"]})
+    print(f"p99 with five others ÷ alone, min / median / max: {spread([found['ratio'] for found in rounds], 2)}")
+    return {"healthy": args.healthy, "per_second": args.per_second, "seconds": args.seconds, "rounds": rounds}
 
 
 def produce_steadily(producer: KafkaProducer, per_second: float, seconds: float) -> int:
@@ -230,10 +234,12 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_args()
-    print(f"{describe()}, {os.getloadavg()[0]:.1f} load before", flush=True)
+    print(describe(), flush=True)
     with running_broker(environment_for(load().data_path / "benchmarks" / "push")) as broker:
-        measures[args.what](broker, args)
+        found = measures[args.what](broker, args)
+    write(args.json, f"push-{args.what}", found)
 
 
 if __name__ == "__main__":

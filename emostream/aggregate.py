@@ -24,7 +24,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
-from emostream.counting import Batch, count_events, largest, summarize, totals
+from emostream.counting import Batch, count_events, largest, read_records, summarize, totals
+from emostream.meters import Page
+from emostream.progress import Progress
 from emostream.records import encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
@@ -34,6 +36,8 @@ GROUP = "main-publisher"
 TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
+POLL_RECORDS = 50_000
+FETCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,10 @@ def read_positions(settings: Settings, log: Log) -> Positions:
 class BatchPublisher:
     """Writes each micro-batch as one transaction: its counts and the positions after it, all or nothing."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, progress: Progress, log: Log) -> None:
         self._settings = settings
+        self._progress = progress
+        self._metrics = progress.metrics
         self._log = log
         self._producer: KafkaProducer = transactional_producer(settings, GROUP)
         self._next_batch_id = 0
@@ -102,15 +108,16 @@ class BatchPublisher:
             TRANSACTION_SECONDS, "reading the positions", lambda: read_positions(self._settings, self._log)
         )
         self._next_batch_id = positions.next_batch_id
+        self._progress.next_offsets = positions.next_offsets
         return positions
 
-    def publish(self, records: DataFrame, _spark_batch_id: int) -> None:
-        """Count a micro-batch and commit it; the shape that foreachBatch calls. Raises KafkaError.
+    def publish(self, read: DataFrame, _spark_batch_id: int) -> None:
+        """Count a micro-batch of read_events and commit it; the shape that foreachBatch calls. Raises KafkaError.
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on from the last committed one.
         """
         started = time.time()
-        by_emoji = count_events(records)
+        by_emoji = count_events(read)
         rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
             return
@@ -133,6 +140,7 @@ class BatchPublisher:
             if self.start().next_batch_id == batch_id:  # else it was committed, and only the answer did not come
                 self._commit_in_time(batch_id, batch)
         self._next_batch_id = batch_id + 1
+        self._note(batch, started, counted, time.time())
         events = sum(count.events or 0 for count in batch.counts)
         if batch.bad_records:
             self._log.warning(
@@ -149,12 +157,31 @@ class BatchPublisher:
             bad=batch.bad_records, count_seconds=counted - started, commit_seconds=time.time() - counted,
         )  # fmt: skip
 
+    def _note(self, batch: Batch, started: float, counted: float, committed: float) -> None:
+        """Count a batch that was published; the times are Unix seconds."""
+        self._progress.next_offsets = {**self._progress.next_offsets, **batch.next_offsets}
+        self._progress.emojis = len(batch.counts) + batch.cut_emojis
+        for name, number in {
+            "batches": 1, "transactions": 1, "counts": len(batch.counts),
+            "events": sum(count.events or 0 for count in batch.counts), "bad_records": batch.bad_records,
+            "cut_emojis": batch.cut_emojis, "cut_events": batch.cut_events,
+        }.items():  # fmt: skip
+            self._metrics.add(name, number)
+        for name, seconds in {
+            "batch": committed - started, "count": counted - started, "publish": committed - counted,
+        }.items():  # fmt: skip
+            self._metrics.histograms[name].observe(seconds)
+
     def _commit_in_time(self, batch_id: int, batch: Batch) -> None:
         # kafka-python waits for ever where the coordinator of a transaction dies. A call that is given up here
         # can do no harm: the next producer fences this one before it reads the positions.
         producer = self._producer
         step = f"the transaction of batch {batch_id}"
-        within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        try:
+            within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+        except (KafkaError, StepTimeout):
+            self._metrics.add("transaction_aborts")
+            raise
 
     def _commit(self, producer: KafkaProducer, batch_id: int, batch: Batch) -> None:
         settings = self._settings
@@ -182,6 +209,14 @@ def make_session(settings: Settings) -> SparkSession:
         .config("spark.sql.shuffle.partitions", 2)
         # Decides between stages how to go on; with two small stages that only costs 40 ms a batch.
         .config("spark.sql.adaptive.enabled", "false")
+        # The checkpoint is written before and after each batch. By default each of its files costs the fork of a chmod
+        # and of several readlinks, 36 ms in all; so plainly, 7.
+        .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
+        .config("spark.sql.streaming.checkpoint.fileChecksum.enabled", "false")
+        .config(
+            "spark.sql.streaming.checkpointFileManagerClass",
+            "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
+        )
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
@@ -207,27 +242,32 @@ def warm_up(session: SparkSession) -> None:
             F.lit(event).alias("value"), F.lit(0).alias("partition"),
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
-        largest(count_events(records), WARM_UP_EVENTS).collect()
+        largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
 
 
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
-    """EMOJI_TOPIC as a stream, from these offsets on."""
+    """EMOJI_TOPIC as a stream of what read_records returns, from these offsets on."""
     starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
-    return (
+    records = (
         session.readStream.format("kafka")
         .option("kafka.bootstrap.servers", ",".join(settings.bootstrap_servers))
         .option("subscribe", settings.emoji_topic)
         .option("startingOffsets", json.dumps(starting))
         .option("maxOffsetsPerTrigger", settings.max_events_per_batch)
         .option("kafka.isolation.level", "read_committed")
-        # The source begins each batch behind a long poll that is already under way: 500 ms by default.
-        .option("kafka.fetch.max.wait.ms", 10)
+        # After each poll the source asks for the topic's ends, behind a fetch that is under way already and waits for
+        # more: 500 ms by default. So polls are to be short and few; the default of 500 records made them many.
+        .option("kafka.fetch.max.wait.ms", 1)
+        .option("kafka.max.poll.records", POLL_RECORDS)
+        .option("kafka.max.partition.fetch.bytes", FETCH_BYTES)
         # A broker that is away is noticed, and waited for, well before the default of 60 s; of three brokers
         # the others have taken over by then.
         .option("kafka.request.timeout.ms", 3_000)
         .option("kafka.default.api.timeout.ms", 5_000)
         .load()
     )
+    # Read here and not in each batch: what belongs to the stream is made once, with all its calls into the JVM.
+    return read_records(records)
 
 
 def run(settings: Settings) -> int:
@@ -242,6 +282,9 @@ def run(settings: Settings) -> int:
         return 1
     stop.listen()  # again: PySpark has put its own handler for SIGINT in place
     warm_up(session)
+    progress = Progress(settings, log)
+    session.streams.addListener(progress)
+    Page(progress.metrics).serve(settings.bind_host, settings.metrics_port(), log)
     try:
         while not stop.requested:
             # Only now, so that Spark is warm when a broker that was away comes back.
@@ -249,7 +292,7 @@ def run(settings: Settings) -> int:
                 break
             publisher = None
             try:
-                publisher = BatchPublisher(settings, log)
+                publisher = BatchPublisher(settings, progress, log)
                 _follow(_start_query(session, publisher, settings, log), settings, stop, log)
             except (StreamingQueryException, KafkaError, StepTimeout) as error:
                 if publisher and publisher.fenced:

@@ -6,6 +6,7 @@ The text of an event is made once for all streams. Not thread-safe: it belongs t
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,14 @@ class Batch:
     wire: bytes
 
 
-def event(place: Place, counts: Iterable[Count], merged: int) -> bytes:
-    """One Server-Sent Event with the counts of `merged` micro-batches, summed per emoji."""
+def event(place: Place, counted: Iterable[tuple[Record, Count]], merged: int, now_ms: int) -> bytes:
+    """One Server-Sent Event, made at `now_ms`, with the counts of `merged` micro-batches, summed per emoji."""
     by_emoji: dict[str, dict[str, object]] = {}
     data: dict[str, object] = {} if place.batch_id is None else {"batch_id": place.batch_id}
     data["counts"] = ()
-    for count in counts:
+    routed_ms = 0
+    for record, count in counted:
+        routed_ms = max(routed_ms, record.timestamp_ms)
         summed = by_emoji.setdefault(count.emoji, {"emoji": count.emoji, "count": 0})
         summed["count"] += count.count  # type: ignore[operator]
         if count.events is not None:
@@ -51,6 +54,7 @@ def event(place: Place, counts: Iterable[Count], merged: int) -> bytes:
             if value is not None:
                 data[key] = choose(data.get(key, value), value)
     data["counts"] = list(by_emoji.values())
+    data |= {"routed_ms": routed_ms, "pushed_ms": now_ms}
     data["merged"] = merged
     return b"id: %s\ndata: %s\n\n" % (str(place).encode(), encode(data))
 
@@ -65,10 +69,11 @@ class Batches:
 
     def __init__(
         self, cluster: int, starts: Mapping[int, int], before: Mapping[int, int], max_age_seconds: float,
-        max_records: int,
+        max_records: int, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """`starts` is the offset per partition from which on records come, `before` the batch id of the one before."""
         self._progress = Progress(cluster, starts, before)
+        self._clock = clock
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
         self._open: dict[int, tuple[float, Counted]] = {}  # batch id → since when, what
@@ -149,6 +154,11 @@ class Batches:
             self._close(batch_id, self._open.pop(batch_id)[1])
         return None
 
+    def routed_ms(self, first: int) -> list[int]:
+        """When each micro-batch from number `first` on was published, its newest record that is."""
+        found = islice(self._closed, max(0, first - self.first), None)
+        return [max(record.timestamp_ms for record, _ in batch.records) for batch in found]
+
     def forget(self, now_ms: float) -> None:
         """Let go of what is older than the bound, or too much."""
         while self._closed:
@@ -203,9 +213,9 @@ class Batches:
     def _events(self, first: int, merge: bool) -> bytes:
         found = list(islice(self._closed, max(0, first - self.first), None))
         if merge and len(found) > 1:
-            counts = (count for batch in found for _, count in batch.records)
+            counts = (counted for batch in found for counted in batch.records)
             ids = [batch.place.batch_id for batch in found]
-            made = event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
+            made = self._event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
         else:
             made = b"".join(batch.wire for batch in found)
         if first < self.first:
@@ -229,7 +239,7 @@ class Batches:
             if len(records) == len(batch.records) and after is batch.place:
                 made.append(batch.wire)
             elif records:
-                made.append(event(after, (count for _, count in records), merged=1))
+                made.append(self._event(after, records))
         return b"".join(made)
 
     def _close_all(self) -> None:
@@ -240,9 +250,11 @@ class Batches:
         size = max((count.batch_emojis or math.inf for _, count in records), default=0)
         self._progress.close(batch_id, [record for record, _ in records], size)
         place = self._progress.place(batch_id)
-        wire = event(place, (count for _, count in records), merged=1)
-        self._closed.append(Batch(records, place, tuple(self._progress.reached), wire))
+        self._closed.append(Batch(records, place, tuple(self._progress.reached), self._event(place, records)))
         self._records += len(records)
+
+    def _event(self, place: Place, counted: Iterable[tuple[Record, Count]], merged: int = 1) -> bytes:
+        return event(place, counted, merged, round(self._clock() * 1000))
 
     def _forget_oldest(self) -> None:
         oldest = self._closed.popleft()

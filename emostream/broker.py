@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
@@ -30,7 +30,8 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
-from emostream.runtime import Counters, Log, StopFlag, run_script, stop_on_signals
+from emostream.meters import Metrics
+from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 PARTITIONS = 3
@@ -38,6 +39,8 @@ REMINDER_SECONDS = 5.0
 FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
 STICKY_MS = 10
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+LOOK_TIMEOUT_MS = 100
 TRANSACTION_TIMEOUT_MS = 10_000
 # Small segments, because the newest one is never compacted.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
@@ -298,7 +301,75 @@ def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
     )
 
 
-def skip(record: ConsumerRecord, reason: Exception, counters: Counters, log: Log) -> None:
+def bulk_consumer(settings: Settings) -> Consumer:
+    """A consumer of committed records for whoever reads many at once and then closes it; assigned by hand.
+
+    On librdkafka, which takes them apart outside of Python: in the app others wait for this process meanwhile.
+    """
+    return Consumer(
+        {
+            "bootstrap.servers": ",".join(settings.bootstrap_servers),
+            "group.id": "emostream-reader",  # wanted, though none is joined and nothing is committed
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            # Else the end of a partition is told only after a long poll.
+            "fetch.wait.max.ms": 10,
+            "queued.max.messages.kbytes": 8_192,
+            "log_level": 0,
+            "error_cb": lambda _error: None,
+        }
+    )
+
+
+class Ends:
+    """Where a topic ends, for any thread; by a connection of its own."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        """Connects to the broker. Raises KafkaError."""
+        self._partitions = partitions(topic)
+        self._reader: KafkaConsumer = consumer(settings, group_id=None)
+        self._lock = threading.Lock()
+
+    def now(self, timeout_ms: int) -> dict[int, int]:
+        """Per partition, the offset of the next record to be published. Raises KafkaError."""
+        with self._lock:
+            ends = self._reader.end_offsets(self._partitions, timeout_ms=timeout_ms)
+        return {tp.partition: end for tp, end in ends.items()}
+
+
+class Lag:
+    """How many records lie between an assigned consumer and the end of its topics, as it last heard of that."""
+
+    def __init__(self, reader: KafkaConsumer) -> None:
+        self._reader = reader
+        self._due = 0.0
+        self.records: int | None = None  # None while it has not heard of it
+
+    def look(self) -> None:
+        """Look, if that is a while ago; in the thread that polls."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + LOOK_SECONDS
+        self.records = self._lag()
+
+    def _lag(self) -> int | None:
+        total = 0
+        for tp in self._reader.assignment():
+            end = self._reader.highwater(tp)
+            try:
+                position = self._reader.position(tp, timeout_ms=LOOK_TIMEOUT_MS)
+            except KafkaError:
+                return None
+            if end is None or position is None:
+                return None
+            total += max(0, end - position)
+        return total
+
+
+def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log) -> None:
     """Count and name a record that is no count, for `reason`; whoever reads it goes on with the next one."""
     counters.add("skipped")
     log.warning(

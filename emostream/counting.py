@@ -26,21 +26,31 @@ PLAIN_EVENT = (
 )
 
 
-def count_events(records: DataFrame) -> DataFrame:
-    """Kafka source columns (value, partition, offset, timestamp) → one row per emoji: events, offsets, times.
+def read_records(records: DataFrame) -> DataFrame:
+    """Kafka source columns (value, partition, offset, timestamp) → emoji, events, partition, offset, accepted_ms.
 
-    `first_offsets` and `last_offsets` have an element per partition, null where the emoji is not in it. The records
-    that are no events are the row whose `emoji` is null.
+    `emoji` is null, and `events` 1, where a record is no event.
     """
     plain, emoji, events = parsed_event()
     return (
         # Two steps, or Spark would look for each use of `plain` anew.
-        records.select(plain.alias("plain"), "value", "partition", "offset", "timestamp")
-        .select(emoji.alias("emoji"), events.alias("events"), "partition", "offset", "timestamp")
-        .groupBy("emoji")
-        .agg(*_measures())
-        .select("emoji", "events", "first_offsets", "last_offsets", "first_accepted_ms", "last_accepted_ms")
+        records.select(plain.alias("plain"), "value", "partition", "offset", "timestamp").select(
+            emoji.alias("emoji"),
+            events.alias("events"),
+            "partition",
+            "offset",
+            F.unix_millis("timestamp").alias("accepted_ms"),
+        )
     )
+
+
+def count_events(events: DataFrame) -> DataFrame:
+    """What read_records returns → one row per emoji: emoji, events, offsets, times.
+
+    `first_offsets` and `last_offsets` have an element per partition, null where the emoji is not in it. The records
+    that are no events are the row whose `emoji` is null.
+    """
+    return events.groupBy("emoji").agg(*_measures())
 
 
 def largest(counted: DataFrame, emojis: int) -> DataFrame:
@@ -48,8 +58,7 @@ def largest(counted: DataFrame, emojis: int) -> DataFrame:
 
     One more than `emojis`, so that whoever reads it sees that there are more.
     """
-    order = [F.col("emoji").isNotNull(), F.desc("events"), F.asc("emoji")]
-    return counted.orderBy(*order).limit(emojis + 2)
+    return counted.orderBy(*_order()).limit(emojis + 2)
 
 
 def totals(counted: DataFrame) -> DataFrame:
@@ -63,7 +72,6 @@ def totals(counted: DataFrame) -> DataFrame:
     )
 
 
-@functools.cache  # an expression is 20 calls into the JVM, 60 ms of each batch's latency
 def parsed_event() -> tuple[Column, Column, Column]:
     """Three columns: the emoji of a plain event in `value`, else ""; of `plain` and `value` the emoji, and its number.
 
@@ -95,16 +103,21 @@ def parsed_event() -> tuple[Column, Column, Column]:
     )
 
 
-@functools.cache
+@functools.cache  # an expression is many calls into the JVM, all of them before a batch can be counted
 def _measures() -> tuple[Column, ...]:
     offsets = [F.when(F.col("partition") == partition, F.col("offset")) for partition in PARTITION_NUMBERS]
     return (
         F.sum("events").alias("events"),
         F.array(*map(F.min, offsets)).alias("first_offsets"),
         F.array(*map(F.max, offsets)).alias("last_offsets"),
-        F.min(F.unix_millis("timestamp")).alias("first_accepted_ms"),
-        F.max(F.unix_millis("timestamp")).alias("last_accepted_ms"),
+        F.min("accepted_ms").alias("first_accepted_ms"),
+        F.max("accepted_ms").alias("last_accepted_ms"),
     )
+
+
+@functools.cache
+def _order() -> tuple[Column, ...]:
+    return F.col("emoji").isNotNull(), F.desc("events"), F.asc("emoji")
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from emostream.cors import Cors
 from emostream.deliver_http import create_app
 from emostream.follow import Follower
 from emostream.history import History
+from emostream.meters import Metrics, Page
+from emostream.metrics import DELIVER
 from emostream.push import PushEngine
 from emostream.push_client import Position, PushClient, PushPolicy
 from emostream.push_http import Target
 from emostream.registry import Full, NotYours, Registration, Registry, RegistryTopic
-from emostream.runtime import EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
+from emostream.runtime import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.stream import StreamServer, allow_descriptors
 
@@ -34,6 +36,9 @@ RESOLVE_SECONDS = 3.0
 # A healthy client gets the counts of a micro-batch long before the next one; what has waited for longer is merged.
 MERGE_AFTER_BATCHES = 2
 MAX_HISTORY_RECORDS = 100_000
+# What GET /status remembers of those who have lost their slots; the log has all of them.
+MAX_EVICTED = 10
+MAX_REASON_CHARACTERS = 200
 
 
 class ThreadEnded(Exception):
@@ -64,7 +69,8 @@ class Subscriber:
         """Connects to the broker. Raises KafkaError."""
         self.cluster_topic = settings.required_cluster_topic()
         self.number = settings.subscriber
-        self.counters = Counters(log)
+        self.counters = Metrics(log, DELIVER)
+        self._page = Page(self.counters)
         self._log = log
         self._policy = PushPolicy(
             self.cluster_topic, self.number, MERGE_AFTER_BATCHES * settings.batch_seconds,
@@ -76,10 +82,21 @@ class Subscriber:
         self._streams: StreamServer | None = None
         self._registry: Registry[Slot] = Registry(settings.max_clients)
         self._engine = PushEngine(self._history, self._policy, self.counters, log, self._evict, self._keep)
+        self._evicted: list[dict[str, object]] = []  # replaced as a whole, so that any thread may read it
         self._saved: dict[str, Position] = {}
         self._save_lock = threading.Lock()
         self._store = RegistryTopic(settings, self.cluster_topic, self.number)
         self.follower = Follower(settings, self.cluster_topic, self._history, self.counters, log)
+        self.counters.read(
+            clients=lambda: len(self._registry.clients()),
+            slots=lambda: settings.max_clients,
+            streams=lambda: self._streams.streams if self._streams else 0,
+            lag=lambda: self.follower.lag.records,
+            client_behind=lambda: {url: slot.client.behind() for url, slot in self._registry.clients().items()},
+            client_failing=lambda: {
+                url: slot.client.failing_seconds() for url, slot in self._registry.clients().items()
+            },
+        )
 
     def start(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
@@ -158,8 +175,13 @@ class Subscriber:
             "streams": streams,
             "available_streams": max(0, max_streams - streams),
             "clients": sorted(clients),
+            "evicted": self._evicted,
             "counts": self.counters.snapshot(),
         }
+
+    def metrics(self) -> bytes:
+        """The body of GET /metrics."""
+        return self._page.text()
 
     def save_positions(self) -> None:
         """Keep how far each client has come, where that changed."""
@@ -253,6 +275,9 @@ class Subscriber:
         if slot and slot.client is client and self._registry.remove(client_url, only=slot):
             self._forget(client_url)
             self.counters.add("evicted")
+            shown, at_ms = reason[:MAX_REASON_CHARACTERS], round(time.time() * 1000)
+            noted = {"client_url": client_url, "reason": shown, "at_ms": at_ms}
+            self._evicted = [*self._evicted, noted][-MAX_EVICTED:]
             self._log.warning("evicted", client_url=client_url, reason=reason)
 
     def _forget(self, client_url: str) -> None:

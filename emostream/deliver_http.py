@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from emostream.cors import Cors
+from emostream.meters import CONTENT_TYPE
 from emostream.push_http import PushError, Target
 from emostream.records import InvalidRecord
 from emostream.registry import Full, NotYours
@@ -39,6 +40,9 @@ class Subscriber(Protocol):
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
 
+    def metrics(self) -> bytes:
+        """The body of GET /metrics."""
+
 
 class _Registration(msgspec.Struct):
     client_url: str
@@ -54,6 +58,10 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
     @app.get("/status")
     def status() -> Response:
         return jsonify(subscriber.status())
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(subscriber.metrics(), content_type=CONTENT_TYPE)
 
     @app.post("/register")
     def register() -> tuple[Response, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -29,6 +30,20 @@ class _Status(msgspec.Struct):
     stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     streams: Annotated[int, Meta(ge=0)] | None = None
     available_streams: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Eviction(msgspec.Struct, frozen=True):
+    """A client that has lost its slot, why, and when, in Unix milliseconds."""
+
+    client_url: str
+    reason: str
+    at_ms: int
+
+
+class _Evicted(msgspec.Struct):
+    """What GET /status of ours tells besides."""
+
+    evicted: tuple[Eviction, ...] = ()
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -61,6 +76,7 @@ class Subscriber(msgspec.Struct, frozen=True):
     stream_port: int | None = None
     streams: int | None = None
     available_streams: int | None = None
+    evicted: tuple[Eviction, ...] = ()
 
     def listed(self, host: str) -> Listed:
         """As in GET /subscribers, with addresses at `host`."""
@@ -96,6 +112,8 @@ def ask(
         status = msgspec.json.decode(answer.content, type=_Status)
     except (requests.RequestException, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return unknown
+    with suppress(msgspec.ValidationError):  # somebody else's subscriber may mean something else by it
+        unknown = msgspec.structs.replace(unknown, evicted=msgspec.json.decode(answer.content, type=_Evicted).evicted)
     return msgspec.structs.replace(unknown, alive=True, **msgspec.structs.asdict(status))
 
 

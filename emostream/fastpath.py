@@ -65,6 +65,11 @@ class FastPath:
         self._threads = ThreadPoolExecutor(FLASK_THREADS, "flask")
         self._taken_headers = self._headers(TAKEN, "")
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return self._requests
+
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Granian calls this once, before the first request."""
         self._end_slow(loop)
@@ -83,6 +88,8 @@ class FastPath:
             return self._send(scope, protocol, LIVE)
         if scope.path == "/readyz" and scope.method == "GET":
             return self._send(scope, protocol, self._intake.ready())
+        if scope.path == "/metrics" and scope.method == "GET":
+            return await self._by_flask(scope, protocol, b"")
         if self._requests >= self._max_requests:
             self._intake.counters.add("refused_busy")
             return self._send(scope, protocol, BUSY)

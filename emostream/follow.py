@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from emostream.broker import consumer, partitions, skip
-from emostream.history import History, Record
-from emostream.records import InvalidRecord, parse_count, parse_whole_count
-from emostream.runtime import Counters, Log, StopFlag
+from emostream.broker import Ends, Lag, consumer, partitions, skip
+from emostream.history import History, Record, Times
+from emostream.meters import Metrics
+from emostream.records import Count, InvalidRecord, parse_whole_count
+from emostream.runtime import Log, StopFlag
 from emostream.settings import Settings
 
 POLL_MS = 500
@@ -24,7 +24,7 @@ BEFORE_THE_HISTORY = 2
 class Follower:
     """The consumer of a cluster topic."""
 
-    def __init__(self, settings: Settings, cluster_topic: str, history: History, counters: Counters, log: Log) -> None:
+    def __init__(self, settings: Settings, cluster_topic: str, history: History, counters: Metrics, log: Log) -> None:
         """Connects to the broker. Raises KafkaError."""
         self.generation = 0  # of the topic; grows when it is replaced
         self.next_offsets: dict[int, int] = {}  # of what is in the history
@@ -37,9 +37,9 @@ class Follower:
         self._counters = counters
         self._log = log
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
+        self.lag = Lag(self._consumer)
         # For whoever registers: the other one belongs to the thread that polls it.
-        self._ends_reader: KafkaConsumer = consumer(settings, group_id=None)
-        self._ends_lock = threading.Lock()
+        self._ends = Ends(settings, cluster_topic)
 
     def catch_up(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic. Raises KafkaError, also at a stop."""
@@ -73,30 +73,35 @@ class Follower:
             self.next_offsets[tp.partition] = consumed[-1].offset + 1
             for record in consumed:
                 try:
-                    parse_count(record.value)
+                    count = parse_whole_count(record.value)
                 except InvalidRecord as error:
                     skip(record, error, self._counters, self._log)
                     continue
                 if record.offset < self.starts.get(record.partition, 0):
-                    self._remember_before(record.partition, record.offset, record.value)
+                    self._remember_before(record.partition, record.offset, count.batch_id)
                     continue
-                records.append(Record(record.partition, record.offset, record.timestamp, record.value, self.generation))
+                where = record.partition, record.offset, record.timestamp
+                records.append(Record(*where, record.value, self.generation, times=times(count)))
         self._history.append(records, now_ms=time.time() * 1000)
         self._counters.add("consumed", len(records))
+        self.lag.look()
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:
         """Per partition, the offset of the next record to be published; from any thread. Raises KafkaError."""
-        with self._ends_lock:
-            ends = self._ends_reader.end_offsets(partitions(self._topic), timeout_ms=ENDS_TIMEOUT_MS)
-        return {tp.partition: end for tp, end in ends.items()}
+        return self._ends.now(ENDS_TIMEOUT_MS)
 
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close(autocommit=False, timeout_ms=1_000)
 
-    def _remember_before(self, partition: int, offset: int, value: bytes) -> None:
+    def _remember_before(self, partition: int, offset: int, batch_id: int | None) -> None:
         self.forgotten[partition] = offset + 1
-        batch_id = parse_whole_count(value).batch_id
         if batch_id is not None:
             self.forgotten_batch_ids[partition] = batch_id
+
+
+def times(count: Count) -> Times | None:
+    """When the taps of a count were accepted and when it was counted; None where it does not say all of it."""
+    first, last, batched = count.first_accepted_ms, count.last_accepted_ms, count.batched_ms
+    return None if first is None or last is None or batched is None else Times(first, last, batched)

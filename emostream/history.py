@@ -12,6 +12,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When the oldest and the newest tap of a count were accepted and when it was counted, in Unix milliseconds."""
+
+    first_accepted_ms: int
+    last_accepted_ms: int
+    batched_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds.
 
@@ -25,6 +34,7 @@ class Record:
     value: bytes
     generation: int = 0
     read_at: float = field(default_factory=time.monotonic, compare=False)
+    times: Times | None = field(default=None, compare=False)  # where the record says them
 
 
 class History:

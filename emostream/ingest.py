@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
@@ -19,7 +21,7 @@ from granian.http import HTTP1Settings
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
-from emostream import pages
+from emostream import dashboard, pages
 from emostream.broker import BoundedProducer, wait_for_topics
 from emostream.directory import Directory
 from emostream.fastpath import FastPath
@@ -35,14 +37,17 @@ from emostream.intake import (
     Intake,
     said,
 )
+from emostream.meters import CONTENT_TYPE, Metrics, Page, Workers
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import HEARTBEAT_SECONDS, Counters, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
+from emostream.runtime import HEARTBEAT_SECONDS, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
+from emostream.supervise import Supervised
 
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
 # A flush begins this long before a multiple of the linger: time for its request to be answered.
-FLUSH_LEAD_SECONDS = 0.06
+FLUSH_LEAD_SECONDS = 0.04
 # With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
 SHORTEST_FLUSH_SECONDS = 0.1
 # What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
@@ -55,7 +60,7 @@ OTHER_FILES = 64
 IDLE_CONNECTION_MS = 30_000
 
 
-def create_app(intake: Intake) -> Flask:
+def create_app(intake: Intake, page: Page) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
     app = Flask("emostream.ingest", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -81,6 +86,11 @@ def create_app(intake: Intake) -> Flask:
     def readyz() -> Response:
         """200 when events can be taken, 503 while the broker is away."""
         return response(intake.ready())
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """What all workers have counted, and how the processes of ./start.sh are, as Prometheus reads it."""
+        return Response(page.text(), content_type=CONTENT_TYPE)
 
     @app.get("/openapi.json")
     def openapi() -> Response:
@@ -124,6 +134,8 @@ def create_app(intake: Intake) -> Flask:
 
     @app.after_request
     def allow_origins(answer: Response) -> Response:
+        if request.blueprint == dashboard.NAME:
+            return answer  # where clients are, and what the system does, is not for other people's pages
         answer.headers.extend(gate.cors.headers(request.headers.get("Origin")))
         if request.method == "OPTIONS":
             answer.headers.extend(preflight(answer.headers.get("Allow", "")))
@@ -153,6 +165,7 @@ def serve(settings: Settings) -> int:
     # Granian shares its port with whoever listens on it already; this says so instead.
     # Workers whose main process was killed hold the port until they have drained.
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
+    shutil.rmtree(_metrics_path(settings), ignore_errors=True)  # what an app of before had counted
     # The workers' producers are made after the fork; what they are made by cannot be pickled for a spawn.
     multiprocessing.set_start_method("fork", force=True)
     server = Granian(
@@ -189,18 +202,35 @@ def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's type
     """Runs once in each worker process, after the fork: a producer's threads do not survive one."""
     # Until Granian listens for it, the handler that was inherited would swallow the signal, and the app never end.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    start_logging()
+    start_logging(settings.log_format)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
-    counters = Counters(log)
+    counters = Metrics(log, INGEST)
     intake = Intake(settings, producer, counters)
+    workers = Workers(_metrics_path(settings), counters)
+    app = create_app(intake, Page(workers, Supervised(settings), pid=parent_pid))
+    directory = Directory(settings)
+    app.register_blueprint(pages.blueprint(settings, directory))
+    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
+    fast_path = FastPath(intake, app, settings.max_concurrent_requests, log)
+    counters.read(
+        in_flight=lambda: fast_path.in_flight,
+        buffered=lambda: producer.buffered,
+        broker_away=lambda: intake.broker_away,
+        produced=lambda: producer.counts()["acknowledged"],
+        send_errors=lambda: producer.counts()["lost"],
+        received=intake.received,
+    )
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
-    threading.Thread(target=_watch, args=(settings, producer, intake, log, parent_pid), name="watch").start()
-    app = create_app(intake)
-    app.register_blueprint(pages.blueprint(settings, Directory(settings)))
-    return FastPath(intake, app, settings.max_concurrent_requests, log)
+    threading.Thread(target=_watch, args=(settings, producer, intake, workers, log, parent_pid), name="watch").start()
+    return fast_path
+
+
+def _metrics_path(settings: Settings) -> Path:
+    """Where each worker leaves its numbers for the others."""
+    return settings.data_path / "run" / "metrics_app"
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:
@@ -213,11 +243,13 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
     return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
 
 
-def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: Log, parent_pid: int) -> None:
+def _watch(
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, parent_pid: int
+) -> None:
     """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
     try:
-        _keep(settings, producer, intake, log, heartbeat, parent_pid)
+        _keep(settings, producer, intake, workers, log, heartbeat, parent_pid)
     except BaseException as error:
         log.error("a thread of this worker has failed; the worker ends, and a new one is started", reason=repr(error))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -226,13 +258,15 @@ def _watch(settings: Settings, producer: BoundedProducer, intake: Intake, log: L
     finally:
         heartbeat.end()
         given_up = producer.drain(settings.drain_seconds)
+        workers.publish()
         intake.counters.log_if_due(final=True)
         log.info("drained", given_up=given_up, **producer.counts())
 
 
 def _keep(
-    settings: Settings, producer: BoundedProducer, intake: Intake, log: Log, heartbeat: Heartbeat, parent_pid: int
-) -> None:
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, heartbeat: Heartbeat,
+    parent_pid: int,
+) -> None:  # fmt: skip
     """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()
     away = failed = False
@@ -255,6 +289,7 @@ def _keep(
             log.info("the broker takes events again")
         if not away:
             heartbeat.beat()
+        workers.publish()
         intake.counters.log_if_due()
         if not failed and (producer.counts()["lost"] or not producer.running):
             # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is

@@ -11,11 +11,12 @@ import msgspec
 
 from emostream.broker import BoundedProducer, BufferFull, Receipt
 from emostream.gate import Gate, TooMany
+from emostream.meters import Metrics
 from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch
-from emostream.runtime import Counters
 from emostream.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
+OF_TAPS = ("invalid", "rate", "full", "busy")  # why they are refused
 # With ACK=broker somebody waits for the broker's answer.
 ACK_SECONDS = 10.0
 BODY_SECONDS = 10.0
@@ -60,7 +61,7 @@ UNACKNOWLEDGED = retry(
 class Intake:
     """Takes taps, one or many at a time, for one producer."""
 
-    def __init__(self, settings: Settings, producer: BoundedProducer, counters: Counters) -> None:
+    def __init__(self, settings: Settings, producer: BoundedProducer, counters: Metrics) -> None:
         self.gate = Gate(settings)
         self.counters = counters
         self.broker_away = False
@@ -73,13 +74,18 @@ class Intake:
         """Whether events that are taken now will go out soon."""
         return NOT_READY if self.broker_away else READY
 
+    def received(self) -> int:
+        """Taps that came. A request that was refused unread is one; what is no tap, such as a wrong path, is none."""
+        counts = self.counters.snapshot()
+        return sum(counts.get(fate, 0) for fate in ("accepted", *(f"refused_{reason}" for reason in OF_TAPS)))
+
     def tap(self, body: bytes, address: str) -> tuple[Answer, Future[None] | None]:
         """The answer to POST /send-emoji; where it comes with a future, it holds once that is done."""
         receipt = Receipt() if self._waits else None
-        refusal = self._take(body, parse_request, address, receipt)
-        if refusal:
-            return refusal, None
-        self.counters.add("accepted")
+        taken = self._take(body, parse_request, address, receipt)
+        if not isinstance(taken, int):
+            return taken, None
+        self.counters.add("accepted", taken)
         return TAKEN, receipt.closed() if receipt else None
 
     def batch(self, body: bytes, lines: bool, address: str) -> tuple[Answer, Future[None] | None]:
@@ -91,12 +97,15 @@ class Intake:
             return said(400, str(error)), None
         receipt = Receipt() if self._waits else None
         refused: list[tuple[int, Answer]] = []
+        taps = 0
         for index, part in enumerate(parts):
-            refusal = self._take(part, parse_merged_request, address, receipt)
-            if refusal:
-                refused.append((index, refusal))
+            taken = self._take(part, parse_merged_request, address, receipt)
+            if isinstance(taken, int):
+                taps += taken
+            else:
+                refused.append((index, taken))
         accepted = len(parts) - len(refused)
-        self.counters.add("accepted", accepted)
+        self.counters.add("accepted", taps)
         done = receipt.closed() if receipt else None
         rejected = [{"index": index, "error": refusal.error} for index, refusal in refused]
         if accepted:
@@ -109,8 +118,8 @@ class Intake:
 
     def _take(
         self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
-    ) -> Answer | None:
-        """Hand one event to the producer, or say why not."""
+    ) -> int | Answer:
+        """Hand one event to the producer and return how many taps it stands for, or say why not."""
         try:
             event = parse(data)
             if self._spellings:
@@ -128,7 +137,7 @@ class Intake:
         except BufferFull as error:
             self.counters.add("refused_full")
             return retry(503, f"try again: {error}")
-        return None
+        return event.count
 
     def _spelled(self, event: Event) -> Event:
         spelling = self._spellings.get(normalised(event.emoji))

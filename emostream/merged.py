@@ -27,6 +27,7 @@ class Push:
     body: bytes
     records: int = 1
     record: Record | None = None  # None of a merged one
+    routed_ms: int = 0  # when the newest of its records was published, in Unix milliseconds
 
 
 @dataclass
@@ -36,11 +37,13 @@ class Sum:
     count: int = 0
     events: int | None = 0  # None where a record lacks it: a sum without it would be wrong
     records: int = 0
+    routed_ms: int = 0
     first: dict[str, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
 
-    def add(self, count: Count) -> None:
+    def add(self, count: Count, routed_ms: int) -> None:
         """Add one; in any order, the sum is the same."""
+        self.routed_ms = max(self.routed_ms, routed_ms)
         self.count += count.count
         self.events = None if self.events is None or count.events is None else self.events + count.events
         self.records += 1
@@ -67,7 +70,7 @@ class Waiting:
     @property
     def records(self) -> int:
         """How many are in it."""
-        return sum(found.records for found in self._sums.values())
+        return sum(found.records for found in list(self._sums.values()))
 
     def add(self, record: Record) -> bool:
         """Add a record; those of a partition come in their order. False where there is no room for another emoji."""
@@ -75,7 +78,7 @@ class Waiting:
         count = parse_whole_count(record.value)
         if count.emoji not in self._sums and len(self._sums) >= MAX_EMOJIS:
             return False
-        self._sums.setdefault(count.emoji, Sum()).add(count)
+        self._sums.setdefault(count.emoji, Sum()).add(count, record.timestamp_ms)
         return True
 
     def pushes(self, topic: str) -> list[Push]:
@@ -90,5 +93,6 @@ class Waiting:
             events = {} if found.events is None else {"events": found.events}
             sums = {"emoji": emoji, "count": found.count, **events, "merged": found.records}
             key = f"{topic}/{between}/{quote(emoji, safe='')}"
-            pushes.append(Push(key, encode(sums | found.last | found.first), found.records))
+            body = encode(sums | found.last | found.first)
+            pushes.append(Push(key, body, found.records, routed_ms=found.routed_ms))
         return pushes

@@ -1,4 +1,4 @@
-"""GET / and GET /overlay, the files under web/ that they are made of, and GET /subscribers."""
+"""GET /, GET /overlay and GET /dashboard, the files under web/ that they are made of, and GET /subscribers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
         )
         return File.of(html.encode(), ".html")
 
-    viewer, overlay = page("viewer.html"), page("overlay.html")
+    viewer, overlay, dashboard = page("viewer.html"), page("overlay.html"), page("dashboard.html")
     pages = Blueprint("pages", __name__)
 
     @pages.get("/")
@@ -89,6 +89,10 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     def show_overlay() -> Response:
         # Made to lie over other people's pictures, so anybody may frame it.
         return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*")
+
+    @pages.get("/dashboard")
+    def show_dashboard() -> Response:
+        return _with_policy(dashboard.answer(ASK_FIRST), frame_ancestors="'self'", streams=False)
 
     @pages.get("/web/<asked_version>/<name>")
     def show_file(asked_version: str, name: str) -> Response:
@@ -121,12 +125,13 @@ def _host() -> str | None:
         return None
 
 
-def _with_policy(response: Response, frame_ancestors: str) -> Response:
-    """Let the page load our own files and ask this host, whose other ports are the subscribers' streams; no more."""
+def _with_policy(response: Response, frame_ancestors: str, streams: bool = True) -> Response:
+    """Let the page load our own files and ask this app, with `streams` also this host's other ports; no more."""
     host = _host() or ""
-    streams = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
+    allowed = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
+    connect = f"'self' {allowed}" if streams else "'self'"
     response.headers["Content-Security-Policy"] = "; ".join((
         "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
-        f"connect-src 'self' {streams}", "base-uri 'none'", "form-action 'none'", f"frame-ancestors {frame_ancestors}",
+        f"connect-src {connect}", "base-uri 'none'", "form-action 'none'", f"frame-ancestors {frame_ancestors}",
     ))  # fmt: skip
     return response

@@ -13,9 +13,11 @@ import uvloop
 
 from emostream.addresses import resolve
 from emostream.history import History
+from emostream.latency import TapLatency
+from emostream.meters import Metrics
 from emostream.push_client import Evict, Keep, Position, PushClient, PushPolicy
 from emostream.push_http import PushError, Target, connect
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 
 RESOLVERS = 8
 VERIFY_SECONDS = 10.0
@@ -25,7 +27,7 @@ class PushEngine:
     """Serves clients; `add`, `remove`, `verify` and `close` may be called from any thread."""
 
     def __init__(
-        self, history: History, policy: PushPolicy, counters: Counters, log: Log, evict: Evict, keep: Keep
+        self, history: History, policy: PushPolicy, counters: Metrics, log: Log, evict: Evict, keep: Keep
     ) -> None:
         """`evict(client_url, client, reason)` is called where a client should lose its slot.
 
@@ -35,6 +37,7 @@ class PushEngine:
         self.history = history
         self.policy = policy
         self.counters = counters
+        self.latency = TapLatency(counters)
         self.log = log
         self._evict = evict
         self._keep = keep
@@ -85,12 +88,14 @@ class PushEngine:
         found = await self._loop.run_in_executor(self._resolver_threads, resolve, host, port)
         return self.policy.networks.check(host, found)
 
-    def headers(self, key: str, body: bytes) -> str:
-        """What a push says about itself."""
-        policy = self.policy
+    def headers(self, key: str, body: bytes, routed_ms: int = 0) -> str:
+        """What a push says about itself, whose newest record was published at `routed_ms`, if it has one."""
+        policy, now = self.policy, time.time()
         # The key is the same for every attempt, also after a restart: by it a client notices a repeat.
         lines = f"Idempotency-Key: {key}\r\nSubscriber: {policy.cluster_topic}/{policy.subscriber}\r\n"
-        return lines + signature(policy.secret, key, body, int(time.time())) if policy.secret else lines
+        if routed_ms:
+            lines += f"Routed-Ms: {routed_ms}\r\nPushed-Ms: {round(now * 1000)}\r\n"
+        return lines + signature(policy.secret, key, body, int(now)) if policy.secret else lines
 
     async def evict(self, client: PushClient, reason: str) -> None:
         """Free a client's slot."""

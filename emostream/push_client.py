@@ -18,9 +18,11 @@ from kafka.errors import KafkaError
 
 from emostream.addresses import AllowedNetworks
 from emostream.history import History, Record
+from emostream.latency import TapLatency
 from emostream.merged import Push, Waiting
+from emostream.meters import Metrics
 from emostream.push_http import Answer, Connection, ConnectionLost, PushError, Target, connect
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -63,13 +65,14 @@ class Engine(Protocol):
 
     history: History
     policy: PushPolicy
-    counters: Counters
+    counters: Metrics
+    latency: TapLatency
     log: Log
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a host that may be pushed to. Raises OSError."""
 
-    def headers(self, key: str, body: bytes) -> str:
+    def headers(self, key: str, body: bytes, routed_ms: int) -> str:
         """What a push says about itself."""
 
     async def evict(self, client: PushClient, reason: str) -> None:
@@ -110,6 +113,15 @@ class PushClient:
         busy = self._single or self._merged or self._waiting or self._portion or self.position.merging
         return not busy and self._cursor >= self._history.end
 
+    def behind(self) -> int:
+        """Records that the client has not got; from any thread, which may find them a moment out of date."""
+        return self._undelivered()[1]
+
+    def failing_seconds(self) -> float:
+        """For how long pushes to it have failed; from any thread."""
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def tell(self) -> None:
         """There is something new."""
         self._tell(True)
@@ -135,7 +147,8 @@ class PushClient:
         elif record := self._next_record():
             self._single = record
             self._take(record)
-            push = Push(f"{self._policy.cluster_topic}/{record.partition}/{record.offset}", record.value, 1, record)
+            key = f"{self._policy.cluster_topic}/{record.partition}/{record.offset}"
+            push = Push(key, record.value, 1, record, record.timestamp_ms)
         else:
             return await self._wait_for_news() or await self._keep(await self._probe())
         if not await self._deliver(push):
@@ -258,6 +271,8 @@ class PushClient:
             if failure is None:
                 counters.add("delivered")
                 counters.add("merged", push.records - 1)
+                if push.record:
+                    self._engine.latency.took(push.record, time.time() * 1000)
                 return await self._keep(None)
             counters.add("failed_attempts")
             self._merge_if_behind()
@@ -268,8 +283,8 @@ class PushClient:
 
     def _undelivered(self) -> tuple[int, int]:
         """Records that are in the push that is being tried, and all that the client has not got."""
-        merged = sum(push.records for push in self._merged)
-        waiting = self._waiting.records if self._waiting else 0
+        merged = sum(push.records for push in self._merged.copy())
+        waiting = waits.records if (waits := self._waiting) else 0
         undelivered = bool(self._single) + merged + waiting + len(self._portion) + self._history.end - self._cursor
         tried = 1 if self._single else self._merged[0].records if self._merged else 0
         return tried, undelivered
@@ -310,7 +325,7 @@ class PushClient:
 
     async def _attempt(self, push: Push) -> tuple[str | None, float]:
         """POST once. None where the client took it, else why not; and the seconds that it asks to wait for."""
-        request = self._target.request(self._engine.headers(push.key, push.body), push.body)
+        request = self._target.request(self._engine.headers(push.key, push.body, push.routed_ms), push.body)
         try:
             answer = await self._post(request)
         except PushError as error:

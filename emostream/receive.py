@@ -20,8 +20,10 @@ import waitress
 from flask import Flask, Response, request
 
 from emostream.directory import Listed, ask_app, ask_each
+from emostream.meters import CONTENT_TYPE, Metrics, Page
+from emostream.metrics import RECEIVE
 from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
-from emostream.runtime import StopFlag, bound_socket, stop_on_signals
+from emostream.runtime import Log, StopFlag, bound_socket, stop_on_signals
 from emostream.settings import SEED_EMOJIS, Settings
 from emostream.watch import Watcher
 
@@ -59,6 +61,7 @@ class Stream:
         self._lock = threading.Lock()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self.records = 0
+        self.repeats = 0
 
     def show(self, record_key: str | None, value: bytes) -> bool:
         """Print a record unless it was printed before; returns whether it was. Raises InvalidRecord.
@@ -71,6 +74,7 @@ class Stream:
                 # With the value, because keys start over when a topic is replaced.
                 digest = hashlib.blake2b(record_key.encode() + b"\0" + value, digest_size=16).digest()
                 if digest in self._seen:
+                    self.repeats += 1
                     return False
                 self._seen[digest] = None
                 if len(self._seen) > REMEMBERED_RECORDS:
@@ -178,10 +182,10 @@ class Membership:
             return None
 
 
-def create_app(stream: Stream, membership: Membership) -> Flask:
+def create_app(stream: Stream, membership: Membership, page: Page) -> Flask:
     """POST / takes one record: 204, also for a repeat; 400 for what is none; 410 from a subscriber that was left.
 
-    A challenge is echoed.
+    A challenge is echoed. GET /metrics says how many there were.
     """
     app = Flask("emostream.receive")
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
@@ -198,6 +202,10 @@ def create_app(stream: Stream, membership: Membership) -> Flask:
         except InvalidRecord as error:
             return Response(str(error), status=400)
         return Response(status=204)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(page.text(), content_type=CONTENT_TYPE)
 
     return app
 
@@ -235,6 +243,16 @@ class Sender:
         _say(f"sent {self.sent} emojis" + (f", {self.failed} failed" if self.failed else ""))
 
 
+def metrics_of(screen: Stream, sender: Sender) -> Metrics:
+    """What a viewer has seen and sent, for the page of metrics."""
+    metrics = Metrics(Log("receive"), RECEIVE)
+    metrics.read(
+        shown=lambda: screen.records, repeats=lambda: screen.repeats,
+        sent=lambda: sender.sent, failed=lambda: sender.failed,
+    )  # fmt: skip
+    return metrics
+
+
 def run(settings: Settings, options: ClientOptions) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM; 1 where no slot is free and none is waited for."""
     stop = stop_on_signals()
@@ -250,7 +268,8 @@ def run(settings: Settings, options: ClientOptions) -> int:
     else:
         source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
-        server = waitress.create_server(create_app(screen, source), sockets=[listener], threads=4)
+        app = create_app(screen, source, Page(metrics_of(screen, sender)))
+        server = waitress.create_server(app, sockets=[listener], threads=4)
         threading.Thread(target=server.run, name="http", daemon=True).start()
     threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()
     if not source.find(options.wait):

@@ -14,6 +14,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from emostream.broker import (
+    Lag,
     Sent,
     commit,
     consumer,
@@ -23,8 +24,10 @@ from emostream.broker import (
     transactional_producer,
     wait_for_topics,
 )
+from emostream.meters import Metrics, Page
+from emostream.metrics import ROUTE
 from emostream.records import InvalidRecord, parse_count
-from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Counters, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
+from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
 
 POLL_MS = 500
@@ -40,9 +43,11 @@ class Router:
         self._group = f"{self._cluster_topic}-publisher"
         self._log = log
         self._time_box = TimeBox(log)
-        self.counters = Counters(log)
+        self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self._consumer: KafkaConsumer = consumer(settings, self._group)
+        self._lag = Lag(self._consumer)
+        self.counters.read(lag=lambda: self._lag.records)
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
@@ -62,8 +67,10 @@ class Router:
         """
         with self._time_box.limit(poll_ms / 1000 + TRANSACTION_SECONDS, "polling"):
             polled: dict[TopicPartition, list[ConsumerRecord]] = self._consumer.poll(timeout_ms=poll_ms)
+            self._lag.look()
         if not polled:
             return 0
+        began = time.monotonic()
         with self._time_box.limit(TRANSACTION_SECONDS, "the transaction"):
             self._producer.begin_transaction()
             sent = [self._route(record) for records in polled.values() for record in records]
@@ -71,6 +78,7 @@ class Router:
             self._producer.send_offsets_to_transaction(offsets, self._group)
             commit(self._producer, filter(None, sent))
         self.counters.add("transactions")
+        self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
 
     def is_fenced(self, error: KafkaError) -> bool:
@@ -108,11 +116,14 @@ def run(settings: Settings) -> int:
     if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
         return 0
     router = Router(settings, log)
+    cluster = CLUSTER_TOPICS.index(cluster_topic) + 1
+    Page(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
     try:
         router.start()
-        _follow(router, Heartbeat(settings, f"cluster_publisher_{CLUSTER_TOPICS.index(cluster_topic) + 1}"), stop)
+        _follow(router, Heartbeat(settings, f"cluster_publisher_{cluster}"), stop)
         router.drain(settings.drain_seconds)
     except KafkaError as error:
+        router.counters.add("transaction_aborts")
         if router.is_fenced(error):
             log.error("another publisher for this cluster has taken over; this one ends")
             return EXIT_FENCED

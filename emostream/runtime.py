@@ -1,19 +1,20 @@
-"""What every process shares: log lines, the stop flag, the heartbeat that shows it ready, time-boxes, counters."""
+"""What every process shares: log lines, the stop flag, the heartbeat that shows it ready, time-boxes."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -23,15 +24,16 @@ from emostream.settings import SettingError, Settings, load
 EXIT_BAD_SETTING = 2
 EXIT_FENCED = 3  # another process of the same role has taken over
 EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: a time-box overran, a successor should take over
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 HEARTBEAT_SECONDS = 1.0
 STALE_AFTER_SECONDS = 10.0  # a process whose heartbeat is older than this is not ready
 
 
 class Log:
-    """Lines of key=value with the stage and the identity of the process in each."""
+    """Lines with the stage and the identity of the process in each: key=value, or as LOG_FORMAT says."""
 
     def __init__(self, stage: str, **identity: object) -> None:
-        self._prefix = _pairs({"stage": stage, **identity})
+        self._identity = {"stage": stage, **identity}
         self._logger = logging.getLogger("emostream")
 
     def info(self, message: str, **fields: object) -> None:
@@ -47,11 +49,36 @@ class Log:
         self._write(logging.ERROR, message, fields)
 
     def _write(self, level: int, message: str, fields: dict[str, object]) -> None:
-        self._logger.log(level, "%s", " ".join(filter(None, (self._prefix, _pairs({"msg": message, **fields})))))
+        self._logger.log(level, Line({**self._identity, "msg": message, **fields}))
 
 
-def _pairs(fields: dict[str, object]) -> str:
-    return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+@dataclass(frozen=True)
+class Line:
+    """What a line says."""
+
+    fields: dict[str, object]
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_quoted(value)}" for key, value in self.fields.items())
+
+
+class JsonFormatter(logging.Formatter):
+    """A line as a JSON object: time, level and its fields, where numbers are numbers and all else is text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Without a line break, whatever is in it."""
+        if isinstance(record.msg, Line):
+            fields = record.msg.fields
+        else:  # a library's
+            fields = {"stage": record.name, "msg": super().format(record)}
+        time_and_level = {"time": self.formatTime(record, TIME_FORMAT), "level": record.levelname}
+        return json.dumps(time_and_level | {key: _plain(value) for key, value in fields.items()}, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 def _quoted(value: object) -> str:
@@ -63,10 +90,11 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def start_logging() -> None:
+def start_logging(log_format: str = "text") -> None:
     """Send log lines to stderr; the libraries' only from warnings, kafka-python's not at all."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    text = logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", TIME_FORMAT)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("emostream").setLevel(logging.INFO)
     # While a broker is away kafka-python logs an error at every attempt. What matters of them comes back
@@ -84,7 +112,9 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
         sys.exit(0)
     start_logging()
     try:
-        sys.exit(stage(load(arguments)))
+        settings = load(arguments)
+        start_logging(settings.log_format)
+        sys.exit(stage(settings))
     except SettingError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_BAD_SETTING)
@@ -229,37 +259,3 @@ class TimeBox:
                 self._log.error(f"{step[2]} took over {step[1]:g} s; this process ends so that a successor goes on")
                 logging.shutdown()
                 os._exit(EXIT_STUCK)
-
-
-class Counters:
-    """Named counts that threads add to, and a log line of them every `seconds` in which one changed."""
-
-    def __init__(self, log: Log, seconds: float = 10.0) -> None:
-        self._log = log
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._logged: dict[str, int] = {}
-        self._due = time.monotonic() + seconds
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Add to a count."""
-        if number:
-            with self._lock:
-                self._counts[name] += number
-
-    def snapshot(self) -> dict[str, int]:
-        """All counts that are not zero."""
-        with self._lock:
-            return dict(self._counts)
-
-    def log_if_due(self, final: bool = False) -> None:
-        """Write the line when its time has come, or now where this is the last one."""
-        now = time.monotonic()
-        if now < self._due and not final:
-            return
-        self._due = now + self._seconds
-        counts = self.snapshot()
-        if counts != self._logged:
-            self._log.info("so far", **counts)
-            self._logged = counts

@@ -87,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     verify_clients: Literal[0, 1]
     push_secret: str
     port: TcpPort
+    metrics_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    log_format: Literal["text", "json"]
     data_dir: Annotated[str, Meta(min_length=1)]
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
 
@@ -148,6 +150,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def stream_port(self, cluster_topic: str, subscriber: int) -> int:
         """TCP port of the event streams of a cluster's subscriber."""
         return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+
+    def metrics_port(self, cluster: int = 0) -> int:
+        """TCP port of the metrics of a cluster's publisher; of the main publisher for 0."""
+        return self.metrics_base_port + cluster
 
     @property
     def subscriber_ports(self) -> tuple[int, ...]:

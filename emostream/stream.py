@@ -18,8 +18,9 @@ from contextlib import suppress
 from emostream.batches import Batches, gap
 from emostream.cors import Cors
 from emostream.history import History
+from emostream.meters import Metrics
 from emostream.places import Place
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from emostream.stream_http import Refusal, Request, full, refusal, stream_head
 
 COMMENT_SECONDS = 15.0
@@ -60,7 +61,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: Batches, cors: Cors, max_streams: int,
-        counters: Counters, log: Log,
+        counters: Metrics, log: Log,
     ) -> None:  # fmt: skip
         """Listens on the bound `listener` from `start` on; the history's records up to now are there to resume with."""
         self.max_streams = max_streams
@@ -71,6 +72,7 @@ class StreamServer:
         self._counters = counters
         self._log = log
         self._read = history.start  # a cursor
+        self._told = 0  # the number of the batch that streams are told of next
         self._connections: dict[int, Stream] = {}  # every one, by file descriptor
         self._asking: dict[int, Stream] = {}  # those whose request is being read
         self._ready: dict[int, Stream] = {}  # streams whose socket takes what comes
@@ -157,10 +159,16 @@ class StreamServer:
 
     def _send_to_ready(self) -> None:
         end, sent = self._batches.end, 0
+        news = self._batches.routed_ms(self._told)
+        self._told = end
         for fd, stream in list(self._ready.items()):
             if stream.cursor != end or stream.after:
                 sent += self._send_events(fd, stream, merge=False)
         self._counters.add("streamed", sent)
+        if sent:
+            now_ms = time.time() * 1000
+            for routed_ms in news:
+                self._counters.histograms["stream"].observe(max(0.0, now_ms - routed_ms) / 1000)
 
     def _send_events(self, fd: int, stream: Stream, merge: bool) -> int:
         """Send what a stream has not got to its socket, which is not known to be full; returns how many events."""

@@ -76,6 +76,7 @@ def environment_for(data_dir: Path, **settings: object) -> dict[str, str]:
         "PORT": first + 11,
         "SUBSCRIBER_BASE_PORT": first + 20,
         "STREAM_BASE_PORT": first + 50,
+        "METRICS_BASE_PORT": first + 90,
     }
     return os.environ | {name: str(value) for name, value in (ours | settings).items()}
 

@@ -28,6 +28,23 @@ case " $* " in
         echo "  it could not be installed, so the tests of the pages will fail; as root: apt-get install $packages" >&2
     fi ;;
 esac
+case " $* " in
+  "  " | *tests/e2e*)
+    if ! { command -v prometheus && command -v promtool; } >/dev/null && [ ! -x .data/prometheus/usr/bin/promtool ]; then
+      # Not installed, only unpacked: the package would start a service, now and whenever this machine starts.
+      echo "  fetching Prometheus, which is to read the metrics" >&2
+      as_root="sudo -n"
+      [ "$(id -u)" -ne 0 ] || as_root=env
+      rm -rf .data/prometheus
+      mkdir -p .data/prometheus
+      (
+        cd .data/prometheus
+        apt-get -qq download prometheus || { $as_root apt-get -qq update && apt-get -qq download prometheus; }
+        dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+      ) >/dev/null 2>&1 ||
+        echo "  that failed, so the test of it will fail; install Debian's package prometheus, or put both on PATH" >&2
+    fi ;;
+esac
 if [ $# -eq 0 ]; then
   .venv/bin/ruff check .
   .venv/bin/mypy

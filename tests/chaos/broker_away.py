@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.machine import resident_mb
 from emostream.broker import broker_missing
-from emostream.operate import Supervisor
 from emostream.settings import load
+from emostream.supervise import Supervisor
 from tests.chaos.ledger import start_system, stop_system
 from tests.harness import JSON, Broker, wait_until
 

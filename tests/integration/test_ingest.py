@@ -17,8 +17,8 @@ import requests
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from emostream.operate import Supervisor
 from emostream.settings import load
+from emostream.supervise import Supervisor
 from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
 
 TIMESTAMP = "2026-01-31T20:15:00Z"

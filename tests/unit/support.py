@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from hypothesis import strategies as st
 
 from emostream.broker import BufferFull, Receipt
+from emostream.directory import Directory, Subscriber
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR
 
@@ -42,6 +44,31 @@ def run_python(*arguments: str, **environment: object) -> subprocess.CompletedPr
         [sys.executable, *arguments], cwd=PROJECT_DIR, env=bare_environment(**environment),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+class Lines(logging.Handler):
+    """Keeps the lines that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that are logged within the block."""
+    lines, logger = Lines(), logging.getLogger("emostream")
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines.found
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(lines)
 
 
 def is_waiting(thread: threading.Thread) -> bool:
@@ -115,6 +142,16 @@ def http_server(answer: Callable[[Asked], Answer], port: int = 0) -> Iterator[Ht
         running.gone = True
         server.shutdown()
         server.server_close()
+
+
+class FakeDirectory(Directory):
+    """Knows these subscribers and asks nobody."""
+
+    def __init__(self, *found: Subscriber) -> None:
+        self._found = list(found)
+
+    def now(self) -> list[Subscriber]:
+        return self._found
 
 
 class FakeProducer:

@@ -16,6 +16,7 @@ from pyspark.sql import Row
 from emostream import aggregate
 from emostream.aggregate import BatchPublisher, Positions
 from emostream.counting import emoji_count, summarize
+from emostream.progress import Progress
 from emostream.runtime import Log
 from tests.unit.support import settings_with
 
@@ -164,11 +165,14 @@ def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
     batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
-    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
     publisher.start()
     publisher.publish(batch, 0)
     publisher.publish(batch, 1)
     assert committed == ["😊", "😊"]
+    counts = {"batches": 2, "transactions": 2, "events": 2, "counts": 2, "transaction_aborts": 1}
+    assert publisher._metrics.snapshot() == counts
+    assert [publisher._metrics.histograms[key].count for key in ("batch", "count", "publish")] == [2, 2, 2]
 
 
 def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +180,7 @@ def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pyte
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
-    publisher = BatchPublisher(settings_with(), Log("test"))
+    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
     publisher.start()
     batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
     with pytest.raises(KafkaError, match="no coordinator"):

@@ -21,7 +21,8 @@ def batches(
     cluster: int = 1, max_age_seconds: float = LONG_SECONDS, max_records: int = 1000, before: int | None = None
 ) -> Batches:
     """`before` is the micro-batch of what partition 2 held before, if anything."""
-    return Batches(cluster, {0: 0, 1: 0, 2: 0}, {} if before is None else {2: before}, max_age_seconds, max_records)
+    known = {} if before is None else {2: before}
+    return Batches(cluster, {0: 0, 1: 0, 2: 0}, known, max_age_seconds, max_records, lambda: 4.2)
 
 
 def record(partition: int, offset: int, emoji: str = "x", timestamp_ms: int = 0, generation: int = 0, **more: Any) -> Record:  # fmt: skip # noqa: E501
@@ -43,13 +44,14 @@ def test_the_records_of_a_micro_batch_are_one_event() -> None:
     times = {"first_accepted_ms": 10, "last_accepted_ms": 20, "batched_ms": 30}
     later = {"first_accepted_ms": 5, "last_accepted_ms": 25, "batched_ms": 30}
     whole = {"batch_id": 7, "batch_emojis": 2}
-    ours.add([record(0, 3, "🔥", events=3, **whole, **times), record(2, 0, "👏", events=1001, **whole, **later)], 0)
+    fire = record(0, 3, "🔥", 31, events=3, **whole, **times)
+    ours.add([fire, record(2, 0, "👏", 33, events=1001, **whole, **later)], 0)
     assert ours.close_due(0) is None
     [event] = parsed(ours.events(0, merge=False))
     assert event == {
         "id": "1-7-4.0.1", "batch_id": 7, "merged": 1,
         "counts": [{"emoji": "🔥", "count": 1, "events": 3}, {"emoji": "👏", "count": 1, "events": 1001}],
-        "first_accepted_ms": 5, "last_accepted_ms": 25, "batched_ms": 30,
+        "first_accepted_ms": 5, "last_accepted_ms": 25, "batched_ms": 30, "routed_ms": 33, "pushed_ms": 4200,
     }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def test_keys_that_the_records_lack_are_left_out() -> None:
     ours = batches()
     ours.add([record(0, 0)], 0)
     assert parsed(ours.events(0, merge=False)) == [
-        {"id": "1--1.0.0", "counts": [{"emoji": "x", "count": 1}], "merged": 1}
+        {"id": "1--1.0.0", "counts": [{"emoji": "x", "count": 1}], "routed_ms": 0, "pushed_ms": 4200, "merged": 1}
     ]
 
 

@@ -47,6 +47,9 @@ class FakeSubscriber:
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
 
+    def metrics(self) -> bytes:
+        return b"a page"
+
 
 def http(capacity: int = 2) -> FlaskClient:
     return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
@@ -106,6 +109,11 @@ def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
     answer = http().post(call, data=data)
     assert answer.status_code < 500
     assert answer.json is not None
+
+
+def test_the_page_of_metrics_is_text_for_prometheus() -> None:
+    answer = http().get("/metrics")
+    assert (answer.data, answer.content_type) == (b"a page", "text/plain; version=0.0.4; charset=utf-8")
 
 
 def test_a_stream_is_at_another_port_of_the_host_that_was_asked() -> None:

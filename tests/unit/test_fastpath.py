@@ -18,8 +18,10 @@ from emostream.broker import BoundedProducer, BufferFull
 from emostream.fastpath import FastPath
 from emostream.ingest import create_app
 from emostream.intake import JSON, NDJSON, Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.harness import wait_until
 from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
 
@@ -90,9 +92,9 @@ class App:
 
     def __init__(self, max_requests: int = 10, body_seconds: float = 10.0, **values: object) -> None:
         self.producer = FakeProducer()
-        self.counters = Counters(Log("test"))
+        self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
-        self.flask = create_app(self.intake)
+        self.flask = create_app(self.intake, Page(self.counters))
         self.fast = FastPath(self.intake, self.flask, max_requests, Log("test"), body_seconds)
 
     async def ask(self, scope: Any, protocol: Any) -> tuple[int, Pairs, bytes]:
@@ -233,7 +235,7 @@ def test_one_request_too_many_is_refused_at_once_and_taken_when_there_is_room(
         status, headers, body = await app.ask(scope, Protocol())
         assert (status, dict(headers)["retry-after"]) == (503, "1")
         assert b"expected fewer requests" in body
-        for path, expected in (("/livez", 200), ("/readyz", 200)):
+        for path, expected in (("/livez", 200), ("/readyz", 200), ("/metrics", 200)):
             assert (await app.ask(Scope("GET", path), Protocol()))[0] == expected
         waiting[0].cancel()
         await asyncio.wait([waiting[0]])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import PROJECT_DIR
 
-FOUNDATION = {"settings", "records", "broker", "runtime"}
+FOUNDATION = {"settings", "records", "broker", "runtime", "metrics", "meters"}
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
 # What each module may import of the package.
 MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
@@ -17,20 +17,27 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "settings": set(),
     "records": set(),
     "runtime": {"settings"},
-    "broker": {"settings", "runtime"},
-    # Ingest is one stage in five rooms: its app, the way around it, what both say, who may send, what one looks at.
-    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory"},
+    "metrics": set(),
+    "meters": {"metrics", "runtime"},
+    "broker": {"settings", "runtime", "meters"},
+    # Ingest is one stage in several rooms: its app, the way around it, what both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"fastpath", "intake", "gate", "pages", "directory", "supervise", "dashboard"},
     "fastpath": FOUNDATION | {"intake"},
     "intake": FOUNDATION | {"gate"},
     "gate": FOUNDATION | {"cors"},
     "cors": set(),  # of ingest and deliver
     "pages": {"settings", "directory"},
+    # What an operator looks at: what every process says now, and what the main topic holds.
+    "dashboard": {"settings", "directory", "scrape", "timeline"},
+    "scrape": {"settings", "directory", "supervise"},
+    "timeline": {"settings", "records", "broker"},
     # Which subscribers there are, for clients that ask the app and for those that ask themselves.
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},
     "watch": FOUNDATION | {"directory"},
-    # Aggregate is one stage in two rooms.
-    "aggregate": FOUNDATION | {"counting"},
+    # Aggregate is one stage in three rooms.
+    "aggregate": FOUNDATION | {"counting", "progress"},
+    "progress": FOUNDATION,
     "counting": FOUNDATION,
     # Deliver is one stage in several rooms.
     "deliver": FOUNDATION
@@ -39,8 +46,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "deliver_http": FOUNDATION | {"registry", "push_http", "stream_http", "cors"},
     "registry": FOUNDATION,
     "follow": FOUNDATION | {"history"},
-    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http"},
-    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http"},
+    "push": FOUNDATION | {"history", "addresses", "push_client", "push_http", "latency"},
+    "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http", "latency"},
+    "latency": {"history", "meters"},
     "push_http": set(),
     "merged": {"records", "history"},
     "addresses": set(),
@@ -50,20 +58,23 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "stream": FOUNDATION | {"history", "batches", "places", "stream_http", "cors"},
     "stream_http": {"records", "cors"},
     # Starts and watches the processes; no part of the data path.
-    "operate": FOUNDATION,
+    "operate": FOUNDATION | {"supervise"},
+    "logs": set(),
+    "supervise": FOUNDATION,  # the app, too, tells of the processes
 }
 LIBRARY_OWNERS = {
-    "pyspark": {"aggregate", "counting"},
-    "flask": {"ingest", "fastpath", "pages", "deliver_http", "receive"},
+    "pyspark": {"aggregate", "counting", "progress"},
+    "flask": {"ingest", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
-    "confluent_kafka": {"broker"},
-    "supervisor": {"operate"},
+    "confluent_kafka": {"broker", "timeline"},
+    "supervisor": {"supervise"},
+    "prometheus_client": {"meters", "scrape"},
 }
-KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient"}
+KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}
 # Stages that hold a client which broker built need its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord"}
-# operate hands the whole environment on to the processes that it starts, and asks for JAVA_HOME.
-READS_ENVIRONMENT = {"settings", "operate"}
+# supervise hands the whole environment on to the processes that it starts, and asks for JAVA_HOME.
+READS_ENVIRONMENT = {"settings", "supervise"}
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted((PROJECT_DIR / "emostream").glob("*.py"))}
 SCRIPTS = {path.stem: ast.parse(path.read_text()) for path in sorted(PROJECT_DIR.glob("*.py"))}
 

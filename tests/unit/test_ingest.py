@@ -16,8 +16,10 @@ from emostream import ingest as ingest_module
 from emostream.broker import BoundedProducer, BufferFull
 from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, create_app, seconds_to_flush
 from emostream.intake import Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.unit.support import FakeProducer, json_scalars, json_values, settings_with
 
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
@@ -28,9 +30,9 @@ class Ingest:
 
     def __init__(self, failure: Exception | None = None, acknowledges: bool = True, **settings: object) -> None:
         self.producer = FakeProducer(failure, acknowledges)
-        self.counters = Counters(Log("test"))
+        self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
-        self.app = create_app(self.intake)
+        self.app = create_app(self.intake, Page(self.counters))
         self._client = self.app.test_client()
 
     def ask(self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP, **more: Any) -> TestResponse:
@@ -135,6 +137,22 @@ def test_every_request_is_counted_by_its_fate() -> None:
     ingest.producer.failure = BufferFull()
     ingest.ask()
     assert ingest.counters.snapshot() == {"accepted": 2, "refused_invalid": 1, "refused_http": 1, "refused_full": 1}
+    assert ingest.intake.received() == 4  # a wrong path is no tap
+
+
+def test_a_merged_event_counts_as_the_taps_that_it_stands_for() -> None:
+    ingest = Ingest()
+    ingest.ask(**batch(TAP, merged(5), merged(0)))
+    assert ingest.counters.snapshot() == {"accepted": 6, "refused_invalid": 1}
+    assert ingest.intake.received() == 7
+
+
+def test_the_page_of_metrics_is_text_for_prometheus() -> None:
+    ingest = Ingest()
+    ingest.ask()
+    page = ingest.ask("GET", "/metrics")
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "\nemostream_ingest_accepted_total 1.0\n" in page.text
 
 
 def batch(*parts: bytes) -> dict[str, Any]:

@@ -7,12 +7,17 @@ from typing import cast
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from emostream import dashboard
 from emostream.broker import BoundedProducer
 from emostream.ingest import create_app
 from emostream.intake import OPENAPI, Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
-from emostream.runtime import Counters, Log
-from tests.unit.support import FakeProducer, settings_with
+from emostream.runtime import Log
+from emostream.scrape import MAX_CLIENTS
+from emostream.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
+from tests.unit.support import FakeDirectory, FakeProducer, settings_with
 
 DOCUMENT = json.loads(OPENAPI)
 
@@ -23,8 +28,10 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
-    app = create_app(Intake(settings_with(), cast(BoundedProducer, FakeProducer()), Counters(Log("test"))))
-    pages = {"/", "/overlay", "/subscribers"}
+    settings, counters = settings_with(), Metrics(Log("test"), INGEST)
+    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), Page(counters))
+    app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
+    pages = {"/", "/overlay", "/dashboard", "/subscribers"}
     calls = {
         (rule.rule, method.lower())
         for rule in app.url_map.iter_rules()
@@ -42,3 +49,9 @@ def test_its_limits_are_those_of_the_code() -> None:
     assert batch["maxItems"] == schemas["BatchTaken"]["properties"]["accepted"]["maximum"] == MAX_BATCH_EVENTS
     assert schemas["MergedTap"]["allOf"][1]["properties"]["count"]["maximum"] == MAX_MERGED_TAPS
     assert schemas["Tap"]["properties"]["user_id"]["maxLength"] == MAX_TEXT_BYTES
+    timeline = DOCUMENT["paths"]["/timeline.csv"]["get"]
+    [minutes] = timeline["parameters"]
+    assert (minutes["schema"]["maximum"], minutes["schema"]["default"]) == (MAX_MINUTES, WINDOW_MINUTES)
+    assert f"{MAX_ROWS:,}" in timeline["responses"]["413"]["description"]
+    assert schemas["Timeline"]["properties"]["emojis"]["maxItems"] == SHOWN_EMOJIS
+    assert f"at most {MAX_CLIENTS}" in json.dumps(schemas["Process"])

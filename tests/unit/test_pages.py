@@ -10,35 +10,28 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from emostream.directory import Directory, Subscriber
+from emostream.directory import Subscriber
 from emostream.pages import WEB_DIR, blueprint
 from emostream.settings import SEED_EMOJIS
-from tests.unit.support import settings_with
+from tests.unit.support import FakeDirectory, settings_with
 
 FOUND = [
     Subscriber(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
     Subscriber(1, 1, 7001),
 ]
+PAGES = ("/", "/overlay", "/dashboard")
 GZIP = {"Accept-Encoding": "gzip, br"}
-
-
-class FakeDirectory(Directory):
-    def __init__(self) -> None:
-        pass
-
-    def now(self) -> list[Subscriber]:
-        return FOUND
 
 
 def client(**settings: object) -> FlaskClient:
     app = Flask("test")
-    app.register_blueprint(blueprint(settings_with(**settings), FakeDirectory()))
+    app.register_blueprint(blueprint(settings_with(**settings), FakeDirectory(*FOUND)))
     return app.test_client()
 
 
 def files() -> list[str]:
     """The paths that the pages name, and those that their modules import."""
-    pages = client().get("/").text + client().get("/overlay").text
+    pages = "".join(client().get(path).text for path in PAGES)
     named = set(re.findall(r'(?:src|href)="(/web/[^"]+)"', pages))
     folder = next(iter(named)).rsplit("/", 1)[0]
     modules = "".join(path.read_text() for path in WEB_DIR.glob("*.js"))
@@ -63,7 +56,7 @@ def test_nothing_else_is_served(path: str) -> None:
     assert client().get(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/overlay", *files()])
+@pytest.mark.parametrize("path", [*PAGES, *files()])
 def test_what_can_be_compressed_is_and_is_the_same(path: str) -> None:
     plain, compressed = client().get(path), client().get(path, headers=GZIP)
     assert compressed.headers["Content-Encoding"] == "gzip"
@@ -73,7 +66,7 @@ def test_what_can_be_compressed_is_and_is_the_same(path: str) -> None:
     assert plain.headers["ETag"] != compressed.headers["ETag"]
 
 
-@pytest.mark.parametrize("path", ["/", "/overlay", files()[0]])
+@pytest.mark.parametrize("path", [*PAGES, files()[0]])
 def test_what_a_browser_has_already_is_not_sent_again(path: str) -> None:
     first = client().get(path, headers=GZIP)
     again = client().get(path, headers=GZIP | {"If-None-Match": first.headers["ETag"]})
@@ -100,10 +93,11 @@ def policy(path: str, **headers: Any) -> dict[str, str]:
     return dict(directive.split(" ", 1) for directive in found.split("; "))
 
 
-@pytest.mark.parametrize("path", ["/", "/overlay"])
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_may_do_nothing_but_load_our_files_and_ask_this_host(path: str) -> None:
     found = policy(path, Host="show.example:8080")
-    assert found.pop("connect-src") == "'self' http://show.example:*"
+    streams = "" if path == "/dashboard" else " http://show.example:*"
+    assert found.pop("connect-src") == f"'self'{streams}"
     assert found.pop("default-src") == found.pop("base-uri") == found.pop("form-action") == "'none'"
     assert found.pop("script-src") == found.pop("style-src") == found.pop("img-src") == "'self'"
     assert list(found) == ["frame-ancestors"]
@@ -118,7 +112,7 @@ def test_a_strange_host_adds_nothing_to_the_policy(host: str) -> None:
 
 
 def test_no_page_holds_script_or_style_of_its_own() -> None:
-    for path in ("/", "/overlay"):
+    for path in PAGES:
         page = client().get(path).text
         assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=", page)
         assert not re.search(r"https?:", page)

@@ -19,11 +19,13 @@ from standardwebhooks import Webhook
 from emostream import merged, push_http
 from emostream import push_client as push
 from emostream.addresses import AllowedNetworks
-from emostream.history import History, Record
+from emostream.history import History, Record, Times
+from emostream.meters import Metrics
+from emostream.metrics import DELIVER
 from emostream.push import PushEngine
 from emostream.push_client import Position, PushClient, PushPolicy
 from emostream.push_http import PushError, Target
-from emostream.runtime import Counters, Log
+from emostream.runtime import Log
 from tests.harness import wait_until
 from tests.unit.support import Answer, Asked, HttpServer, http_server
 
@@ -42,7 +44,7 @@ class Pushing:
     """A PushClient, and what became of it."""
 
     history: History
-    counters: Counters
+    counters: Metrics
     engine: PushEngine
     client: PushClient
     evictions: list[tuple[str, str]] = field(default_factory=list)
@@ -63,7 +65,7 @@ def pushing(
     keep_error: KafkaError | None = None,
 ) -> Iterator[Pushing]:  # fmt: skip
     log = Log("test")
-    counters = Counters(log)
+    counters = Metrics(log, DELIVER)
 
     def evict(client_url: str, client: PushClient, reason: str) -> None:
         found.evictions.append((client_url, reason))
@@ -128,14 +130,29 @@ def test_records_arrive_unchanged_and_in_order() -> None:
         assert ours.counters.snapshot() == {"delivered": len(RECORDS)}
 
 
-def test_a_push_is_json_and_says_who_sends_which_record() -> None:
-    with http_server(answers()) as server, pushing(server.url, history_of(record(2, 41))) as ours:
+def test_a_push_is_json_and_says_who_sends_which_record_since_when_it_is_known_and_when_it_is_sent() -> None:
+    pushed = record(2, 41)
+    with http_server(answers()) as server, pushing(server.url, history_of(pushed)) as ours:
         ours.wait_for_end()
     [asked] = server.asked
     expected = {
         "Content-Type": "application/json", "Idempotency-Key": f"{TOPIC}/2/41", "Subscriber": f"{TOPIC}/2",
+        "Routed-Ms": str(pushed.timestamp_ms),
     }  # fmt: skip
     assert (asked.method, asked.headers | expected) == ("POST", asked.headers)
+    assert 0 <= int(asked.headers["Pushed-Ms"]) - pushed.timestamp_ms < 60_000
+
+
+def test_the_way_of_a_tap_is_measured_once_for_each_count_that_its_client_took() -> None:
+    now_ms = round(time.time() * 1000)
+    times = Times(now_ms - 3_000, now_ms - 2_000, now_ms - 1_000)
+    timed = [Record(0, offset, now_ms - 500, b"{}", times=times) for offset in range(3)]
+    with http_server(answers(500)) as server, pushing(server.url, history_of(*timed, record(1, 0))) as ours:
+        ours.wait_for_end()
+        measured = ours.counters.histograms
+        assert [measured[key].count for key in ("stage_batch", "stage_route", "stage_push", "tap_to_screen")] == [3] * 4
+        assert measured["tap_to_screen"].sum >= 3 * 2.0
+        assert measured["stage_route"].sum == pytest.approx(3 * 0.5)
 
 
 def test_a_record_that_fails_is_repeated_under_the_same_key_before_the_next_one() -> None:
@@ -470,6 +487,8 @@ def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_n
             {"emoji": "👏", "count": 50, "events": 500, "merged": 50, "batch_id": 99, "first_accepted_ms": 1},
             {"emoji": "🔥", "count": 50, "events": 500, "merged": 50, "batch_id": 100, "first_accepted_ms": 2},
         ]
+        newest = [history.after(offset, 1)[1][0].timestamp_ms for offset in (99, 100)]
+        assert [int(asked.headers["Routed-Ms"]) for asked in server.asked[-3:-1]] == newest
         assert later == {"emoji": "🔥", "count": 1, "batch_id": 101}
         failed = len(server.asked) - 4
         assert ours.counters.snapshot() == {"delivered": 4, "merged": 98, "failed_attempts": failed}

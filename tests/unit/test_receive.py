@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream import receive
-from emostream.receive import MAX_PRINTED, Membership, Sender, Stream, create_app, flow
+from emostream.meters import Page
+from emostream.receive import MAX_PRINTED, Membership, Sender, Stream, create_app, flow, metrics_of
 from emostream.records import InvalidRecord, parse_request
 from emostream.runtime import StopFlag
 from tests.harness import free_port_block, wait_until
 from tests.unit.support import Answer, Asked, HttpServer, any_text, http_server, is_waiting, settings_with
 
 CLIENT_URL = "http://127.0.0.1:8001/"
+NO_PAGE = Page()
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
@@ -75,7 +77,7 @@ def client_app(identity: str | None = None) -> tuple[FlaskClient, io.StringIO]:
     out = io.StringIO()
     membership = Membership(settings_with(), CLIENT_URL, StopFlag(), NO_APP)
     membership.identity = identity
-    return create_app(Stream(out), membership).test_client(), out
+    return create_app(Stream(out), membership, NO_PAGE).test_client(), out
 
 
 def test_a_push_and_its_repeat_are_both_taken_and_shown_once() -> None:
@@ -304,12 +306,26 @@ def test_a_client_that_leaves_deregisters() -> None:
     assert subscriber.clients == []
 
 
+def test_a_client_tells_what_it_has_shown_and_sent() -> None:
+    out, stop = Stream(io.StringIO()), StopFlag()
+    sender = Sender(NO_APP, "u", stop)
+    sender.sent, sender.failed = 3, 1
+    client = create_app(out, Membership(settings_with(), CLIENT_URL, stop, NO_APP), Page(metrics_of(out, sender)))
+    for _ in range(2):
+        client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
+    page = client.test_client().get("/metrics").text
+    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_"))
+    assert {name.removeprefix("emostream_receive_"): float(number) for name, number in told.items()} == {
+        "shown_total": 1, "repeats_total": 1, "sent_total": 3, "failed_total": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.usefixtures("_impatient")
 def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> None:
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Stream(io.StringIO()), membership).test_client()
+        client = create_app(Stream(io.StringIO()), membership, NO_PAGE).test_client()
         pushed: list[int] = []
 
         def push() -> None:

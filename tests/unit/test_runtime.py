@@ -1,51 +1,23 @@
-"""emostream.runtime: log lines, signals, time-boxes, counters, heartbeats, ports."""
+"""emostream.runtime: log lines, signals, time-boxes, heartbeats, ports."""
 
 from __future__ import annotations
 
 import json
-import logging
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 
 from emostream import runtime
-from emostream.runtime import Counters, Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
+from emostream.runtime import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
 from emostream.settings import SettingError
 from tests.harness import PROJECT_DIR
-from tests.unit.support import Answer, any_text, http_server, run_python, settings_with
-
-
-class Lines(logging.Handler):
-    """Keeps the lines that are logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.found.append(record.getMessage())
-
-
-@contextmanager
-def logged() -> Iterator[list[str]]:
-    """The lines that are logged within the block."""
-    lines, logger = Lines(), logging.getLogger("emostream")
-    level = logger.level
-    logger.addHandler(lines)
-    logger.setLevel(logging.INFO)
-    try:
-        yield lines.found
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(lines)
+from tests.unit.support import Answer, any_text, http_server, logged, run_python, settings_with
 
 
 def line_of(message: str, **fields: object) -> str:
@@ -69,6 +41,41 @@ def test_whatever_is_logged_stays_one_line_that_can_be_read_back(message: str, r
     found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ ]*)', line)
     read = {key: json.loads(value) if value.startswith('"') else value for key, value in found}
     assert read == {"stage": "route", "cluster": "c1", "msg": message, "reason": reason}
+
+
+JSON_LINE = """
+import logging
+from emostream.runtime import Log, start_logging
+start_logging("json")
+Log("route", cluster="c1").warning({message!r}, offset=7, seconds=0.25, reason=ValueError({reason!r}), more=None)
+logging.getLogger("a.library").warning("two\\nlines of %s", "it")
+"""
+
+
+@pytest.mark.parametrize(("message", "reason"), [("skipped a record", ""), ("\x1b[31m \u2028", 'it\'s "\n\udc80"')])
+def test_with_log_format_json_each_line_is_an_object_with_numbers_as_numbers(message: str, reason: str) -> None:
+    ours, theirs = run_python("-c", JSON_LINE.format(message=message, reason=reason)).stderr.splitlines()
+    assert ours.isascii()
+    found = json.loads(ours)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", found.pop("time"))
+    assert found == {
+        "level": "WARNING", "stage": "route", "cluster": "c1", "msg": message, "offset": 7, "seconds": 0.25,
+        "reason": reason, "more": None,
+    }  # fmt: skip
+    assert json.loads(theirs)["msg"] == "two\nlines of it"
+
+
+def test_a_script_logs_as_its_setting_says() -> None:
+    arguments = "CLUSTER-TOPIC=cluster1-emoji-topic", "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9", "LOG_FORMAT=json"
+    with subprocess.Popen(
+        [sys.executable, "cluster_publisher.py", *arguments], cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        line = json.loads(process.stderr.readline())
+        process.terminate()
+        process.wait(30)
+    assert (line["stage"], line["level"]) == ("route", "WARNING")
+    assert "no broker at 127.0.0.1:9" in line["msg"]
 
 
 WAITS_FOR_A_STOP = """
@@ -154,32 +161,6 @@ def test_a_step_in_a_thread_of_its_own_is_given_up_by_its_name() -> None:
     with pytest.raises(StepTimeout, match=r"^the step took over 0.05 s$"):
         within(0.05, "the step", lambda: released.wait(60))
     released.set()
-
-
-def test_counters_add_up_and_show_no_zeros() -> None:
-    counters = Counters(Log("test"))
-    for name, number in [("read", 2), ("read", 3), ("lost", 1), ("consumed", 0)]:
-        counters.add(name, number)
-    assert counters.snapshot() == {"read": 5, "lost": 1}
-
-
-def test_counters_are_logged_when_due_and_only_after_a_change() -> None:
-    counters = Counters(Log("test"), seconds=0)
-    counters.add("read", 2)
-    with logged() as lines:
-        counters.log_if_due()
-        counters.log_if_due()
-    assert lines == ['stage=test msg="so far" read=2']
-
-
-def test_counters_are_logged_at_the_end_although_not_due() -> None:
-    counters = Counters(Log("test"), seconds=3600)
-    counters.add("read")
-    with logged() as lines:
-        counters.log_if_due()
-        assert lines == []
-        counters.log_if_due(final=True)
-    assert lines == ['stage=test msg="so far" read=1']
 
 
 def test_a_port_that_is_taken_is_refused_by_the_name_of_its_setting() -> None:

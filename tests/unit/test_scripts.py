@@ -31,10 +31,10 @@ def test_a_script_says_what_it_does(script: str) -> None:
     assert script in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["start.sh", "topic.sh", "tests/run.sh"])
+@pytest.mark.parametrize("command", ["start.sh", "topic.sh", "tests/run.sh", "benchmarks/run.sh"])
 def test_a_shell_command_says_what_it_does(command: str) -> None:
     shown = subprocess.run([PROJECT_DIR / command, "--help"], capture_output=True, text=True, timeout=30, check=True)
-    assert f"usage: {'' if command.startswith('tests') else './'}{command}" in shown.stdout
+    assert f"usage: {'' if '/' in command else './'}{command}" in shown.stdout
 
 
 def assert_refused(refused: subprocess.CompletedProcess[str], setting: str) -> None:

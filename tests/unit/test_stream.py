@@ -18,7 +18,9 @@ from emostream import stream
 from emostream.batches import Batches
 from emostream.cors import Cors
 from emostream.history import History, Record
-from emostream.runtime import Counters, Log, bound_socket
+from emostream.meters import Metrics
+from emostream.metrics import DELIVER
+from emostream.runtime import Log, bound_socket
 from emostream.stream import StreamServer
 from emostream.stream_http import MAX_REQUEST_BYTES
 from tests.harness import wait_until
@@ -32,7 +34,7 @@ class Serving:
     """A StreamServer, the port it listens on, and the history it serves."""
 
     history: History
-    counters: Counters
+    counters: Metrics
     server: StreamServer
     port: int
     published: int = 0
@@ -66,7 +68,7 @@ def serving(
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
     log = Log("test")
-    counters = Counters(log)
+    counters = Metrics(log, DELIVER)
     batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     found = Serving(history, counters, server, listener.getsockname()[1])
@@ -155,9 +157,12 @@ def test_a_viewer_gets_every_batch_from_then_on_as_an_event_of_the_type_message(
         assert (seen.lines[0], seen.last_event_id) == ("retry: 1000", "1-1-2.0.0")
         ours.publish(2)
         seen.wait_for_batches(2, 3)
-        assert seen.events[0] == {
+        event = seen.events[0]
+        assert 0 <= event.pop("pushed_ms") - event.pop("routed_ms") < 30_000
+        assert event == {
             "batch_id": 2, "counts": [{"emoji": "🔥", "count": 1, "events": 2}], "merged": 1, "event": None,
         }  # fmt: skip
+        wait_until("both batches measured", lambda: ours.counters.histograms["stream"].count == 2)
         assert seen.last_event_id == "1-3-4.0.0"
 
 

@@ -1,0 +1,194 @@
+"""Clients and streams that come to a running system and go again, in every way there is; and witnesses, who stay.
+
+Written against the contract alone: HTTP, and what docs/api.md says of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import http.client
+import json
+import random
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+
+import requests
+
+from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from tests.harness import HttpClient, call, http_client
+
+CLIENT_STAYS = (2.0, 45.0)  # seconds
+STREAM_STAYS = (1.0, 30.0)
+READ_TIMEOUT_SECONDS = 40.0  # a living stream says something every 15 s
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: the connection ends with a RST
+STREAM_REQUEST = b"GET /stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+
+
+def subscribers(settings: Settings) -> list[tuple[str, int]]:
+    """Every (cluster topic, number)."""
+    return [(topic, number) for topic in CLUSTER_TOPICS for number in range(1, SUBSCRIBERS_PER_CLUSTER + 1)]
+
+
+class Clients:
+    """Visitors that register with a subscriber, stay a while, and leave."""
+
+    def __init__(self, settings: Settings, visitors: int, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings = settings
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._come_and_go, args=(random.Random(seed + number),), daemon=True)
+            for number in range(visitors)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """All leave, each in its way."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _come_and_go(self, chance: random.Random) -> None:
+        while not self._done.is_set():
+            topic, number = chance.choice(subscribers(self._settings))
+            url = f"http://{self._settings.client_host}:{self._settings.subscriber_port(topic, number)}"
+            with http_client() as client:
+                try:
+                    registered = call(f"{url}/register", {"client_url": client.url})[0] == 200
+                except (OSError, ValueError):  # requests' own errors are OSErrors
+                    registered = False
+                if not registered:
+                    self._count("clients that found no slot")
+                    self._done.wait(chance.uniform(0.5, 2.0))
+                    continue
+                self._done.wait(chance.uniform(*CLIENT_STAYS))
+                self._leave(client, url, chance)
+
+    def _leave(self, client: HttpClient, url: str, chance: random.Random) -> None:
+        way = chance.choices(["deregistered", "answered 410", "vanished"], [6, 2, 2])[0]
+        if way == "deregistered":
+            with suppress(OSError, ValueError):
+                call(f"{url}/deregister", {"client_url": client.url})
+        elif way == "answered 410":
+            client.status = 410
+            self._done.wait(5.0)  # for the next push
+        else:
+            client.status = 500  # on the connection that there is; no other can be made
+        self._count(f"clients that {way}")
+        self._count("counts pushed to them", len(client.received))
+
+    def _count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self.counts[what] += number
+
+
+class Streams:
+    """So many event streams at a time, each open for a while; one thread."""
+
+    def __init__(self, settings: Settings, open_at_once: int, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings = settings
+        self._target = open_at_once
+        self._chance = random.Random(seed)
+        self._selector = selectors.DefaultSelector()
+        self._leaving: list[tuple[float, int]] = []  # a heap of when, and the file descriptor
+        self._open: dict[int, socket.socket] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """All leave."""
+        self._done.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            if len(self._open) < self._target:
+                self._come()
+            for key, _ in self._selector.select(0.02):
+                self._read(self._open[key.fd])
+            while self._leaving and self._leaving[0][0] < time.monotonic():
+                _, fd = heapq.heappop(self._leaving)
+                if fd in self._open:
+                    self._leave(self._open[fd])
+        for stream in list(self._open.values()):
+            self._leave(stream)
+
+    def _come(self) -> None:
+        port = self._settings.stream_port(*self._chance.choice(subscribers(self._settings)))
+        stays = self._chance.uniform(*STREAM_STAYS)
+        try:
+            stream = socket.create_connection((self._settings.client_host, port), timeout=5)
+            stream.sendall(STREAM_REQUEST)
+        except OSError:
+            self.counts["streams that could not connect"] += 1
+            self._done.wait(0.5)
+            return
+        stream.setblocking(False)
+        self._open[stream.fileno()] = stream
+        self._selector.register(stream, selectors.EVENT_READ)
+        heapq.heappush(self._leaving, (time.monotonic() + stays, stream.fileno()))
+        self.counts["streams that came"] += 1
+
+    def _read(self, stream: socket.socket) -> None:
+        try:
+            data = stream.recv(65536)
+        except OSError:
+            data = b""
+        self.counts["bytes streamed"] += len(data)
+        if not data:
+            self.counts["streams that the server ended"] += 1
+            self._leave(stream)
+
+    def _leave(self, stream: socket.socket) -> None:
+        if self._chance.random() < 0.5:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        self._selector.unregister(stream)
+        del self._open[stream.fileno()]
+        stream.close()
+
+
+class StreamWitness:
+    """One stream of a subscriber from its beginning to its end: `events` that its counts stand for."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self.events = 0
+        self.connections = 0
+        self._url = f"http://{settings.client_host}:{settings.stream_port(topic, 1)}/stream"
+        self._last_id = ""
+        self._done = threading.Event()
+        self.open = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._done.set()
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            with suppress(OSError, http.client.HTTPException):
+                self._follow()
+            self._done.wait(1.0)
+
+    def _follow(self) -> None:
+        headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
+        with requests.get(self._url, headers=headers, stream=True, timeout=READ_TIMEOUT_SECONDS) as answer:
+            answer.raise_for_status()
+            self.connections += 1
+            for line in answer.iter_lines(chunk_size=1):
+                if self._done.is_set():
+                    return
+                if line.startswith(b"id: "):
+                    self._last_id = line[4:].decode()
+                    self.open.set()
+                elif line.startswith(b"data: "):
+                    self.events += sum(count["events"] for count in json.loads(line[6:]).get("counts", []))

@@ -1,0 +1,70 @@
+"""How the aggregation comes on, for its page of metrics: its lag, and what Spark tells of each micro-batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from kafka.errors import KafkaError
+from pyspark.sql.streaming.listener import (
+    QueryProgressEvent,
+    QueryStartedEvent,
+    QueryTerminatedEvent,
+    StreamingQueryListener,
+)
+
+from emostream.broker import Ends
+from emostream.meters import Metrics
+from emostream.metrics import AGGREGATE
+from emostream.runtime import Log
+from emostream.settings import Settings
+
+ENDS_TIMEOUT_MS = 1_000  # whoever asks for the page waits for it
+
+
+class Progress(StreamingQueryListener):
+    """The numbers of all that aggregates in this process, one query after another."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.metrics = Metrics(log, AGGREGATE)
+        self.next_offsets: Mapping[int, int] = {}  # per partition of EMOJI_TOPIC, where the next batch begins
+        self.emojis: int | None = None  # of the last batch
+        self._settings = settings
+        self._ends: Ends | None = None
+        self._lock = threading.Lock()
+        self._input: float | None = None
+        self._processed: float | None = None
+        self._steps: dict[str, float] = {}
+        self.metrics.read(
+            lag=self.lag,
+            emojis=lambda: self.emojis,
+            spark_input=lambda: self._input,
+            spark_processed=lambda: self._processed,
+            spark_step=lambda: self._steps,
+        )
+
+    def lag(self) -> int | None:
+        """Records of EMOJI_TOPIC that are not counted yet; None where the broker does not say."""
+        if not self.next_offsets:
+            return None
+        with self._lock:
+            try:
+                self._ends = self._ends or Ends(self._settings, self._settings.emoji_topic)
+                ends = self._ends.now(ENDS_TIMEOUT_MS)
+            except KafkaError:
+                return None
+        return sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
+
+    # What Spark calls, in a thread of its own.
+    def onQueryStarted(self, event: QueryStartedEvent) -> None:  # noqa: N802
+        """A query began."""
+
+    def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802
+        """A micro-batch has ended, or there was none for 10 s, which says nothing."""
+        progress = event.progress
+        if progress.numInputRows:
+            self._input, self._processed = progress.inputRowsPerSecond, progress.processedRowsPerSecond
+            self._steps = {step: milliseconds / 1000 for step, milliseconds in progress.durationMs.items()}
+
+    def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:  # noqa: N802
+        """A query ended."""

@@ -1,0 +1,449 @@
+"""The operator's page in a real Chromium, before a system whose numbers a test decides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.operated import FakeApp, FakeNumbers, fake_app, timeline, with_clients
+from tests.browser.support import Browser
+from tests.browser.test_viewer import luminance, module
+from tests.harness import wait_until
+
+HOSTILE = "http://10.0.0.7:8001/<img src=x onerror=window.smuggled=1>\"'&"
+PARTS = {"🔥": 0.5, "😊": 0.3, "👏": 0.1}
+JUDGE = """(() => { const all = new m.rates.Answers(); for (const one of arguments[0]) all.add(one);
+    return m.judge(m.view.lookAt(all, new Set(arguments[1]))); })()"""
+
+
+def first_rate(page: Browser) -> str | None:
+    """The events that come in a second, as the page shows it."""
+    found: str | None = page.js("document.querySelector('#hops b')?.textContent")
+    return found
+
+
+@pytest.fixture
+def app() -> Iterator[FakeApp]:
+    with fake_app() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Browser, app: FakeApp) -> Browser:
+    """The page, when it has had two answers."""
+    browser.open(app.url)
+    wait_until("two answers", lambda: first_rate(browser) == "500", timeout_seconds=20)
+    return browser
+
+
+@pytest.fixture(scope="module")
+def silent_app() -> Iterator[FakeApp]:
+    with fake_app() as found:
+        found.status = 503
+        yield found
+
+
+@pytest.fixture
+def scripts(browser: Browser, silent_app: FakeApp) -> Browser:
+    """The page's modules, on a page that has nothing to say."""
+    browser.open(silent_app.url)
+    return browser
+
+
+def judged(scripts: Browser, numbers: FakeNumbers, answers: list[dict[str, Any]], seen: tuple[str, ...] = ()) -> Any:
+    """What the page's modules say of these answers."""
+    source = scripts.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0]
+    return scripts.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "Promise.all(['rates', 'view', 'verdict'].map((name) => import(`${arguments[2]}/${name}.js`)))"
+        f".then(([rates, view, verdict]) => {{ const m = {{rates, view, judge: verdict.judge}}; done({JUDGE}); }})",
+        answers, list(seen), source,
+    )  # fmt: skip
+
+
+# --- the sentence ---
+
+
+def busy() -> FakeNumbers:
+    return with_clients(FakeNumbers(), "subscriber_1_1", "subscriber_2_1")
+
+
+def quiet(numbers: FakeNumbers) -> None:
+    numbers.events = 0
+
+
+def late_by_push(numbers: FakeNumbers) -> None:
+    numbers.latencies = {"batch": 1.2, "route": 0.04, "push": 7.0}
+
+
+def aggregate_behind(numbers: FakeNumbers) -> None:
+    numbers.series("main_publisher")["emostream_aggregate_lag_events"] = 12_000
+
+
+def one_cluster_behind(numbers: FakeNumbers) -> None:
+    numbers.series("cluster_publisher_2")["emostream_route_lag_records"] = 400
+
+
+def broker_away(numbers: FakeNumbers) -> None:
+    numbers.series("app").update(emostream_ingest_broker_away=1, emostream_ingest_buffered=4321)
+
+
+def process_down(numbers: FakeNumbers) -> None:
+    numbers.processes["cluster_publisher_2"] |= {"state": "BACKOFF", "page": None, "uptime_seconds": 0}
+
+
+def two_without_answer(numbers: FakeNumbers) -> None:
+    for name in ("subscriber_1_1", "subscriber_1_2"):
+        numbers.processes[name]["page"] = None
+
+
+def publisher_hangs(numbers: FakeNumbers) -> None:
+    numbers.stuck = {"main_publisher"}
+
+
+def one_subscriber_hangs(numbers: FakeNumbers) -> None:
+    numbers.stuck = {"subscriber_3_1"}
+
+
+def full(numbers: FakeNumbers) -> None:
+    numbers.series("app")['emostream_ingest_refused_total{reason="full"}'] += 70
+
+
+def starting(numbers: FakeNumbers) -> None:
+    numbers.processes["subscriber_1_3"] |= {"ready": False, "page": None, "uptime_seconds": 4, "restarts": 1}
+
+
+def slow_client(numbers: FakeNumbers) -> None:
+    numbers.processes["subscriber_2_1"]["page"]["clients"] = [
+        {"client_url": "http://slow/", "behind_records": 16, "failing_seconds": 0},
+        {"client_url": "http://usual/", "behind_records": 15, "failing_seconds": 2},
+    ]
+
+
+def streams_only(numbers: FakeNumbers) -> None:
+    for name in ("subscriber_1_1", "subscriber_2_1"):
+        numbers.series(name).update(emostream_deliver_clients=0, emostream_deliver_streams=9)
+
+
+def late_streams(numbers: FakeNumbers) -> None:
+    streams_only(numbers)
+    numbers.stream_seconds = 4.0
+
+
+VERDICTS: list[tuple[Callable[[FakeNumbers], None] | None, str, str, list[str]]] = [
+    (None, "well", "All well: p99 1.5 s from tap to screen.", []),
+    (quiet, "well", "All well: nobody taps, and nothing waits.", []),
+    (late_by_push, "slow", "Slow: p99 is 10 s from tap to screen, most of it in push (10 s).", []),
+    (aggregate_behind, "slow", "Slow: aggregate is 12,000 events behind.", []),
+    (one_cluster_behind, "slow", "Slow: cluster_publisher_2 is 400 counts behind.", []),
+    (broker_away, "bad", "Broken: the broker takes no events; 4,321 events wait for it.",
+     ["Ingest holds 4,321 events that the broker has not taken."]),
+    (process_down, "bad", "Broken: cluster_publisher_2 keeps failing.", []),
+    (two_without_answer, "bad", "Broken: subscriber_1_1 and subscriber_1_2 give no answer.", []),
+    (publisher_hangs, "bad", "Broken: main_publisher takes nothing though there is something to take.", []),
+    (one_subscriber_hangs, "bad", "Broken: subscriber_3_1 takes nothing though there is something to take.", []),
+    (full, "slow", "Slow: ingest refuses 35 events a second because its buffer is full.", []),
+    (streams_only, "well", "All well: streams get each batch 50 ms after it was routed.", []),
+    (late_streams, "slow", "Slow: streams get a batch up to 5.0 s after it was routed.", []),
+    (starting, "well", "All well: p99 1.5 s from tap to screen.", ["subscriber_1_3 came back 4.0 s ago."]),
+    (slow_client, "well", "All well: p99 1.5 s from tap to screen.", ["1 client is slow: http://slow/."]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trouble", "level", "sentence", "also"), VERDICTS)
+def test_one_sentence_says_what_is_slow(
+    scripts: Browser, trouble: Callable[[FakeNumbers], None] | None, level: str, sentence: str, also: list[str]
+) -> None:
+    numbers = busy()
+    answers = [] if trouble is quiet else numbers.answers(31)
+    for _ in range(40 if trouble in (late_by_push, streams_only, late_streams) else 8):
+        if trouble:
+            trouble(numbers)
+        answers += numbers.answers(1)
+    assert judged(scripts, numbers, answers) == {"level": level, "sentence": sentence, "also": also}
+
+
+def test_the_first_answer_is_enough_to_say_who_is_behind(scripts: Browser) -> None:
+    numbers = busy()
+    assert judged(scripts, numbers, numbers.answers(1))["sentence"] == "All well: nothing waits."
+    aggregate_behind(numbers)
+    assert judged(scripts, numbers, numbers.answers(1))["sentence"] == "Slow: aggregate is 12,000 events behind."
+
+
+def test_who_catches_up_says_when_it_will_be_there(scripts: Browser) -> None:
+    numbers = busy()
+    answers = numbers.answers(8)
+    for _ in range(8):
+        numbers.series("main_publisher")["emostream_aggregate_events_total"] += 3000
+        numbers.series("main_publisher")["emostream_aggregate_lag_events"] = 90_000
+        answers += numbers.answers(1)
+    sentence = judged(scripts, numbers, answers)["sentence"]
+    assert sentence == "Slow: aggregate is 90,000 events behind, and there in 1 min."
+
+
+def test_without_supervisor_only_who_has_ever_answered_is_missed(scripts: Browser) -> None:
+    numbers = busy()
+    numbers.supervised = False
+    for one in numbers.processes.values():
+        one |= {"state": None, "ready": None, "restarts": None, "uptime_seconds": None}
+    for name in ("subscriber_3_1", "subscriber_3_2"):
+        numbers.processes[name]["page"] = None
+    answers = numbers.answers(10)
+    assert judged(scripts, numbers, answers)["level"] == "well"
+    missed = judged(scripts, numbers, answers, seen=("subscriber_3_2",))
+    assert missed["sentence"] == "Broken: subscriber_3_2 gives no answer."
+
+
+# --- what is computed from two answers ---
+
+
+def rates(scripts: Browser, answers: list[dict[str, Any]], expression: str) -> Any:
+    script = f"(() => {{ const all = new m.Answers(); for (const one of arguments[0]) all.add(one); {expression} }})()"
+    return module(scripts, "rates.js", script, answers)
+
+
+def test_a_rate_is_an_increase_by_its_seconds_and_a_restart_begins_at_zero(scripts: Browser) -> None:
+    numbers = busy()
+    answers = numbers.answers(6)
+    accepted = "emostream_ingest_accepted_total"
+    rate = f"return all.rate('app', '{accepted}', 10);"
+    assert rates(scripts, answers, rate) == 500
+    assert rates(scripts, answers[:1], rate) == 0
+    assert rates(scripts, [*answers, answers[-1]], rate) == 500
+    numbers.series("app")[accepted] = 0
+    restarted = answers[:3] + numbers.answers(3)
+    told = [one["processes"][1]["page"]["series"][accepted] for one in restarted]
+    assert told == [1000, 2000, 3000, 1000, 2000, 3000]
+    assert rates(scripts, restarted, f"return all.increase('app', '{accepted}', 60);") == 2000 + 3000
+    silent = numbers.answers(3)
+    silent[1]["processes"][1]["page"] = None
+    assert rates(scripts, silent, f"return all.increase('app', '{accepted}', 60);") == 2000
+
+
+def test_rates_are_those_of_the_last_seconds_and_answers_are_not_kept_for_longer(scripts: Browser) -> None:
+    numbers = busy()
+    answers = numbers.answers(60)
+    numbers.events = 50
+    answers += numbers.answers(6)
+    found = rates(
+        scripts, answers, "return [all.rate('app', 'emostream_ingest_accepted_total', 10), all.list.length];"
+    )
+    assert found == [50, 33]
+
+
+QUANTILES: list[tuple[float, list[float], list[float], float | None]] = [
+    (0.5, [1, 2, 4], [0, 0, 0], None),
+    (0.5, [1, 2, 4], [10, 10, 10], 0.5),
+    (0.5, [1, 2, 4], [0, 10, 10], 1.5),
+    (0.99, [1, 2, 4], [0, 0, 100], 3.98),
+    (0.99, [1, 2, 4], [50, 60, 60], 4),
+    (0.5, [], [], None),
+]
+
+
+@pytest.mark.parametrize(("part", "bounds", "at_most", "expected"), QUANTILES)
+def test_a_quantile_lies_in_its_bucket_on_a_straight_line(
+    scripts: Browser, part: float, bounds: list[float], at_most: list[float], expected: float | None
+) -> None:
+    histogram = {"le": bounds, "atMost": at_most, "count": 100 if at_most == [50, 60, 60] else max(at_most, default=0)}
+    found = module(scripts, "rates.js", "m.quantile(arguments[0], arguments[1])", part, histogram)
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+PEAKS: list[tuple[Sequence[float], list[int]]] = [
+    ([0] * 50, []),
+    ([5] * 50, []),
+    ([0] * 20 + [9] + [0] * 29, [20]),
+    ([0] * 10 + [9] + [0] * 20 + [6] + [0] * 18, [10, 31]),
+    ([0] * 10 + [9, 8, 8.5] + [0] * 37, [10]),
+    ([0] * 10 + [9] + [8] * 20 + [8.5] + [0] * 18, [10]),
+    ([0] * 10 + [9] + [0] * 20 + [2] + [0] * 18, [10]),
+    ([1, 2, 3, 4, 5, 6, 7, 8, 9], []),  # it may rise yet
+    (([0] * 9 + [9]) * 10, [9, 19, 29, 39, 49]),
+]
+
+
+@pytest.mark.parametrize(("total", "expected"), PEAKS)
+def test_peaks_are_what_stands_out(scripts: Browser, total: Sequence[float], expected: list[int]) -> None:
+    assert module(scripts, "history.js", "m.peaksOf(arguments[0])", total) == expected
+
+
+WORDS = [(0.004, "4 ms"), (0.25, "250 ms"), (0.996, "1.0 s"), (2.44, "2.4 s"), (59.4, "59 s"), (59.6, "1 min"),
+         (7000, "2 h"), (400_000, "5 days")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "expected"), WORDS)
+def test_durations_are_told_in_words(scripts: Browser, seconds: float, expected: str) -> None:
+    assert module(scripts, "words.js", "m.duration(arguments[0])", seconds) == expected
+
+
+# --- the page ---
+
+
+def rows(page: Browser, selector: str) -> list[str]:
+    cells = "[...n.children].map((c) => c.textContent).join(' | ')"
+    found: list[str] = page.js(f"[...document.querySelectorAll(arguments[0])].map((n) => {cells})", selector)
+    return found
+
+
+def shown(page: Browser, selector: str) -> int:
+    found: int = page.js("document.querySelectorAll(arguments[0]).length", selector)
+    return found
+
+
+def test_everything_is_shown_and_goes_on_by_itself(page: Browser, app: FakeApp) -> None:
+    app.numbers.series("subscriber_1_1")["emostream_deliver_streams"] = 1240
+    app.numbers.processes["subscriber_1_2"] |= {"restarts": 2}
+    wait_until("all of it is new", lambda: "3,105" in page.text("#hops"), timeout_seconds=30)
+    assert rows(page, "#hops li") == [
+        "ingest | 500 events in/s | 0 on the way",
+        "aggregate | 500 events/s | 0 events behind",
+        "route | 7.5 counts/s | 0 counts behind",
+        "deliver | 23 counts/s | 0 counts behind",
+        "screens | 3,105 counts out/s | 4 clients, 1,240 streams",
+    ]
+    assert (page.text("#p50"), page.text("#p99")) == ("1.3 s", "1.5 s")
+    assert rows(page, "#stages tr") == [
+        "batch | 1.2 s | 1.3 s | 1.5 s", "route | 40 ms | 30 ms | 50 ms", "push | 20 ms | 30 ms | 50 ms",
+        "route → streams | 30 ms | 30 ms | 50 ms",
+    ]  # fmt: skip
+    processes = rows(page, "#processes tr")
+    assert len(processes) == 15
+    assert processes[0] == "kafka_1 | running | 0 | 67 min |  |  | "
+    assert processes[7] == "subscriber_1_2 | running | 2 | 67 min | 0 | 0 | 80 MB"
+    assert page.text("#state") == "Live"
+    assert page.js("document.title") == "✓ All well: p99 1.5 s from tap to screen."
+    app.numbers.events = 1000
+    wait_until("the rate follows", lambda: first_rate(page) == "1,000", timeout_seconds=20)
+
+
+def test_the_stages_stack_up_to_the_mean_of_the_whole(page: Browser) -> None:
+    boxes = page.js("[...document.querySelectorAll('#bar > span')].map((s) => s.getBoundingClientRect().toJSON())")
+    parts, [p50, p99] = boxes[:3], boxes[3:]
+    for before, after in itertools.pairwise(parts):
+        assert after["left"] == pytest.approx(before["right"], abs=1)
+    mean = (1.2 + 0.04 + 0.02) / 1.575  # of the whole bar
+    width = page.js("document.getElementById('bar').getBoundingClientRect().width")
+    assert parts[-1]["right"] - parts[0]["left"] == pytest.approx(mean * width, rel=0.02)
+    assert p50["left"] < p99["left"] < parts[0]["left"] + width
+
+
+def test_the_last_half_hour_is_a_stack_of_areas_with_its_peaks_marked(page: Browser, app: FakeApp) -> None:
+    total = [100.0] * 60 + [4000.0] + [100.0] * 100 + [2000.0] + [100.0] * 18
+    app.timeline = timeline(total, PARTS, others=3)
+    page.get(app.url)
+    wait_until("the chart", lambda: shown(page, "#areas polygon") == 4, timeout_seconds=20)
+    assert page.js("[...document.querySelectorAll('.mark .emoji')].map((n) => n.textContent)") == ["🔥", "🔥"]
+    lefts = page.js("[...document.querySelectorAll('.mark')].map((n) => parseFloat(n.style.left))")
+    assert lefts == pytest.approx([60 / 179 * 100, 161 / 179 * 100], abs=0.1)
+    assert rows(page, "#legend li")[0] == " | 🔥 | 11,900"
+    assert rows(page, "#legend li")[3] == " | 3 others | 2,380"
+    assert page.text("#most") == "400 /s"
+    assert "400 events per second, mostly 🔥" in page.text("#peaks")
+    chart = page.find_element("id", "chart")
+    ActionChains(page).move_to_element(chart).perform()
+    assert "10 /s" in page.text("#readout")
+    assert page.complaints() == []
+
+
+def test_without_a_history_the_rest_is_shown_and_the_reason_told(page: Browser, app: FakeApp) -> None:
+    assert page.js("document.getElementById('no-history').checkVisibility()")
+    app.timeline = None
+    page.get(app.url)
+    wait_until("it is told", lambda: page.text("#history-note"), timeout_seconds=10)
+    assert page.text("#history-note") == "Not up to date: try again: the topic cannot be read"
+    wait_until("the rest", lambda: page.text("#sentence").startswith("All well: p99"), timeout_seconds=10)
+
+
+def test_addresses_of_clients_are_text_whatever_they_are(page: Browser, app: FakeApp) -> None:
+    numbers = app.numbers
+    numbers.processes["subscriber_1_1"]["page"]["clients"] = [
+        {"client_url": HOSTILE, "behind_records": 3, "failing_seconds": 12.4}
+    ]
+    numbers.processes["subscriber_2_1"]["evicted"] = [
+        {"client_url": HOSTILE, "reason": f"it answered {HOSTILE}", "at_ms": numbers.at_ms - 40_000}
+    ]
+    wait_until("both are named", lambda: shown(page, ".named .url") == 2, timeout_seconds=10)
+    assert page.text("#slow .url") == page.text("#evicted .url") == HOSTILE
+    assert page.text("#slow .what") == "failing for 12 s, 3 counts behind · subscriber_1_1"
+    assert "ago: it answered http://10.0.0.7" in page.text("#evicted .what")
+    assert HOSTILE in page.text("#also")
+    assert page.js("window.smuggled") is None
+    assert shown(page, "main img") == 0
+    assert page.complaints() == []
+
+
+def test_an_app_that_is_gone_is_told_and_noticed_when_it_is_back(page: Browser, app: FakeApp) -> None:
+    app.status = 500
+    wait_until("it is told", lambda: page.text("#sentence").startswith("Broken: the app has not"), timeout_seconds=30)
+    assert page.text("#state").startswith("Old: as of ")
+    app.status = 200
+    wait_until("it is back", lambda: page.text("#state") == "Live", timeout_seconds=10)
+
+
+def test_the_page_asks_nobody_but_the_app_and_the_browser_does_not_complain(page: Browser, app: FakeApp) -> None:
+    assert page.requested_hosts() == {f"127.0.0.1:{app.port}"}
+    assert shown(page, "[style]") > 0  # by script alone, which the policy allows
+    assert page.complaints() == []
+
+
+def test_who_listens_is_told_when_it_gets_worse_and_not_with_each_number(page: Browser, app: FakeApp) -> None:
+    page.js("""(() => { window.told = []; const summary = document.getElementById("summary");
+        new MutationObserver(() => told.push(summary.textContent)).observe(summary, {childList: true}); })()""")
+    app.numbers.latencies = {"batch": 1.9, "route": 0.04, "push": 0.02}
+    wait_until("another number", lambda: page.text("#p99") != "1.5 s", timeout_seconds=10)
+    assert page.js("told") == []
+    aggregate_behind(app.numbers)
+    wait_until("it is told", lambda: page.js("told.length"), timeout_seconds=10)
+    assert page.js("told") == ["Slow: aggregate is 12,000 events behind."]
+    assert page.js("document.getElementById('summary').ariaLive") == "polite"
+    assert page.js("document.getElementById('areas').ariaHidden") == "true"
+
+
+def test_everything_can_be_reached_with_the_keyboard(page: Browser) -> None:
+    ActionChains(page).send_keys(Keys.TAB).perform()
+    assert page.js("document.activeElement.getAttribute('href')") == "/timeline.csv?minutes=30"
+    assert page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("width", [320, 400, 768, 1280])
+def test_everything_fits_whatever_the_width(browser: Browser, app: FakeApp, width: int) -> None:
+    numbers = app.numbers
+    numbers.events = 12_345_678
+    numbers.series("subscriber_1_1")["emostream_deliver_streams"] = 123_456
+    numbers.series("main_publisher")["emostream_aggregate_lag_events"] = 123_456_789
+    numbers.processes["subscriber_1_1"]["page"]["clients"] = [
+        {"client_url": "http://" + "x" * 300, "behind_records": 3, "failing_seconds": 12.4}
+    ]
+    app.timeline = timeline([100_000.0 * (n % 50 == 9 or n > 177) for n in range(180)], PARTS, others=30)
+    browser.resize(width, 800)
+    browser.open(app.url)
+    wait_until("two answers", lambda: first_rate(browser) == "12,345,678", timeout_seconds=20)
+    wait_until("the chart", lambda: shown(browser, ".mark") >= 4, timeout_seconds=20)
+    assert browser.js("document.scrollingElement.scrollWidth") <= width
+    beyond = """[...document.querySelectorAll('main *')]
+        .filter((n) => !n.closest('svg') && n.getBoundingClientRect().right > arguments[0] + 0.5)
+        .map((n) => n.outerHTML.slice(0, 80))"""
+    assert browser.js(beyond, width) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_the_light_and_in_the_dark(browser: Browser, app: FakeApp, scheme: str) -> None:
+    browser.prefer(prefers_color_scheme=scheme)
+    browser.open(app.url)
+    color = "getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
+    backgrounds = [luminance(browser.js(color, name)) for name in ("--page", "--card")]
+    for name in ("--text", "--muted", "--bad", "--slow", "--accent"):
+        for background in backgrounds:
+            lighter, darker = sorted((luminance(browser.js(color, name)), background), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
+    assert (max(backgrounds) < 0.1) == (scheme == "dark")
+
+
+def test_nothing_moves_by_itself(page: Browser) -> None:
+    assert page.js("document.getAnimations().length") == 0

@@ -1,0 +1,100 @@
+"""The history of the last minutes from a real broker: all of it, only what is committed, and only once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from emostream import timeline
+from emostream.settings import Settings, load
+from emostream.timeline import Away, Row, Timeline, read, to_csv
+from tests.harness import Broker, call, environment_for, listening, script, wait_until
+
+EMOJIS = "🔥😊😂👏😍🎉🦕"
+
+
+def settings_of(broker: Broker) -> Settings:
+    return load([], broker.environment)
+
+
+def count(batch_id: int, emoji: str, events: int, batched_ms: int) -> bytes:
+    """A record of MAIN_TOPIC."""
+    record = {"emoji": emoji, "count": -(-events // 1000), "events": events, "batch_id": batch_id}
+    return json.dumps(record | {"batched_ms": batched_ms}).encode()
+
+
+def publish(broker: Broker, batches: range) -> None:
+    """Each emoji in each of these batches, every one in a partition of its own choice."""
+    now_ms = round(time.time() * 1000)
+    for partition in range(3):
+        mine = [(n, emoji) for n in batches for i, emoji in enumerate(EMOJIS) if (i + n) % 3 == partition]
+        values = [count(n, emoji, 100 + n, now_ms - 1000 * (batches[-1] - n)) for n, emoji in mine]
+        broker.produce_at_once("main-pub-topic", values, partition)
+
+
+def test_every_count_is_in_the_csv_once_and_in_order(empty_topics: Broker) -> None:
+    empty_topics.produce("main-pub-topic", [b"junk", None])
+    publish(empty_topics, range(40))
+    now_ms = round(time.time() * 1000)
+    lines = list(csv.DictReader(io.StringIO(to_csv(settings_of(empty_topics), 1, now_ms).decode())))
+    found = [(int(line["batch_id"]), line["emoji"], int(line["events"])) for line in lines]
+    assert sorted(found) == sorted((n, emoji, 100 + n) for n in range(40) for emoji in EMOJIS)
+    assert [batch_id for batch_id, _, _ in found] == sorted(batch_id for batch_id, _, _ in found)
+
+
+def test_what_is_new_is_read_once_and_what_was_there_is_not_read_again(
+    empty_topics: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(empty_topics)
+    offsets: dict[int, int] = {}
+
+    def found() -> list[Row]:
+        return list(read(settings, 0, offsets, 10))
+
+    assert found() == []
+    publish(empty_topics, range(3))
+    assert len(found()) == 3 * len(EMOJIS)
+    assert found() == []
+    publish(empty_topics, range(3, 5))
+    assert {row.batch_id for row in found()} == {3, 4}
+    empty_topics.replace_topics()
+    publish(empty_topics, range(1))
+    assert {row.batch_id for row in found()} == {0}
+
+
+def test_the_chart_goes_on_with_what_has_come_since(empty_topics: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
+    one = Timeline(settings_of(empty_topics))
+    publish(empty_topics, range(2))
+    one.now()
+    publish(empty_topics, range(2, 4))
+    later = time.time() + 20
+    monkeypatch.setattr(time, "time", lambda: later)
+    found = one.now()
+    assert {series.emoji: sum(series.events) for series in found.emojis} == dict.fromkeys(
+        sorted(EMOJIS)[:6], 100 + 101 + 102 + 103
+    )
+    assert (sum(found.others), found.other_emojis) == (406, 1)
+
+
+def test_a_broker_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+    settings = load([], environment_for(tmp_path / "away"))
+    with pytest.raises(Away, match=r"main-pub-topic cannot be read from localhost:\d+"):
+        Timeline(settings).now()
+
+
+def test_the_app_answers_with_what_is_on_the_topic(empty_topics: Broker) -> None:
+    publish(empty_topics, range(5))
+    url = f"http://127.0.0.1:{empty_topics.environment['APP_PORT']}"
+    with script(empty_topics.environment, "app.py"):
+        wait_until("the app listens", lambda: listening(int(empty_topics.environment["APP_PORT"])))
+        status, found = call(f"{url}/timeline.json")
+        assert (status, len(found["others"])) == (200, 180)
+        status, overview = call(f"{url}/dashboard.json")
+        assert (status, overview["supervised"]) == (200, False)
+        assert {process["name"] for process in overview["processes"] if process["page"]} == {"app"}
