@@ -48,7 +48,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "follow": FOUNDATION | {"history"},
     "push": FOUNDATION | {"history", "addresses", "push_client", "push_http", "latency"},
     "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http", "latency"},
-    "latency": {"history", "meters"},
+    "latency": {"history", "meters", "metrics"},
     "push_http": set(),
     "merged": {"records", "history"},
     "addresses": set(),
