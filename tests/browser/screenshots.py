@@ -139,9 +139,7 @@ def take_dashboard(directory: Path) -> None:
         wait_until("it is named", lambda: "came back" in browser.text("#also"), timeout_seconds=60)
         wait_until("the slow one is named", lambda: "slow" in browser.text("#also"), timeout_seconds=60)
         time.sleep(20)  # the last minute is one without the killed one's past
-        for name, width, scheme in (
-            ("dashboard", 1280, "light"), ("dashboard-dark", 1280, "dark"), ("dashboard-phone", 400, "dark"),
-        ):  # fmt: skip
+        for name, width, scheme in (("dashboard", 1280, "light"), ("dashboard-phone", 400, "dark")):
             browser.prefer(prefers_color_scheme=scheme)
             browser.resize(width, 800)
             time.sleep(0.5)
