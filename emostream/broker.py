@@ -20,6 +20,7 @@ from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     InvalidProducerEpochError,
+    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     ProducerFencedError,
@@ -482,6 +483,8 @@ def _create(admin: KafkaAdminClient, name: str) -> str | None:
         return f"the broker is still deleting {name}"
     except UnknownTopicOrPartitionError:
         return f"the broker does not know {name} yet"
+    except InvalidReplicationFactorError as error:  # a broker that has been busy is no broker until it says it is back
+        return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
     return None
 
 

@@ -9,7 +9,7 @@ const PROMINENCE = 0.25;
 const APART = 9;
 const MOST_PEAKS = 5;
 // Of a system that has just started, so many buckets are shown at least.
-const LEAST_BUCKETS = 30;
+const LEAST_BUCKETS = 18;
 const OTHERS = "others";
 
 /** A timeline without the time before its first events. */

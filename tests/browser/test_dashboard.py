@@ -274,10 +274,10 @@ def test_peaks_are_what_stands_out(scripts: Browser, total: Sequence[float], exp
 
 
 TRIMMED: list[tuple[list[int], int, int]] = [
-    ([0] * 180, 30, 150),
+    ([0] * 180, 18, 162),
     ([0] * 100 + [5] * 80, 81, 99),
     ([5] * 180, 180, 0),
-    ([0] * 170 + [5] * 10, 30, 150),
+    ([0] * 170 + [5] * 10, 18, 162),
 ]
 
 

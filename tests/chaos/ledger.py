@@ -224,7 +224,8 @@ class Chaos:
     def _balance(self, taps: Taps, witnesses: list[HttpClient]) -> None:
         self._await_ready()
         report, kafka = self.report, Broker(self.environment)
-        events = Counter(value["emoji"] for value in kafka.counts("emoji-topic"))
+        found = _settled(lambda: kafka.counts("emoji-topic"), len(taps.answered_200))  # the last ones may linger
+        events = Counter(value["emoji"] for value in found)
         report.answered_200, report.unknown, report.on_emoji_topic = (
             len(taps.answered_200),
             len(taps.unknown),
@@ -273,10 +274,14 @@ def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
 
 
 def start_system(environment: dict[str, str]) -> None:
-    """./start.sh up."""
-    subprocess.run(
-        ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
-    )
+    """./start.sh up; nothing is left of it where it fails."""
+    try:
+        subprocess.run(
+            ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
+        )
+    except subprocess.SubprocessError:
+        stop_system(environment)
+        raise
 
 
 def stop_system(environment: dict[str, str]) -> None:

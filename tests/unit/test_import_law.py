@@ -61,13 +61,14 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "operate": FOUNDATION | {"supervise"},
     "logs": set(),
     "supervise": FOUNDATION,  # the app, too, tells of the processes
+    "supervisord": set(),
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate", "counting", "progress"},
     "flask": {"ingest", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
     "confluent_kafka": {"broker", "timeline"},
-    "supervisor": {"supervise"},
+    "supervisor": {"supervise", "supervisord"},
     "prometheus_client": {"meters", "scrape"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}

@@ -17,10 +17,16 @@ from flask.testing import FlaskClient
 from hypothesis import given
 
 from emostream import dashboard, timeline
+from emostream.broker import BoundedProducer
+from emostream.ingest import create_app
+from emostream.intake import Intake
+from emostream.meters import Metrics, Page
+from emostream.metrics import INGEST
 from emostream.records import encode
+from emostream.runtime import Log
 from emostream.settings import Settings
 from emostream.timeline import BUCKETS, Away, Row, harmless, to_csv, view
-from tests.unit.support import FakeDirectory, any_text, settings_with
+from tests.unit.support import FakeDirectory, FakeProducer, any_text, settings_with
 
 NOW_MS = 1_785_000_000_000
 ROWS = [
@@ -127,6 +133,19 @@ def test_without_a_broker_there_is_a_sentence(path: str, monkeypatch: pytest.Mon
     answer = client().get(path)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.json == {"error": "try again: main-pub-topic cannot be read from localhost:9092 (no connection)"}
+
+
+def test_no_page_of_another_site_may_read_what_operators_see(topic: list[Row]) -> None:
+    settings = settings_with(CORS_ORIGINS="*", SUBSCRIBER_BASE_PORT=1, METRICS_BASE_PORT=1)
+    counters = Metrics(Log("test"), INGEST)
+    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), Page(counters))
+    app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
+    for path in ("/dashboard.json", "/timeline.json", "/timeline.csv", "/timeline.csv?minutes=0"):
+        answer = app.test_client().get(path, headers={"Origin": "http://elsewhere.example"})
+        assert answer.status_code in (200, 400)
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    answer = app.test_client().get("/livez", headers={"Origin": "http://elsewhere.example"})
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
 # --- the chart ---
