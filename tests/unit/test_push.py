@@ -478,14 +478,8 @@ def counted(offset: int, emoji: str, **more: int) -> Record:
 
 def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
     history = history_of(*(counted(n, "🔥👏"[n % 2], events=10, first_accepted_ms=n) for n in range(101)))
-<<<<<<< HEAD
-    failing = failing_for(1.0)
-    # Longer than it takes to begin, on a busy machine too: the first record goes alone.
-    with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=0.5) as ours:
-=======
     failing = failing_for(1.5 * BEHIND_SECONDS)
     with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS) as ours:
->>>>>>> main
         ours.wait_for_end()
         history.append([counted(101, "🔥")], now_ms=time.time() * 1000)
         ours.wait_for_end()
