@@ -16,7 +16,6 @@ const answers = new Answers();
 const chart = new Chart();
 const seen = new Set();
 let answeredAt = performance.now();
-let timelineAt = -Infinity;
 let told = { sentence: "", level: "", at: -Infinity };
 
 const at = (id) => document.getElementById(id);
@@ -52,8 +51,10 @@ async function askAll() {
   } catch {
     if (performance.now() - answeredAt > PATIENCE_MS) showAway();
   }
-  if (performance.now() - timelineAt < TIMELINE_MS) return;
-  timelineAt = performance.now();
+}
+
+async function askTimeline() {
+  if (document.hidden) return;
   try {
     chart.draw(await ask("/timeline.json"));
     set("history-note", "");
@@ -191,13 +192,16 @@ function showClients({ out, slow, evicted, atMs }) {
   ) : none("None since their subscribers started."));
 }
 
-async function follow() {
-  await askAll();
-  setTimeout(follow, ASK_MS);
+/** Ask again and again, each time some time after the last answer. */
+async function follow(asking, pauseMs) {
+  await asking();
+  setTimeout(follow, pauseMs, asking, pauseMs);
 }
 
 document.addEventListener("visibilitychange", () => {
   answeredAt = performance.now();
   askAll();
+  askTimeline();
 });
-follow();
+follow(askAll, ASK_MS);
+follow(askTimeline, TIMELINE_MS);

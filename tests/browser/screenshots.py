@@ -10,18 +10,19 @@ import math
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import requests
 from PIL import Image
 
-from emostream.settings import load
+from emostream.settings import CLUSTER_TOPICS, load
 from emostream.supervise import Supervisor
 from tests.browser.support import Browser, FakeSystem, batch, fake_system
 from tests.harness import PROJECT_DIR, Broker, call, environment_for, http_client, wait_until
@@ -96,19 +97,22 @@ class Load(threading.Thread):
 
 
 @contextmanager
-def watching(url: str, viewers: int) -> Iterator[None]:
-    """So many viewers of a stream, who read what comes."""
-    with ExitStack() as stack:
-        for _ in range(viewers):
-            stream = stack.enter_context(requests.get(f"{url}/stream", stream=True, timeout=60))
+def watching(port: int, viewers: int) -> Iterator[None]:
+    """So many viewers of the streams on a port, who read what comes."""
+    streams = [socket.create_connection(("127.0.0.1", port)) for _ in range(viewers)]
 
-            def read(stream: requests.Response = stream) -> None:
-                with suppress(OSError, requests.RequestException, AttributeError, ValueError):
-                    for _ in stream.iter_content(4096):
-                        pass
+    def read(stream: socket.socket) -> None:
+        stream.sendall(b"GET /stream HTTP/1.1\r\nHost: here\r\n\r\n")
+        while stream.recv(65_536):
+            pass
 
-            threading.Thread(target=read, daemon=True).start()
+    for stream in streams:
+        threading.Thread(target=read, args=(stream,), daemon=True).start()
+    try:
         yield
+    finally:
+        for stream in streams:
+            stream.shutdown(socket.SHUT_RDWR)
 
 
 def take_dashboard(directory: Path) -> None:
@@ -125,8 +129,8 @@ def take_dashboard(directory: Path) -> None:
         clients = [stack.enter_context(http_client()) for _ in range(12)]
         for client, port in zip(clients, ports * 2, strict=False):
             assert call(f"http://127.0.0.1:{port}/register", {"client_url": client.url})[0] == 200
-        for port in ports[:3]:
-            stack.enter_context(watching(f"http://127.0.0.1:{port}", 40))
+        for number in (1, 2, 3):
+            stack.enter_context(watching(settings.stream_port(CLUSTER_TOPICS[0], number), 40))
         browser = stack.enter_context(Browser())
         browser.open(f"{app}/dashboard")
         time.sleep(max(0.0, LOAD_SECONDS - 70 - time.monotonic() + crowd.began))
