@@ -328,10 +328,10 @@ def run(settings: Settings) -> int:
 def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat, stop: StopFlag) -> None:
     save_due = 0.0
     while not stop.requested:
-        subscriber.follower.run_once()
         if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
         heartbeat.beat()
+        subscriber.follower.run_once()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:
             subscriber.save_positions()

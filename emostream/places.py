@@ -114,7 +114,9 @@ class Progress:
             self._unnumbered -= records
         elif batch_id in self._missing:
             self._whole = batch_id
-            self._missing = {other: missing for other, missing in self._missing.items() if other > batch_id}
+            # In the order in which they came, nearly that of their numbers; one that is left goes with the next.
+            while self._missing and (oldest := next(iter(self._missing))) <= batch_id:
+                del self._missing[oldest]
             self._advance()
 
     def lose(self, partition: int, batch_id: int) -> None:

@@ -136,7 +136,7 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
+        heartbeat.beat()  # before it waits for a first record: whoever waits for a successor has one
         router.run_once()
-        heartbeat.beat()
         router.counters.log_if_due()
     heartbeat.end()
