@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from kafka.errors import KafkaError
+from pyspark import SparkContext
 from pyspark.sql.streaming.listener import (
+    JStreamingQueryListener,
     QueryProgressEvent,
     QueryStartedEvent,
     QueryTerminatedEvent,
@@ -20,6 +24,14 @@ from emostream.runtime import Log
 from emostream.settings import Settings
 
 ENDS_TIMEOUT_MS = 1_000  # whoever asks for the page waits for it
+
+
+class _Caller(JStreamingQueryListener):
+    """What Spark's JVM calls."""
+
+    def onQueryProgress(self, jevent: Any) -> None:  # noqa: N802
+        """Hand an event on that is read as one text; PySpark asks the JVM for it field by field, some hundred times."""
+        self.pylistener.onQueryProgress(QueryProgressEvent.fromJson({"progress": json.loads(jevent.progress().json())}))
 
 
 class Progress(StreamingQueryListener):
@@ -54,6 +66,13 @@ class Progress(StreamingQueryListener):
             except KafkaError:
                 return None
         return sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
+
+    @property
+    def _jlistener(self) -> Any:
+        if not hasattr(self, "_jlistenerobj"):
+            wrapper = SparkContext._jvm.PythonStreamingQueryListenerWrapper  # type: ignore[union-attr]
+            self._jlistenerobj = wrapper(_Caller(self))
+        return self._jlistenerobj
 
     # What Spark calls, in a thread of its own.
     def onQueryStarted(self, event: QueryStartedEvent) -> None:  # noqa: N802
