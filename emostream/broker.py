@@ -20,6 +20,7 @@ from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     InvalidProducerEpochError,
+    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     ProducerFencedError,
@@ -197,6 +198,11 @@ class BoundedProducer:
     def flush(self, timeout_seconds: float) -> None:
         """Send what has been accepted now, however much of its linger is left; what is new meanwhile, at once."""
         self._producer.flush(timeout_seconds)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there that is told what became of records."""
+        return self._poller.is_alive()
 
     @property
     def buffered(self) -> int:
@@ -477,6 +483,8 @@ def _create(admin: KafkaAdminClient, name: str) -> str | None:
         return f"the broker is still deleting {name}"
     except UnknownTopicOrPartitionError:
         return f"the broker does not know {name} yet"
+    except InvalidReplicationFactorError as error:  # a broker that has been busy is no broker until it says it is back
+        return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
     return None
 
 

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """When the oldest and the newest tap of a count were accepted and when it was counted, in Unix milliseconds."""
 
     first_accepted_ms: int

@@ -200,6 +200,8 @@ def _connections() -> int:
 
 def _start_worker(settings: Settings, parent_pid: int) -> Any:  # granian's types know functions only
     """Runs once in each worker process, after the fork: a producer's threads do not survive one."""
+    # Until Granian listens for it, the handler that was inherited would swallow the signal, and the app never end.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     start_logging(settings.log_format)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
@@ -244,8 +246,28 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 def _watch(
     settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, parent_pid: int
 ) -> None:
-    """Flush by the clock, tell that the worker is ready, end it when its parent was killed, and drain at its end."""
+    """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
+    try:
+        _keep(settings, producer, intake, workers, log, heartbeat, parent_pid)
+    except BaseException as error:
+        log.error("a thread of this worker has failed; the worker ends, and a new one is started", reason=repr(error))
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.main_thread().join(settings.drain_seconds)
+        raise
+    finally:
+        heartbeat.end()
+        given_up = producer.drain(settings.drain_seconds)
+        workers.publish()
+        intake.counters.log_if_due(final=True)
+        log.info("drained", given_up=given_up, **producer.counts())
+
+
+def _keep(
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, heartbeat: Heartbeat,
+    parent_pid: int,
+) -> None:  # fmt: skip
+    """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()
     away = failed = False
     main = threading.main_thread()
@@ -269,8 +291,9 @@ def _watch(
             heartbeat.beat()
         workers.publish()
         intake.counters.log_if_due()
-        if producer.counts()["lost"] and not failed:
-            # After an error that cannot be retried a producer may refuse everything; a new worker starts anew.
+        if not failed and (producer.counts()["lost"] or not producer.running):
+            # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is
+            # told of what the broker has; a new worker starts anew.
             failed = True
             log.error("this worker's producer has failed; the worker ends, and a new one is started")
             os.kill(os.getpid(), signal.SIGTERM)
@@ -279,8 +302,3 @@ def _watch(
             log.error("the app's main process is gone; this worker ends too")
             parent_pid = os.getppid()
             os.kill(os.getpid(), signal.SIGTERM)
-    heartbeat.end()
-    given_up = producer.drain(settings.drain_seconds)
-    workers.publish()
-    intake.counters.log_if_due(final=True)
-    log.info("drained", given_up=given_up, **producer.counts())

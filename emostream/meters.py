@@ -40,23 +40,23 @@ class Histogram:
 
     def __init__(self, series: Series) -> None:
         self._bounds = series.buckets
-        self._counts = [0] * (len(self._bounds) + 1)
+        self.counts = [0] * (len(self._bounds) + 1)  # of the values up to each bound, and of those above
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count one."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     @property
     def count(self) -> int:
         """How many were observed."""
-        return sum(self._counts)
+        return sum(self.counts)
 
     def buckets(self) -> list[tuple[str, float]]:
         """`(upper bound, how many are not above)`, as Prometheus has it."""
         total, found = 0, []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts.copy(), strict=True):
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts.copy(), strict=True):
             total += count
             found.append((bound, float(total)))
         return found

@@ -91,10 +91,9 @@ class PushEngine:
     def headers(self, key: str, body: bytes, routed_ms: int = 0) -> str:
         """What a push says about itself, whose newest record was published at `routed_ms`, if it has one."""
         policy, now = self.policy, time.time()
+        times = f"Routed-Ms: {routed_ms}\r\nPushed-Ms: {int(now * 1000)}\r\n" if routed_ms else ""
         # The key is the same for every attempt, also after a restart: by it a client notices a repeat.
-        lines = f"Idempotency-Key: {key}\r\nSubscriber: {policy.cluster_topic}/{policy.subscriber}\r\n"
-        if routed_ms:
-            lines += f"Routed-Ms: {routed_ms}\r\nPushed-Ms: {round(now * 1000)}\r\n"
+        lines = f"Idempotency-Key: {key}\r\nSubscriber: {policy.cluster_topic}/{policy.subscriber}\r\n{times}"
         return lines + signature(policy.secret, key, body, int(now)) if policy.secret else lines
 
     async def evict(self, client: PushClient, reason: str) -> None:

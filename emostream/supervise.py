@@ -109,7 +109,7 @@ class Supervisor:
         }
         self._settings_file.touch(mode=0o600)  # keys and secrets are in it
         self._settings_file.write_bytes(msgspec.json.encode(self._settings))
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(SUPERVISOR_CONF)]
+        command = [sys.executable, "-m", "emostream.supervisord", "-c", str(SUPERVISOR_CONF)]
         started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if started.returncode != 0:
             raise OperatingError(f"supervisord did not start: {(started.stderr or started.stdout).strip()}")

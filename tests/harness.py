@@ -262,6 +262,7 @@ class HttpClient:
     headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
+    fails_after: Callable[[], float] = lambda: 0.0  # for how many seconds it thinks about a push, to take it not at all
 
     @property
     def url(self) -> str:
@@ -288,6 +289,10 @@ def http_client(status: int = 200) -> Iterator[HttpClient]:
             data = self.rfile.read(int(self.headers["Content-Length"]))
             if len(data) < int(self.headers["Content-Length"]):
                 return  # whoever sent it died meanwhile
+            if seconds := client.fails_after():
+                time.sleep(seconds)
+                self.close_connection = True
+                return
             time.sleep(client.pause_seconds)
             body = json.loads(data)
             if 200 <= client.status < 300:

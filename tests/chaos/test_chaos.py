@@ -40,6 +40,18 @@ def test_no_event_is_lost_or_doubled_while_processes_are_killed_and_stopped(one_
     assert_balanced(report)
 
 
+def test_what_lingers_in_the_app_is_not_lost_at_sigterm(tmp_path: Path) -> None:
+    environment = environment_for(tmp_path, **CHAOS_SETTINGS | {"ACK": "buffer"})
+    start_system(environment)
+    try:
+        report = Chaos(environment, rate=200, seed=1).run(kills=0, each_of=["app"] * 3)
+    finally:
+        stop_system(environment)
+    print(report)
+    assert report.terms["app"] == 3
+    assert_balanced(report)
+
+
 def test_no_event_is_lost_or_doubled_while_each_of_three_brokers_is_killed(three_brokers: dict[str, str]) -> None:
     report = Chaos(three_brokers, rate=50, seed=1).run(kills=3, each_of=["kafka_1", "kafka_2", "kafka_3"])
     print(report)

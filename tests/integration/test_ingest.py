@@ -57,6 +57,13 @@ def pid_of(broker: Broker) -> int:
     return next(process.pid for process in processes if process.name == "kafka_1")
 
 
+def workers_of(app: Script) -> int:
+    """How many workers have started their threads."""
+    pid = app.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(len(list(Path(f"/proc/{child}/task").glob("*"))) > 3 for child in children)
+
+
 @pytest.fixture(scope="module")
 def app(broker: Broker) -> Iterator[str]:
     """One running app for the tests that only send it requests: its URL."""
@@ -325,6 +332,53 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
         wait_until("every worker has ended", lambda: not group_alive(app.process.pid))
     assert not listening(int(empty_topics.environment["APP_PORT"]))
     assert users_on(empty_topics) == {f"user-{number}" for number in range(50)}
+
+
+# The app, of which one worker's producer fails once in a thread: at what `broken` names, after a tap.
+BREAKING = """
+import os, sys
+from emostream import broker, ingest
+from emostream.runtime import run_script
+
+name, once = sys.argv[1:3]
+method = getattr(broker.BoundedProducer, name)
+
+def broken(self, *args, **named):
+    if self.counts()["accepted"]:
+        try:
+            os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            raise RuntimeError("broken on purpose")
+    return method(self, *args, **named)
+
+setattr(broker.BoundedProducer, name, broken)
+run_script("", ingest.serve, [])
+"""
+
+
+@pytest.mark.parametrize("thread", ["flush", "_on_statistics"], ids=["watch", "poll"])
+def test_a_worker_one_of_whose_threads_has_ended_is_followed_by_a_new_one(
+    empty_topics: Broker, thread: str, tmp_path: Path
+) -> None:
+    url = url_of(empty_topics)
+    with script(empty_topics.environment, "-c", BREAKING, thread, str(tmp_path / "once")) as app:
+        serving(empty_topics, app)
+        assert call(url, tap("before"))[0] == 200
+        app.wait_for("the worker ends, and a new one is started")
+        app.wait_for("msg=drained")
+
+        def answered() -> bool:
+            try:
+                return call(url, tap("after"))[0] == 200
+            except requests.ConnectionError:
+                return False  # its worker was just ending
+
+        wait_until("a tap is taken again", answered)
+        wait_until("there are two workers again", lambda: workers_of(app) == 2)
+        assert app.terminate() == 0
+    assert users_on(empty_topics) == {"before", "after"}
 
 
 def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:

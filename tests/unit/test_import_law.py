@@ -48,7 +48,7 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "follow": FOUNDATION | {"history"},
     "push": FOUNDATION | {"history", "addresses", "push_client", "push_http", "latency"},
     "push_client": FOUNDATION | {"history", "addresses", "merged", "push_http", "latency"},
-    "latency": {"history", "meters"},
+    "latency": {"history", "meters", "metrics"},
     "push_http": set(),
     "merged": {"records", "history"},
     "addresses": set(),
@@ -61,13 +61,14 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "operate": FOUNDATION | {"supervise"},
     "logs": set(),
     "supervise": FOUNDATION,  # the app, too, tells of the processes
+    "supervisord": set(),
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate", "counting", "progress"},
     "flask": {"ingest", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
     "granian": {"ingest", "fastpath"},
     "confluent_kafka": {"broker", "timeline"},
-    "supervisor": {"supervise"},
+    "supervisor": {"supervise", "supervisord"},
     "prometheus_client": {"meters", "scrape"},
 }
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}

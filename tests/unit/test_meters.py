@@ -122,7 +122,8 @@ def worker(directory: Path, pid: int, accepted: int, in_flight: int, away: bool 
 
 
 def test_whichever_worker_is_asked_tells_the_sum_of_all(tmp_path: Path) -> None:
-    workers = [worker(tmp_path, os.getpid(), 3, 1), worker(tmp_path, os.getppid(), 4, 5, away=True)]
+    both = ((os.getpid(), 3, 1), (os.getppid(), 4, 5))
+    workers = [worker(tmp_path, *numbers, away=True) for numbers in both]
     for asked in workers:
         found = told(asked)
         assert found["emostream_ingest_accepted_total",] == 7

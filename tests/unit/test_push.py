@@ -30,6 +30,8 @@ from tests.harness import wait_until
 from tests.unit.support import Answer, Asked, HttpServer, http_server
 
 LONG_SECONDS = 3600.0
+# A client is behind after this long; well above the time that a busy machine takes to make the first attempt.
+BEHIND_SECONDS = 1.0
 TOPIC = "cluster1-emoji-topic"
 
 
@@ -471,13 +473,13 @@ def failing_for(seconds: float, *then: int) -> Callable[[Asked], Answer]:
 
 def counted(offset: int, emoji: str, **more: int) -> Record:
     value = json.dumps({"emoji": emoji, "count": 1, "batch_id": offset} | more).encode()
-    return Record(0, offset, round(time.time() * 1000), value)
+    return Record(0, offset, round(time.time() * 1000) - 1000 + offset, value)
 
 
 def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
     history = history_of(*(counted(n, "🔥👏"[n % 2], events=10, first_accepted_ms=n) for n in range(101)))
-    failing = failing_for(0.2)
-    with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=0.05) as ours:
+    failing = failing_for(1.5 * BEHIND_SECONDS)
+    with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS) as ours:
         ours.wait_for_end()
         history.append([counted(101, "🔥")], now_ms=time.time() * 1000)
         ours.wait_for_end()
@@ -499,8 +501,8 @@ def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_n
 
 def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
     history = history_of(record(0, 0), counted(1, "x", events=5), counted(2, "x"))
-    served = http_server(failing_for(0.2))
-    with served as server, pushing(server.url, history, merge_after_seconds=0.05) as ours:
+    served = http_server(failing_for(1.5 * BEHIND_SECONDS))
+    with served as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS) as ours:
         ours.wait_for_end()
         assert json.loads(server.asked[-1].body) == {"emoji": "x", "count": 2, "merged": 2, "batch_id": 2}
 
@@ -516,7 +518,7 @@ def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pyt
 def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_successor() -> None:
     records = [counted(n, "🔥👏"[n % 2]) for n in range(40)]
     tried: list[Asked] = []
-    failing = failing_for(0.2)
+    failing = failing_for(1.5 * BEHIND_SECONDS)
 
     def die_at_the_second_sum(asked: Asked) -> Answer:
         answer = failing(asked)
@@ -525,7 +527,7 @@ def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_suc
         return Answer(200 if len(tried) <= 2 else 500) if answer.status == 200 else answer
 
     served, earlier = http_server(die_at_the_second_sum), history_of(*records[:30])
-    with served as server, pushing(server.url, earlier, merge_after_seconds=0.05) as ours:
+    with served as server, pushing(server.url, earlier, merge_after_seconds=BEHIND_SECONDS) as ours:
         wait_until("the second sum was tried", lambda: len(tried) > 2, timeout_seconds=10)
         position = ours.kept[0]
     before = {(asked.headers["Idempotency-Key"], asked.body) for asked in tried[1:]}
@@ -541,8 +543,8 @@ def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_suc
 
 def test_what_could_not_be_noted_is_not_sent_merged_yet() -> None:
     history = history_of(*(counted(n, "x") for n in range(5)))
-    served, away = http_server(failing_for(0.2)), KafkaError("away")
-    with served as server, pushing(server.url, history, merge_after_seconds=0.05, keep_error=away) as ours:
+    served, away = http_server(failing_for(1.5 * BEHIND_SECONDS)), KafkaError("away")
+    with served as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS, keep_error=away) as ours:
         ours.wait_for_end()
         assert len(ours.kept) == 2
         assert json.loads(server.asked[-1].body)["count"] == 4

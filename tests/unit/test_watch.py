@@ -119,6 +119,8 @@ def kept(watcher: Watcher, stop: StopFlag) -> Iterator[None]:
     stop.requested = True
     keeper.join(10)
     assert not keeper.is_alive()
+    # Nor may its reader go on, which would be taken for the next test's, on the same ports.
+    wait_until("its reader has ended", lambda: all(thread.name != "stream" for thread in threading.enumerate()), 10)
 
 
 def test_each_emoji_of_each_batch_is_shown_with_the_id_of_its_event() -> None:
