@@ -76,7 +76,10 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The answer of GET /dashboard.json; `at_ms` is when it was asked for, in Unix milliseconds."""
+    """The answer of GET /dashboard.json; `at_ms` is when it was asked for, in Unix milliseconds.
+
+    `supervised`: the system runs under supervisor, so that who is missing there is missing.
+    """
 
     at_ms: int
     supervised: bool
@@ -129,14 +132,14 @@ class Scraper:
         wait(everything, TOTAL_SECONDS)
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
-        known = supervisor.result() if supervisor.done() and not supervisor.exception() else {}
+        known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
         evicted = {f"subscriber_{s.cluster}_{s.subscriber}": s.evicted for s in self._directory.now()}
         processes = [
             _process(name, known.get(name), pages.get(name), evicted.get(name, ()))
             for name in all_names(self._settings)
             if name in known or name in urls or name == "app"
         ]
-        return Overview(at_ms, bool(known), self._settings.batch_seconds, processes)
+        return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
 
 
 def _process(name: str, known: Supervised | None, page: Page | None, evicted: tuple[Eviction, ...]) -> Process:
@@ -161,6 +164,13 @@ def metrics_urls(settings: Settings) -> dict[str, str]:
 def supervised(settings: Settings) -> dict[str, Supervised]:
     """What supervisor says of each process; nothing where there is no supervisor."""
     return {process.name: process for process in Supervisor(settings).processes(ask_brokers=False)}
+
+
+def started_by_it(known: dict[str, Supervised]) -> dict[str, Supervised]:
+    """Those whose state is supervisor's to tell: after `./start.sh kafka` the others are started by hand."""
+    if "app" in known and known["app"].running:
+        return known
+    return {name: process for name, process in known.items() if process.running}
 
 
 def fetch(url: str) -> Page | None:

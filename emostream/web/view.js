@@ -30,7 +30,7 @@ export function lookAt(answers, seen) {
   const rate = (kind, series) => answers.rate(kind, series, RATE_SECONDS);
   const latency = (name) => summary(answers.histogram("subscriber", name, LATENCY_SECONDS));
   const processes = answers.newest.processes
-    .filter((process) => supervised || process.page || seen.has(process.name))
+    .filter((process) => process.state !== null || process.page || seen.has(process.name))
     .map(processOf);
   return {
     atMs,

@@ -98,3 +98,4 @@ def test_the_app_answers_with_what_is_on_the_topic(empty_topics: Broker) -> None
         status, overview = call(f"{url}/dashboard.json")
         assert (status, overview["supervised"]) == (200, False)
         assert {process["name"] for process in overview["processes"] if process["page"]} == {"app"}
+        assert {process["name"] for process in overview["processes"] if process["state"]} == {"kafka_1"}

@@ -140,6 +140,7 @@ def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     system = Operated(monkeypatch)
     system.supervised = {
         "kafka_1": Supervised("kafka_1", "RUNNING", 1, 60, 0, True),
+        "app": Supervised("app", "RUNNING", 1, 60, 0, True),
         "subscriber_1_1": Supervised("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
     }
     found = system.now()
@@ -147,6 +148,19 @@ def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found["processes"])[:3] == ["kafka_1", "app", "main_publisher"]
     dead = found["processes"]["subscriber_1_1"]
     assert (dead["state"], dead["ready"], dead["restarts"], dead["page"]) == ("BACKOFF", False, 4, None)
+
+
+def test_who_was_started_by_hand_beside_supervisors_broker_is_not_said_to_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = Operated(monkeypatch)
+    names = ("app", "main_publisher", "subscriber_1_1")
+    system.supervised = {name: Supervised(name, "STOPPED", 0, 0, 0, False) for name in names}
+    system.supervised["kafka_1"] = Supervised("kafka_1", "RUNNING", 1, 60, 0, True)
+    found = system.now()
+    assert not found["supervised"]
+    assert {name: found["processes"][name]["state"] for name in names} == dict.fromkeys(names)
+    assert found["processes"]["kafka_1"]["state"] == "RUNNING"
 
 
 def test_those_who_look_at_the_same_time_get_the_same_and_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
