@@ -147,12 +147,16 @@ def soak(environment: dict[str, str], load_path: Path, minutes: float, rate: flo
         command = [str(load_path), *(f"-{name}={value}" for name, value in options.items())]
         taps = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         began = time.monotonic()
-        while taps.poll() is None:
-            time.sleep(max(0.0, began + (len(samples) + 1) * 60 * minutes / SAMPLES - time.monotonic()))
+        report = None
+        while report is None:
+            # Its output is read all the while: it is more than a pipe holds, and a generator that waits for room in it
+            # never ends.
+            with suppress(subprocess.TimeoutExpired):
+                next_sample = began + (len(samples) + 1) * 60 * minutes / SAMPLES
+                report = json.loads(taps.communicate(timeout=max(0.0, next_sample - time.monotonic()))[0])
             samples.append(look_at(settings, supervisor, began))
             if len(samples) % (SAMPLES // 12) == 0:
                 print(f"  {samples[-1]['seconds'] / 60:.1f} min: {summary(samples[-1])}", flush=True)
-        report = json.loads(taps.communicate()[0])
         for guest in guests:
             guest.stop()
         accepted, most = report["accepted"], report["accepted"] + report["unknown"]
