@@ -229,18 +229,21 @@ class Subscriber:
         )
         position = Position(next_offsets, merging)
         try:
-            self._add(registration.client_url, self._history.start, position, registration.token_hash)
+            start, end = self._history.start, self._history.end
+            self._add(registration.client_url, start, position, registration.token_hash, repeats_until=end)
         except Full:
             self._log.warning("no slot left for a client of before", client_url=registration.client_url)
         else:
             self.counters.add("expired", skipped)
 
-    def _add(self, client_url: str, cursor: int, position: Position, token_hash: str) -> Slot | None:
+    def _add(
+        self, client_url: str, cursor: int, position: Position, token_hash: str, repeats_until: int = 0
+    ) -> Slot | None:
         """Start serving a client; None where it is served already. Raises Full."""
         added: list[Slot] = []
 
         def make() -> Slot:
-            client = self._engine.add(client_url, cursor, position, self.follower.generation)
+            client = self._engine.add(client_url, cursor, position, self.follower.generation, repeats_until)
             added.append(Slot(client, token_hash, lambda: self._engine.remove(client)))
             return added[0]
 

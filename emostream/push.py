@@ -54,9 +54,11 @@ class PushEngine:
         """Whether the thread is there."""
         return self._thread.is_alive()
 
-    def add(self, client_url: str, cursor: int, position: Position, generation: int) -> PushClient:
-        """Serve a client from `cursor` of the history on, without what lies before `position` of this `generation`."""
-        client = PushClient(self, client_url, cursor, position, generation)
+    def add(
+        self, client_url: str, cursor: int, position: Position, generation: int, repeats_until: int
+    ) -> PushClient:
+        """Serve a client, as in PushClient."""
+        client = PushClient(self, client_url, cursor, position, generation, repeats_until)
         self.serve(client)
         return client
 

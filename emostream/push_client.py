@@ -89,8 +89,13 @@ class PushClient:
     that which `Retry-After` asks for. 410 ends the registration, and so does failing for `evict_after_seconds`.
     """
 
-    def __init__(self, engine: Engine, client_url: str, cursor: int, position: Position, generation: int) -> None:
-        """Start at `cursor` of the history, without what lies before `position` of this `generation`."""
+    def __init__(
+        self, engine: Engine, client_url: str, cursor: int, position: Position, generation: int, repeats_until: int = 0
+    ) -> None:
+        """Start at `cursor` of the history, without what lies before `position` of this `generation`.
+
+        What lies before the cursor `repeats_until` may have arrived by a predecessor that could not note it any more.
+        """
         self.client_url = client_url
         self.position = position  # replaced as a whole, so that any thread may read it
         self._engine = engine
@@ -98,6 +103,7 @@ class PushClient:
         self._history = engine.history
         self._target = Target.parse(client_url)
         self._cursor = cursor
+        self._repeats_until = repeats_until
         self._generation = generation
         self._portion: deque[Record] = deque()  # of the history, up to the cursor
         self._taken = dict(position.next_offsets)  # per partition, the offset after what was taken from there
@@ -206,6 +212,8 @@ class PushClient:
         oldest = time.monotonic() - self._policy.merge_after_seconds
         if record is None or (record.read_at > oldest and not self._waiting):
             return
+        if self._cursor - len(self._portion) < self._repeats_until:
+            return  # in a sum a repeat could not be told from what is new
         if self._waiting is None:
             self._waiting = Waiting(self._taken)
         while record := self._next_record():

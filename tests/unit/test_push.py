@@ -64,7 +64,7 @@ def pushing(
     url: str, history: History, next_offsets: Mapping[int, int] | None = None,
     max_age_seconds: float = LONG_SECONDS, evict_after_seconds: float = LONG_SECONDS,
     merge_after_seconds: float = LONG_SECONDS, merging: Mapping[int, int] | None = None, secret: bytes = b"",
-    keep_error: KafkaError | None = None,
+    keep_error: KafkaError | None = None, repeats_until: int = 0,
 ) -> Iterator[Pushing]:  # fmt: skip
     log = Log("test")
     counters = Metrics(log, DELIVER)
@@ -81,7 +81,7 @@ def pushing(
     networks = AllowedNetworks("127.0.0.0/8")
     policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
     engine = PushEngine(history, policy, counters, log, evict, keep)
-    client = PushClient(engine, url, 0, Position(next_offsets or {}, merging), 0)
+    client = PushClient(engine, url, 0, Position(next_offsets or {}, merging), 0, repeats_until)
     found = Pushing(history, counters, engine, client)
     engine.serve(client)
     try:
@@ -539,6 +539,20 @@ def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_suc
         assert len(again) == 12
         assert sum(json.loads(body)["count"] for _, body in again) == 39
         assert ours.client.position == Position({0: 40})
+
+
+def test_what_may_have_arrived_by_a_predecessor_is_sent_again_as_it_was_and_never_within_a_sum() -> None:
+    records = [counted(n, "🔥") for n in range(5)]
+    history = history_of(*records)
+    with (
+        http_server(answers()) as server,
+        pushing(server.url, history, {0: 2}, merge_after_seconds=0.0, repeats_until=history.end) as ours,
+    ):
+        ours.wait_for_end()
+        assert keys(server) == [f"{TOPIC}/0/{offset}" for offset in (2, 3, 4)]
+        history.append([counted(n, "🔥") for n in (5, 6)], now_ms=time.time() * 1000)
+        ours.wait_for_end()
+        assert json.loads(server.asked[-1].body)["count"] == 2
 
 
 def test_what_could_not_be_noted_is_not_sent_merged_yet() -> None:
