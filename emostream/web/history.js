@@ -77,7 +77,8 @@ export class Chart {
     const layers = layersOf(timeline);
     const total = totalOf(layers);
     const highest = Math.max(0, ...total);
-    Object.assign(this, { timeline, layers, total });
+    const width = Math.max(1, total.length - 1); // also of a topic on which nothing is yet
+    Object.assign(this, { timeline, layers, total, width });
     this.parts["no-history"].hidden = highest > 0;
     this.parts.chart.hidden = this.parts.times.hidden = highest === 0;
     this.#drawAreas(highest);
@@ -86,7 +87,7 @@ export class Chart {
     this.parts.most.textContent = `${perSecond(highest)} /s`;
     const first = timeline.first_ms;
     const length = total.length * timeline.bucket_seconds * 1000;
-    this.parts.areas.setAttribute("viewBox", `0 0 ${total.length - 1} ${HEIGHT}`);
+    this.parts.areas.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.parts.times.replaceChildren(...[0, 1, 2, 3].map((third) => text("span", clock(first + (length * third) / 3))));
   }
 
@@ -122,7 +123,7 @@ export class Chart {
     const marks = peaks.map(({ index, ms, emoji }) => {
       const mark = text("p", "", "mark");
       mark.append(text("span", emoji, "emoji"), text("span", `${clock(ms)}`));
-      const share = index / (this.total.length - 1);
+      const share = index / this.width;
       mark.style.left = `${(share * 100).toFixed(2)}%`;
       mark.style.top = `${((1 - this.total[index] / highest) * 100).toFixed(2)}%`;
       mark.classList.toggle("first", share < 0.04);
@@ -151,8 +152,8 @@ export class Chart {
     if (cursor.hidden) return;
     const box = chart.getBoundingClientRect();
     const share = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
-    const index = Math.round(share * (this.total.length - 1));
-    cursor.style.left = `${((index / (this.total.length - 1)) * 100).toFixed(2)}%`;
+    const index = Math.round(share * this.width);
+    cursor.style.left = `${((index / this.width) * 100).toFixed(2)}%`;
     const parts = this.layers.filter(({ rates }) => rates[index] > 0).map(({ name, rates }) => `${name} ${perSecond(rates[index])}`);
     readout.textContent = [`${clock(this.#time(index), true)}  ${perSecond(this.total[index])} /s`, ...parts].join("   ");
   }
