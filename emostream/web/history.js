@@ -152,7 +152,7 @@ export class Chart {
     if (cursor.hidden) return;
     const box = chart.getBoundingClientRect();
     const share = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
-    const index = Math.round(share * this.width);
+    const index = Math.min(Math.round(share * this.width), this.total.length - 1);
     cursor.style.left = `${((index / this.width) * 100).toFixed(2)}%`;
     const parts = this.layers.filter(({ rates }) => rates[index] > 0).map(({ name, rates }) => `${name} ${perSecond(rates[index])}`);
     readout.textContent = [`${clock(this.#time(index), true)}  ${perSecond(this.total[index])} /s`, ...parts].join("   ");
