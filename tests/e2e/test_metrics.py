@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -110,8 +111,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
             client = stack.enter_context(script(found.environment, "client.py", "--receive-only"))
             client.wait_for("registered with")
             port = int(found.environment["STREAM_BASE_PORT"]) + 1
-            stream = stack.enter_context(requests.get(f"http://127.0.0.1:{port}/stream", stream=True, timeout=60))
-            threading.Thread(target=lambda: list(stream.iter_content(1024)), daemon=True).start()
+            # A bare socket: closing a response of requests waits for the thread that reads it.
+            stream = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stream.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            threading.Thread(target=lambda: all(iter(lambda: stream.recv(65_536), b"")), daemon=True).start()
+            stack.callback(stream.shutdown, socket.SHUT_RDWR)
             yield found
     finally:
         found.start_sh("down")
