@@ -189,6 +189,14 @@ def cpu_by_process(before: Figures, after: Figures) -> dict[str, float]:
     }
 
 
+def shared_mb(pid: int) -> float:
+    """Resident memory of a process, in MB, each shared page counted in part; none of one that has just ended."""
+    try:
+        return int(field(pid, "smaps_rollup", "Pss:")) / 1024
+    except (OSError, StopIteration):
+        return 0.0
+
+
 def measure_rest(settings: Settings, seconds: float) -> Figures:
     """Memory and CPU time of every process and of supervisord."""
     supervisor = Supervisor(settings)
@@ -197,7 +205,7 @@ def measure_rest(settings: Settings, seconds: float) -> Figures:
     after = look_at(settings, supervisor, 0.0)
     span = after["seconds"] - before["seconds"]
     root = int((settings.data_path / "run" / "supervisord.pid").read_text())
-    shared_once_mb = sum(int(field(pid, "smaps_rollup", "Pss:")) for pid in tree(root)) / 1024
+    shared_once_mb = sum(map(shared_mb, tree(root)))
     cores = {name: cpu / span for name, cpu in cpu_by_process(before, after).items()}
     memory = {name: process["memory_mb"] for name, process in after["processes"].items()}
     for name, mb in memory.items():
