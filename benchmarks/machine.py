@@ -38,9 +38,8 @@ def machine() -> dict[str, object]:
 
 def describe() -> str:
     """The machine in one line, for the head of a table."""
-    return (
-        "{cpu}, {cores} cores, {memory_gib} GiB, {system}, Python {python}; load {load_before} before"
-    ).format_map(machine())
+    line = "{cpu}, {cores} cores, {memory_gib} GiB, {system}, Python {python}; load {load_before} before"
+    return line.format_map(machine())
 
 
 def tree(root: int) -> list[int]:

@@ -32,15 +32,13 @@ def read_records(records: DataFrame) -> DataFrame:
     `emoji` is null, and `events` 1, where a record is no event.
     """
     plain, emoji, events = parsed_event()
-    return (
-        # Two steps, or Spark would look for each use of `plain` anew.
-        records.select(plain.alias("plain"), "value", "partition", "offset", "timestamp").select(
-            emoji.alias("emoji"),
-            events.alias("events"),
-            "partition",
-            "offset",
-            F.unix_millis("timestamp").alias("accepted_ms"),
-        )
+    # Two steps, or Spark would look for each use of `plain` anew.
+    return records.select(plain.alias("plain"), "value", "partition", "offset", "timestamp").select(
+        emoji.alias("emoji"),
+        events.alias("events"),
+        "partition",
+        "offset",
+        F.unix_millis("timestamp").alias("accepted_ms"),
     )
 
 

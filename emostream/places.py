@@ -30,9 +30,7 @@ class Reached(NamedTuple):
 
     def covers(self, batch_id: int, record: int) -> bool:
         """Whether the record of this number, from 1, of this micro-batch was read; of an unknown number, 0: it was."""
-        return batch_id < self.batch_id or (
-            batch_id == self.batch_id and (not self.records or record <= self.records)
-        )
+        return batch_id < self.batch_id or (batch_id == self.batch_id and (not self.records or record <= self.records))
 
 
 def beyond(one: Reached | None, other: Reached | None) -> bool:

@@ -54,9 +54,7 @@ class PushEngine:
         """Whether the thread is there."""
         return self._thread.is_alive()
 
-    def add(
-        self, client_url: str, cursor: int, position: Position, generation: int, repeats_until: int
-    ) -> PushClient:
+    def add(self, client_url: str, cursor: int, position: Position, generation: int, repeats_until: int) -> PushClient:
         """Serve a client, as in PushClient."""
         client = PushClient(self, client_url, cursor, position, generation, repeats_until)
         self.serve(client)

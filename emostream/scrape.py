@@ -6,7 +6,6 @@ The numbers are passed on as they are: who looks twice knows what has happened i
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from emostream.directory import Directory, Eviction
+from emostream.latest import Latest
 from emostream.settings import CLUSTER_TOPICS, Settings
 from emostream.supervise import Process as Supervised
 from emostream.supervise import Supervisor, all_names
@@ -95,30 +95,11 @@ class Scraper:
         self._settings = settings
         self._directory = directory
         self._own_page = own_page
-        self._lock = threading.Lock()
-        self._asked_at = float("-inf")
-        self._answer: bytes | None = None
+        self._latest = Latest(lambda: msgspec.json.encode(self._ask()), FRESH_SECONDS)
 
     def now(self) -> bytes:
         """An Overview in JSON, at most FRESH_SECONDS old, or as old as an answer that is on its way."""
-        if answer := self._fresh():
-            return answer
-        # Not all of the app's threads may wait for processes that hang.
-        if not self._lock.acquire(blocking=self._answer is None):
-            assert self._answer  # noqa: S101 - not blocking only where there is one
-            return self._answer
-        try:
-            if answer := self._fresh():
-                return answer
-            asked_at = time.monotonic()
-            self._answer = msgspec.json.encode(self._ask())
-            self._asked_at = asked_at
-            return self._answer
-        finally:
-            self._lock.release()
-
-    def _fresh(self) -> bytes | None:
-        return self._answer if time.monotonic() - self._asked_at < FRESH_SECONDS else None
+        return self._latest.get()
 
     def _ask(self) -> Overview:
         """Ask each process in a thread of its own, which ends with the answer."""

@@ -131,18 +131,28 @@ class Supervisor:
         self._rpc.stopProcess(_namespec(name), True)
 
     def shutdown(self) -> None:
-        """Stop everything in the order of the data, and supervisord. Each is killed when it takes too long."""
+        """Stop everything in the order of the data, and supervisord. Each is killed when it takes too long.
+
+        Two who do so at the same time both return when all is stopped.
+        """
         began = time.monotonic()
-        for group in GROUPS:
-            self._rpc.stopProcessGroup(group, False)
-            while running := [
-                process.name for process in self.processes() if _group(process.name) == group and process.pid
-            ]:
-                progress(f"stopping {running[0]}", began)
-                time.sleep(0.1)
-        pid = self._rpc.getPID()
-        self._rpc.shutdown()
-        while _alive(pid):
+        pid = None
+        try:
+            pid = self._rpc.getPID()
+            for group in GROUPS:
+                self._rpc.stopProcessGroup(group, False)
+                while running := [
+                    process.name for process in self.processes() if _group(process.name) == group and process.pid
+                ]:
+                    progress(f"stopping {running[0]}", began)
+                    time.sleep(0.1)
+            self._rpc.shutdown()
+        except OSError:
+            pass  # the other one was faster
+        except Fault as fault:
+            if fault.faultCode != Faults.SHUTDOWN_STATE:
+                raise
+        while pid is not None and _alive(pid):
             time.sleep(0.1)
         progress_done()
 

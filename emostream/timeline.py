@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import msgspec
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from emostream.broker import PARTITIONS, bulk_consumer
+from emostream.latest import Latest
 from emostream.records import InvalidRecord, parse_whole_count
 from emostream.settings import Settings
 
@@ -138,27 +138,14 @@ class Timeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._latest = Latest(lambda: self._read(time.time()), FRESH_SECONDS)
         self._next_offsets: dict[int, int] = {}
         self._buckets: dict[int, Counter[str]] = {}
         self._read_at = float("-inf")
-        self._view: View | None = None
 
     def now(self) -> View:
         """What was counted, at most some seconds ago. Raises Away."""
-        if view := self._fresh():
-            return view
-        # One reads for all: who comes meanwhile takes what there was before, and waits only where there is nothing.
-        if not self._lock.acquire(blocking=self._view is None):
-            assert self._view  # noqa: S101 - not blocking only where there is one
-            return self._view
-        try:
-            return self._fresh() or self._read(time.time())
-        finally:
-            self._lock.release()
-
-    def _fresh(self) -> View | None:
-        return self._view if time.monotonic() - self._read_at < FRESH_SECONDS else None
+        return self._latest.get()
 
     def _read(self, now: float) -> View:
         present = int(now) // BUCKET_SECONDS
@@ -171,9 +158,8 @@ class Timeline:
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > present - BUCKETS - 2}
         # The last bucket is one that is whole; one that fills yet would look like a fall.
         whole = int(now - self._settings.batch_seconds - LATE_SECONDS) // BUCKET_SECONDS
-        self._view = view(self._buckets, whole - BUCKETS)
         self._read_at = time.monotonic()
-        return self._view
+        return view(self._buckets, whole - BUCKETS)
 
 
 def view(buckets: dict[int, Counter[str]], first: int) -> View:

@@ -114,9 +114,7 @@ class FakeNumbers:
 
     def answer(self) -> dict[str, Any]:
         listed = [{**one, "page": one["page"]} for one in self.processes.values()]
-        return deepcopy(
-            {"at_ms": self.at_ms, "supervised": self.supervised, "batch_seconds": 2.0, "processes": listed}
-        )
+        return deepcopy({"at_ms": self.at_ms, "supervised": self.supervised, "batch_seconds": 2.0, "processes": listed})
 
     def answers(self, steps: int) -> list[dict[str, Any]]:
         """So many answers, a step apart."""

@@ -230,9 +230,7 @@ def test_rates_are_those_of_the_last_seconds_and_answers_are_not_kept_for_longer
     answers = numbers.answers(60)
     numbers.events = 50
     answers += numbers.answers(6)
-    found = rates(
-        scripts, answers, "return [all.rate('app', 'emostream_ingest_accepted_total', 10), all.list.length];"
-    )
+    found = rates(scripts, answers, "return [all.rate('app', 'emostream_ingest_accepted_total', 10), all.list.length];")
     assert found == [50, 33]
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -153,8 +154,10 @@ def test_ctrl_c_stops_everything_that_start_sh_has_started(tmp_path: Path) -> No
     assert System(environment).status() == {}
 
 
-def test_down_leaves_no_process_behind(system: System) -> None:
-    assert system.start_sh("down").returncode == 0
+def test_down_leaves_no_process_behind_and_may_be_given_twice_at_once(system: System) -> None:
+    with ThreadPoolExecutor() as threads:
+        downs = list(threads.map(lambda _: system.start_sh("down"), range(2)))
+    assert [(down.returncode, "Traceback" in down.stderr) for down in downs] == [(0, False)] * 2
     left = subprocess.run(["pgrep", "-f", system.environment["DATA_DIR"]], capture_output=True, text=True).stdout
     assert left == ""
     assert system.start_sh("status").returncode == 1

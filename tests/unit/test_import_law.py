@@ -29,8 +29,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "pages": {"settings", "directory"},
     # What an operator looks at: what every process says now, and what the main topic holds.
     "dashboard": {"settings", "directory", "scrape", "timeline"},
-    "scrape": {"settings", "directory", "supervise"},
-    "timeline": {"settings", "records", "broker"},
+    "scrape": {"settings", "directory", "supervise", "latest"},
+    "timeline": {"settings", "records", "broker", "latest"},
+    "latest": set(),
     # Which subscribers there are, for clients that ask the app and for those that ask themselves.
     "directory": {"settings"},
     "receive": FOUNDATION | {"directory", "watch"},

@@ -14,7 +14,6 @@ from emostream.directory import Eviction, Subscriber
 from emostream.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.settings import Settings
 from emostream.supervise import Process as Supervised
-from tests.harness import wait_until
 from tests.unit.support import Answer, FakeDirectory, http_server, settings_with
 
 HOSTILE = 'http://10.0.0.7:8001/"\\\n<script>'
@@ -169,18 +168,3 @@ def test_those_who_look_at_the_same_time_get_the_same_and_ask_once(monkeypatch: 
     first = system.scraper.now()
     assert system.scraper.now() == first
     assert len(system.asked) == 13
-
-
-def test_who_comes_while_others_are_asked_gets_what_there_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = Operated(monkeypatch)
-    first = system.scraper.now()
-    monkeypatch.setattr(scrape, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(scrape, "TOTAL_SECONDS", 10.0)
-    system.hold.clear()
-    looking = threading.Thread(target=system.scraper.now)
-    looking.start()
-    wait_until("somebody is asking", lambda: len(system.asked) > 13)
-    assert system.scraper.now() == first
-    assert looking.is_alive()
-    system.hold.set()
-    looking.join(10)

@@ -181,29 +181,15 @@ def test_who_looks_again_soon_reads_nothing(topic: list[Row], monkeypatch: pytes
     first = one.now()
     monkeypatch.setattr(timeline, "read", away)
     assert one.now() is first
+
+
+def test_who_looks_later_reads_again(topic: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
+    one = timeline.Timeline(settings_with())
+    one.now()
+    monkeypatch.setattr(timeline, "read", away)
     with pytest.raises(Away):
         one.now()
-
-
-def test_who_looks_while_another_reads_gets_what_there_was(topic: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
-    one = timeline.Timeline(settings_with())
-    first = one.now()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> Iterator[Row]:
-        begun.set()
-        go_on.wait(10)
-        yield from ()
-
-    monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(timeline, "read", slow)
-    reading = threading.Thread(target=one.now)
-    reading.start()
-    begun.wait(10)
-    assert one.now() is first
-    go_on.set()
-    reading.join(10)
 
 
 # --- records ---
