@@ -11,17 +11,20 @@ rates     closed loop, 64 kept-alive connections: accepted events/s, peers in tu
 scaling   as rates, of ours with one worker and with two, each held to a quarter of a core by a cgroup: else they, the
           generator and the broker compete for two cores, and a second worker only moves what is short.
 latency   open loop at half of the rate that the same server has just reached.
-overload  open loop at 3 × that rate over 4,000 connections; then at half of it, to see it recover.
+overload  open loop at 3 × that rate over 4,000 connections; then at half of it, to see it recover. The generator has a
+          core of its own for all three: else the flood takes from the server what sending it costs.
 
 Peers (PEERS below): Flask's development server, FastAPI + aiokafka, Go net/http + sarama, and ours by workers, ACK and
 events a request. Whatever was answered 200 is balanced against the topic's end offsets. Load generator, server and
-broker share the cores. Needs Go, and PyPI and the Go proxy the first time; everything lies in DATA_DIR/benchmarks.
+broker share the cores, but for overload. Needs Go, and PyPI and the Go proxy the first time; everything lies in
+DATA_DIR/benchmarks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -37,7 +40,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, held, resident_mb, server_process, tree
+from benchmarks.machine import (
+    BENCHMARKS_DIR,
+    build_go,
+    cpu_seconds,
+    describe,
+    held,
+    keep_to,
+    resident_mb,
+    server_process,
+    tree,
+)
 from emostream.broker import consumer, partitions
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, wait_until
@@ -111,6 +124,7 @@ class Bench:
         self.broker, self.bin_dir, self.venv = broker, bin_dir, venv
         self.port = int(broker.environment["APP_PORT"])
         self.topic = load([], broker.environment).emoji_topic
+        self.generator_core: int | None = None
 
     @contextmanager
     def serving(self, peer: Peer) -> Iterator[int]:
@@ -133,6 +147,13 @@ class Bench:
                 raise LeftOut(f"POST {peer.path} is answered {status}")
             self.ready_taps = 1
             yield server.pid
+
+    def give_the_generator_a_core(self) -> None:
+        """From now on it has the last core for itself, where there are two; broker and servers have the others."""
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1:
+            self.generator_core = cores.pop()
+            keep_to(os.getpid(), set(cores))
 
     def answer(self, server: subprocess.Popen[bytes], peer: Peer) -> int:
         """The status that one tap is answered with; 0 while nobody listens."""
@@ -170,6 +191,8 @@ class Bench:
         sampling = threading.Thread(target=sample)
         sampling.start()
         command = [str(self.bin_dir / "load"), "-port", str(self.port), *peer.load, *flags]
+        if self.generator_core is not None:
+            command = ["taskset", "--cpu-list", str(self.generator_core), *command]
         try:
             answered = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300)
         finally:
@@ -291,6 +314,7 @@ def measure_latency(bench: Bench, names: list[str], rounds: int, seconds: float)
 def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: float) -> Figures:
     """Goodput, refusals, memory and recovery at 3 × the top rate."""
     peers, left_out = {}, {}
+    bench.give_the_generator_a_core()
     for name in names:
         peer = PEERS[name]
         try:

@@ -104,6 +104,13 @@ def held(pids: Sequence[int], share: float) -> Iterator[None]:
             group.rmdir()
 
 
+def keep_to(root: int, cores: set[int]) -> None:
+    """A process, all its descendants, and what they start from now on run on these cores only."""
+    for pid in tree(root):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores)
+
+
 def field(pid: int, file: str, name: str) -> str:
     """The first number behind `name` in a file of /proc/<pid>."""
     return next(

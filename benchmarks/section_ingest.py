@@ -90,7 +90,7 @@ def ingest_overload(found: Figures) -> list[str]:
         )
         lines += [
             f"{peer['what']}: top {peer['top']:,.0f} events/s. Then {found['seconds']:g} s of 3 × that over "
-            f"{found['connections']:,} connections, of which the generator, on the same cores, could send "
+            f"{found['connections']:,} connections, of which the generator, with a core of its own, could send "
             f"{peer['sent']:,.0f} requests/s: goodput {peer['goodput']:,.0f} events/s "
             f"({peer['goodput'] / peer['top']:.0%} of the top rate), worst second {min(peer['by_second']):,}; "
             f"{peer['refusals'] or 'no refusals'}. What was taken took p50 {peer['accepted_ms']['p50']:.0f} and "

@@ -11,7 +11,7 @@ from benchmarks.tables import Figures
 Section = tuple[str, Callable[[Figures], list[str]], str]
 SECTIONS: dict[str, tuple[str, list[Section]]] = {
     "Ingest": (
-        "Load generator, server and broker share the cores, for every peer alike.",
+        "Load generator, server and broker share the cores, for every peer alike, but where it says otherwise.",
         [
             ("ingest-rates", section_ingest.ingest_rates, "ingest-rates"),
             ("ingest-scaling", section_ingest.ingest_scaling, ""),
