@@ -37,8 +37,9 @@ SENDERS = 16
 KILL_SHARE = 0.6
 TERM_SHARE = 0.15
 # How often and for how long a client thinks about a push that it does not take: longer than it takes a subscriber to
-# note its clients' positions, so that one noted too early is there to be killed with; too short to be merged for.
-FAIL_SHARE = 0.01
+# note its clients' positions, so that one noted too early is there to be killed with; too short to be merged for. More
+# often, and it could not keep up with 50 pushes a second.
+FAIL_SHARE = 0.003
 FAIL_SECONDS = 1.5
 
 
