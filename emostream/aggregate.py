@@ -23,13 +23,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer, wait_for_topics
+from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer
 from emostream.counting import Batch, count_events, largest, read_records, summarize, totals
 from emostream.meters import Page
 from emostream.progress import Progress
 from emostream.records import encode
 from emostream.runtime import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.settings import Settings
+from emostream.topics import wait_for_topics
 
 NAME = "main_publisher"
 GROUP = "main-publisher"

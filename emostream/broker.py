@@ -1,50 +1,32 @@
-"""Settings → Kafka producers and consumers, and the topics. The only builder of Kafka client objects.
-
-As a command, `python -m emostream.broker replace [KEY=VALUE ...]` creates every topic, replacing those that are there.
-"""
+"""Settings → Kafka's clients, but for the producer that taps go through: that is in bounded_producer.py."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Iterable
 from typing import TypeAlias
 
-import msgspec
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     InvalidProducerEpochError,
-    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     ProducerFencedError,
-    RetriableError,
-    TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
 )
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
 from emostream.meters import Metrics
-from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
-from emostream.settings import REGISTRY_TOPIC, Settings
+from emostream.runtime import Log
+from emostream.settings import Settings
 
 PARTITIONS = 3
-REMINDER_SECONDS = 5.0
-FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
-STICKY_MS = 10
-POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 LOOK_TIMEOUT_MS = 100
 TRANSACTION_TIMEOUT_MS = 10_000
-# Small segments, because the newest one is never compacted.
-COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 # kafka-python gives up on a record after two minutes; an accepted one waits as long as there is room.
 NEVER_EXPIRES_MS = 2**31 - 1
 
@@ -72,10 +54,6 @@ def commit(producer: KafkaProducer, sent: Iterable[Sent]) -> None:
         record.get(timeout=0)
 
 
-class BufferFull(Exception):
-    """The producer holds as many records as it may, or the broker never told it of the topic."""
-
-
 def _common(settings: Settings) -> dict[str, object]:
     return {
         "bootstrap_servers": settings.bootstrap_servers,
@@ -92,158 +70,6 @@ def _producing(settings: Settings) -> dict[str, object]:
         "acks": "all",
         "compression_type": "lz4",
     }
-
-
-class Receipt:
-    """What tells that the broker has every record that was sent with it."""
-
-    def __init__(self) -> None:
-        self._done: Future[None] = Future()
-        # Whoever stops waiting cancels what it waits for, and the records come all the same: this cannot be cancelled,
-        # or the thread that tells of them would end with an error.
-        self._done.set_running_or_notify_cancel()
-        self._lock = threading.Lock()
-        self._missing = 1
-
-    def closed(self) -> Future[None]:
-        """No more records follow; the future is done when the broker has all."""
-        self.add(-1)
-        return self._done
-
-    def add(self, records: int) -> None:
-        """So many records more (or fewer) are missing."""
-        with self._lock:
-            self._missing += records
-            complete = self._missing == 0
-        if complete:
-            self._done.set_result(None)
-
-
-class _BrokerState(msgspec.Struct):
-    state: str
-
-
-class _Statistics(msgspec.Struct):
-    """What we read of librdkafka's statistics."""
-
-    brokers: dict[str, _BrokerState]
-
-
-_statistics_decoder = msgspec.json.Decoder(_Statistics)
-
-
-class BoundedProducer:
-    """A producer that lingers and holds at most MAX_BUFFERED_EVENTS records that the broker has not taken yet.
-
-    On librdkafka, because a tap pays for each record: 2 µs instead of kafka-python's 40. Records never expire.
-    """
-
-    def __init__(self, settings: Settings, topic: str, linger_ms: int, receipts: bool, log: Log) -> None:
-        """Must be made in the process that uses it: its threads do not survive a fork.
-
-        `receipts` says whether records are sent with one; without, only losses are reported, which costs less.
-        """
-        self._topic = topic
-        self._max_buffered = settings.max_buffered_events
-        self._log = log
-        self._lock = threading.Lock()
-        self._accepted = 0
-        self._lost = 0
-        self._ended = False
-        self._report = partial(self._on_delivery, None)
-        self.connected = True  # to at least one broker; who makes a producer has waited for that
-        self._producer = Producer(
-            {
-                "bootstrap.servers": ",".join(settings.bootstrap_servers),
-                "reconnect.backoff.max.ms": 1_000,
-                "enable.idempotence": True,
-                "acks": "all",
-                "compression.type": "lz4",
-                "linger.ms": linger_ms,
-                # The default, twice the linger, would give all of a micro-batch to one of Spark's readers.
-                "sticky.partitioning.linger.ms": STICKY_MS,
-                # With so many for one partition a batch leaves at once: FULL_BATCH_EVENTS cannot wait on all together.
-                "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
-                "message.timeout.ms": 0,
-                "queue.buffering.max.messages": self._max_buffered,
-                "delivery.report.only.error": not receipts,
-                "statistics.interval.ms": 1_000,
-                "stats_cb": self._on_statistics,
-                # What matters of errors comes back with the records, and of connections with the statistics.
-                "log_level": 0,
-                "error_cb": lambda _error: None,
-            }
-        )
-        self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
-        self._poller.start()
-
-    def send(self, value: bytes, receipt: Receipt | None = None) -> None:
-        """Accept a record; it goes out within the linger. Raises BufferFull, and then has not accepted it."""
-        if receipt:
-            receipt.add(1)
-        with self._lock:
-            self._accepted += 1
-        try:
-            report = partial(self._on_delivery, receipt) if receipt else self._report
-            self._producer.produce(self._topic, value, on_delivery=report)
-        except (BufferError, KafkaException) as error:
-            with self._lock:
-                self._accepted -= 1
-            if receipt:
-                receipt.add(-1)
-            if isinstance(error, BufferError):
-                raise BufferFull(f"{self._max_buffered} events are waiting for the broker already") from None
-            raise BufferFull(f"the broker does not take records for topic {self._topic} ({error})") from error
-
-    def flush(self, timeout_seconds: float) -> None:
-        """Send what has been accepted now, however much of its linger is left; what is new meanwhile, at once."""
-        self._producer.flush(timeout_seconds)
-
-    @property
-    def running(self) -> bool:
-        """Whether the thread is there that is told what became of records."""
-        return self._poller.is_alive()
-
-    @property
-    def buffered(self) -> int:
-        """Records accepted and neither acknowledged nor lost."""
-        return len(self._producer)
-
-    def counts(self) -> dict[str, int]:
-        """Records so far by fate."""
-        acknowledged = max(0, self._accepted - self._lost - self.buffered)
-        return {"accepted": self._accepted, "acknowledged": acknowledged, "lost": self._lost}
-
-    def drain(self, timeout_seconds: float) -> int:
-        """Send what was accepted, and end; returns how many records were given up after `timeout_seconds`."""
-        self.flush(timeout_seconds)
-        given_up = self.buffered
-        if given_up:
-            self._log.error(
-                "the broker did not take these events in time; they are lost",
-                topic=self._topic, events=given_up, drain_seconds=timeout_seconds,
-            )  # fmt: skip
-        self._ended = True
-        self._poller.join()
-        return given_up
-
-    def _poll(self) -> None:
-        while not self._ended:
-            self._producer.poll(POLL_SECONDS)
-
-    def _on_delivery(self, receipt: Receipt | None, error: KafkaError | None, _record: object) -> None:
-        if error is None:
-            if receipt:
-                receipt.add(-1)
-            return
-        with self._lock:
-            self._lost += 1
-        if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: a flood stays readable
-            self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
-
-    def _on_statistics(self, statistics: str) -> None:
-        brokers = _statistics_decoder.decode(statistics).brokers.values()
-        self.connected = any(broker.state == "UP" for broker in brokers)
 
 
 class _TransactionalClient(KafkaNetClient):  # type: ignore[misc]
@@ -283,6 +109,12 @@ def registry_producer(settings: Settings) -> KafkaProducer:
         # A record that expires leaves kafka-python without a producer id, and the producer sends nothing any more.
         delivery_timeout_ms=NEVER_EXPIRES_MS,
     )
+
+
+def admin_client(settings: Settings, brokers: list[str] | None = None) -> KafkaAdminClient:
+    """Whoever creates and lists topics; of these `brokers` only, where some are named. Raises RetriableError."""
+    where = {"bootstrap_servers": brokers} if brokers else {}
+    return KafkaAdminClient(**_common(settings) | where, bootstrap_timeout_ms=1_000)
 
 
 def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
@@ -382,121 +214,3 @@ def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log)
 def partitions(topic: str) -> list[TopicPartition]:
     """All partitions of a topic of ours."""
     return [TopicPartition(topic, number) for number in range(PARTITIONS)]
-
-
-def wait_for_topics(settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log) -> bool:
-    """Return True when the broker answers and has all `topics`, False when a stop was requested first.
-
-    Says every few seconds what it is waiting for.
-    """
-    wanted = set(topics)
-
-    def missing() -> str | None:
-        absent = wanted - set(_list_topics(settings))
-        return f"missing topics {', '.join(sorted(absent))}; ./topic.sh creates them" if absent else None
-
-    return _wait(missing, settings, stop, log)
-
-
-def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
-    """Like wait_for_topics, for no topic in particular."""
-    return wait_for_topics(settings, (), stop, log)
-
-
-def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
-    began = time.monotonic()
-    remind_at = began + 1.0  # what is there within a second is not worth a line
-    while not stop.requested:
-        try:
-            what = missing()
-        except RetriableError as error:
-            what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); ./start.sh kafka starts one"
-        if what is None:
-            return True
-        if time.monotonic() >= remind_at:
-            remind_at = time.monotonic() + REMINDER_SECONDS
-            log.warning(f"waiting: {what}", waited_seconds=round(time.monotonic() - began))
-        stop.wait(0.5)
-    return False
-
-
-def _admin(settings: Settings, brokers: list[str] | None = None) -> KafkaAdminClient:
-    where = {"bootstrap_servers": brokers} if brokers else {}
-    return KafkaAdminClient(**_common(settings) | where, bootstrap_timeout_ms=1_000)
-
-
-def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[str]:
-    admin = _admin(settings, brokers)
-    try:
-        return list(admin.list_topics())
-    finally:
-        admin.close()
-
-
-def broker_missing(settings: Settings, number: int) -> bool:
-    """Whether a broker of ./start.sh does not answer."""
-    host, port = settings.broker_address(number)
-    try:
-        _list_topics(settings, [f"{host}:{port}"])
-    except RetriableError:
-        return True
-    return False
-
-
-def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, quiet: bool = False) -> bool:
-    """Create every topic that is missing, after deleting all that are there where `replace` is set.
-
-    Returns False when a stop was requested before it was done.
-    """
-    if not wait_for_broker(settings, stop, log):
-        return False
-    admin = _admin(settings)
-    try:
-        wanted = set(settings.topics)
-        present = wanted & set(admin.list_topics())
-        if replace and present:
-            admin.delete_topics(sorted(present))
-            if not _wait(lambda: _still_there(admin, wanted), settings, stop, log):
-                return False
-            present = set()
-        for name in settings.topics:
-            if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
-                return False
-            if not quiet:
-                log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
-    finally:
-        admin.close()
-    return wait_for_topics(settings, wanted, stop, log)
-
-
-def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
-    left = topics & set(admin.list_topics())
-    return f"the broker is deleting {', '.join(sorted(left))}" if left else None
-
-
-def _create(admin: KafkaAdminClient, name: str) -> str | None:
-    try:
-        # -1 is the broker's own default, which start.sh sets by the number of brokers.
-        configs = COMPACTED if name == REGISTRY_TOPIC else {}
-        admin.create_topics([NewTopic(name, PARTITIONS, replication_factor=-1, topic_configs=configs)])
-    except TopicAlreadyExistsError:
-        return f"the broker is still deleting {name}"
-    except UnknownTopicOrPartitionError:
-        return f"the broker does not know {name} yet"
-    except InvalidReplicationFactorError as error:  # a broker that has been busy is no broker until it says it is back
-        return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
-    return None
-
-
-def main() -> None:
-    """Entry point of the command in the module's docstring."""
-    arguments = sys.argv[2:] if sys.argv[1:2] == ["replace"] else ["--help"]
-    run_script(__doc__ or "", _replace_topics, arguments)
-
-
-def _replace_topics(settings: Settings) -> int:
-    return 0 if create_topics(settings, replace=True, stop=stop_on_signals(), log=Log("topics")) else 1
-
-
-if __name__ == "__main__":
-    main()

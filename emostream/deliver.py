@@ -15,7 +15,6 @@ from kafka.errors import KafkaError
 
 from emostream.addresses import AllowedNetworks, resolve
 from emostream.batches import Batches
-from emostream.broker import wait_for_topics
 from emostream.cors import Cors
 from emostream.deliver_http import create_app
 from emostream.follow import Follower
@@ -29,6 +28,7 @@ from emostream.registry import Full, NotYours, Registration, Registry, RegistryT
 from emostream.runtime import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.stream import StreamServer, allow_descriptors
+from emostream.topics import wait_for_topics
 
 SAVE_EVERY_SECONDS = 1.0
 CLOSE_STREAMS_SECONDS = 2.0

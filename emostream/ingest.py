@@ -22,7 +22,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 
 from emostream import dashboard, pages
-from emostream.broker import BoundedProducer, wait_for_topics
+from emostream.bounded_producer import BoundedProducer
 from emostream.directory import Directory
 from emostream.fastpath import FastPath
 from emostream.gate import preflight
@@ -43,6 +43,7 @@ from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from emostream.runtime import HEARTBEAT_SECONDS, Heartbeat, Log, bound_socket, start_logging, stop_on_signals
 from emostream.settings import Settings
 from emostream.supervise import Supervised
+from emostream.topics import wait_for_topics
 
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0

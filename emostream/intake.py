@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from emostream.broker import BoundedProducer, BufferFull, Receipt
+from emostream.bounded_producer import BoundedProducer, BufferFull, Receipt
 from emostream.gate import Gate, TooMany
 from emostream.meters import Metrics
 from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch

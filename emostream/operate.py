@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 
-from emostream.broker import create_topics
 from emostream.runtime import Log, StopFlag, bound_socket, start_logging, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SettingError, Settings, load
 from emostream.supervise import (
@@ -23,6 +22,7 @@ from emostream.supervise import (
     progress,
     progress_done,
 )
+from emostream.topics import create_topics
 
 READY_SECONDS = 120.0
 RESTART_SECONDS = 3.0

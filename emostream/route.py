@@ -13,22 +13,13 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.broker import (
-    Lag,
-    Sent,
-    commit,
-    consumer,
-    is_fenced,
-    partitions,
-    skip,
-    transactional_producer,
-    wait_for_topics,
-)
+from emostream.broker import Lag, Sent, commit, consumer, is_fenced, partitions, skip, transactional_producer
 from emostream.meters import Metrics, Page
 from emostream.metrics import ROUTE
 from emostream.records import InvalidRecord, parse_count
 from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.topics import wait_for_topics
 
 POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # takes 10 to 50 ms, or as long as three brokers need to notice that one has died

@@ -16,11 +16,11 @@ from xmlrpc.client import Fault, ServerProxy
 import msgspec
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from emostream.broker import broker_missing
 from emostream.meters import Histogram, Samples
 from emostream.metrics import SUPERVISED
 from emostream.runtime import STALE_AFTER_SECONDS, StopFlag, heartbeat_path
 from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream.topics import broker_missing
 
 GROUPS = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")  # in the order of the data
 # STARTING is supervisor's first second or two, in which an exit counts as a failed start.

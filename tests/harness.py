@@ -158,7 +158,7 @@ class Broker:
 
     def replace_topics(self) -> None:
         """Every topic, empty."""
-        self.operate("emostream.broker", "replace")
+        self.operate("emostream.topics", "replace")
 
     def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""

@@ -337,11 +337,11 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
 # The app, of which one worker's producer fails once in a thread: at what `broken` names, after a tap.
 BREAKING = """
 import os, sys
-from emostream import broker, ingest
+from emostream import bounded_producer, ingest
 from emostream.runtime import run_script
 
 name, once = sys.argv[1:3]
-method = getattr(broker.BoundedProducer, name)
+method = getattr(bounded_producer.BoundedProducer, name)
 
 def broken(self, *args, **named):
     if self.counts()["accepted"]:
@@ -353,7 +353,7 @@ def broken(self, *args, **named):
             raise RuntimeError("broken on purpose")
     return method(self, *args, **named)
 
-setattr(broker.BoundedProducer, name, broken)
+setattr(bounded_producer.BoundedProducer, name, broken)
 run_script("", ingest.serve, [])
 """
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hypothesis import strategies as st
 
-from emostream.broker import BufferFull, Receipt
+from emostream.bounded_producer import BufferFull, Receipt
 from emostream.directory import Directory, Subscriber
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR

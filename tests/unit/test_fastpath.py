@@ -14,7 +14,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emostream.broker import BoundedProducer, BufferFull
+from emostream.bounded_producer import BoundedProducer, BufferFull
 from emostream.fastpath import FastPath
 from emostream.ingest import create_app
 from emostream.intake import JSON, NDJSON, Intake

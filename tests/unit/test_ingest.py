@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
 from emostream import ingest as ingest_module
-from emostream.broker import BoundedProducer, BufferFull
+from emostream.bounded_producer import BoundedProducer, BufferFull
 from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, create_app, seconds_to_flush
 from emostream.intake import Intake
 from emostream.meters import Metrics, Page

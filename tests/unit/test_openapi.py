@@ -8,7 +8,7 @@ from typing import cast
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from emostream import dashboard
-from emostream.broker import BoundedProducer
+from emostream.bounded_producer import BoundedProducer
 from emostream.ingest import create_app
 from emostream.intake import OPENAPI, Intake
 from emostream.meters import Metrics, Page

@@ -1,4 +1,4 @@
-"""emostream.broker.Receipt: told when the broker has all records, whoever still waits for that."""
+"""emostream.bounded_producer.Receipt: told when the broker has all records, whoever still waits for that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from emostream.broker import Receipt
+from emostream.bounded_producer import Receipt
 
 
 def test_it_is_done_when_no_record_is_missing_and_none_follows() -> None:

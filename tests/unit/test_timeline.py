@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 
 from emostream import dashboard, timeline
-from emostream.broker import BoundedProducer
+from emostream.bounded_producer import BoundedProducer
 from emostream.ingest import create_app
 from emostream.intake import Intake
 from emostream.meters import Metrics, Page

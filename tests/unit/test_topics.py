@@ -1,4 +1,4 @@
-"""emostream.broker: topics are created, by a broker that is slow to be ready too."""
+"""emostream.topics: they are created, by a broker that is slow to be ready too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError
 
-from emostream import broker
+from emostream import topics
 from emostream.runtime import Log, StopFlag
 from tests.unit.support import settings_with
 
@@ -37,6 +37,6 @@ def test_a_topic_that_cannot_be_created_yet_is_tried_again(
     error: Callable[[str], KafkaError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin, settings = Admin(error("All brokers are currently fenced")), settings_with()
-    monkeypatch.setattr(broker, "_admin", lambda *_: admin)
-    assert broker.create_topics(settings, replace=False, stop=StopFlag(), log=Log("test"))
+    monkeypatch.setattr(topics, "admin_client", lambda *_: admin)
+    assert topics.create_topics(settings, replace=False, stop=StopFlag(), log=Log("test"))
     assert admin.topics == list(settings.topics)
