@@ -4,7 +4,7 @@
 usage: .venv/bin/python benchmarks/pipeline.py latency [--rate 10] [--seconds 60] [--background 0] [--json FILE]
        .venv/bin/python benchmarks/pipeline.py load [--rate 2000] [--seconds 60] [--json FILE]
        .venv/bin/python benchmarks/pipeline.py rest [--seconds 30] [--json FILE]
-       .venv/bin/python benchmarks/pipeline.py whole [--name default] [--rounds 3] [--json FILE] [KEY=VALUE ...]
+       .venv/bin/python benchmarks/pipeline.py whole [--name default] [--rounds 3] [--warm 480] [KEY=VALUE ...]
 
 latency   tap → client: every tap has an emoji of its own, so each of the three clients, one on each cluster, knows when
           its count should have come. Taps are sent by the clock whether or not earlier ones were answered (open loop),
@@ -15,7 +15,8 @@ rest      memory and CPU time of every process, while nobody taps.
 whole     starts systems of its own, in a temporary DATA_DIR, and measures start-up, rest, latency at 10/s, latency with
           2,000/s beside, and load at 2,000/s and 10,000/s. KEY=VALUE are its settings.
 
-The first three measure the system that runs (./start.sh up). latency with --background and load need Go. Linux only.
+The first three measure the system that runs (./start.sh up). --json FILE keeps the figures, whatever is measured.
+latency with --background and load need Go. Linux only.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from tests.chaos.ledger import start_system, stop_system
 from tests.harness import environment_for
 
 WARM_UP_SECONDS = 10.0
-WARM_ROUNDS = 3  # of load, as long as a measurement each, before the first
 STAGES = ("tap to Kafka's producer", "to counted (linger, trigger, count)", "to client (commit, route, push)")
 BIN_SECONDS = 0.025
 RATES = (2_000, 10_000)
@@ -217,8 +217,8 @@ def measure_rest(settings: Settings, seconds: float) -> Figures:
     return {"seconds": seconds, "memory_mb": memory, "cores": cores, "shared_once_mb": shared_once_mb}
 
 
-def measure_whole(name: str, rounds: int, seconds: float, given: dict[str, str]) -> Figures:
-    """Everything above, of systems of its own."""
+def measure_whole(name: str, rounds: int, seconds: float, warm_seconds: float, given: dict[str, str]) -> Figures:
+    """Everything above, of systems of its own; the taps after so long a load."""
     startup, found = [], {}
     for number in range(rounds):
         environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-bench-")), **given)
@@ -233,7 +233,7 @@ def measure_whole(name: str, rounds: int, seconds: float, given: dict[str, str])
                 # as in a system that did not start with the match.
                 time.sleep(seconds)
                 rest = measure_rest(settings, seconds / 2)
-                start_load(settings, RATES[0], WARM_ROUNDS * seconds).communicate()
+                start_load(settings, RATES[0], warm_seconds).communicate()
                 found = {
                     "rest": rest,
                     "latency": [measure_latency(settings, 10, seconds, 0) for _ in range(rounds)],
@@ -245,7 +245,7 @@ def measure_whole(name: str, rounds: int, seconds: float, given: dict[str, str])
     aligned = settings.linger_ms / 1000 >= SHORTEST_FLUSH_SECONDS
     asked = {"linger_ms": settings.linger_ms, "batch_seconds": settings.batch_seconds,
              "flush_lead_seconds": FLUSH_LEAD_SECONDS if aligned else None}  # fmt: skip
-    warm = {"rate": RATES[0], "seconds": WARM_ROUNDS * seconds}
+    warm = {"rate": RATES[0], "seconds": warm_seconds}
     return {"name": name, "given": given, "settings": asked, "warm": warm, "startup": startup, **found}
 
 
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--background", type=float, default=0, help="latency: other taps a second")
     parser.add_argument("--name", default="default", help="whole: of these settings")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", type=float, default=480, help="whole: seconds of load before latency is measured")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_intermixed_args()
     settings = load()
@@ -273,7 +274,7 @@ def main() -> None:
     else:
         part = f"pipeline-{args.name}"
         given = dict(argument.split("=", 1) for argument in args.settings)
-        found = measure_whole(args.name, args.rounds, args.seconds or 60, given)
+        found = measure_whole(args.name, args.rounds, args.seconds or 60, args.warm, given)
     write(args.json, part, found)
 
 

@@ -67,8 +67,8 @@ measure push-influence push influence "" "--rounds 1 --seconds 2"
 measure streams-saturation fanout saturation "--seconds 8" "--rounds 1 --viewers 200 --seconds 2"
 measure streams-steady fanout steady "" "--rounds 1 --viewers 200 --seconds 6"
 measure streams-burst fanout burst "" "--guests 200 --seconds 2"
-measure pipeline-default pipeline "whole --name default" "" "--rounds 1 --seconds 10"
-measure pipeline-fast pipeline "whole --name fast" "--seconds 40 $fast" "--rounds 1 --seconds 10 $fast"
+measure pipeline-default pipeline "whole --name default" "--rounds 2" "--rounds 1 --seconds 10 --warm 20"
+measure pipeline-fast pipeline "whole --name fast" "--rounds 2 --seconds 40 --warm 300 $fast" "--rounds 1 --seconds 10 --warm 20 $fast"
 measure soak soak "" "--minutes 60" "--minutes 1"
 
 printf '\n== report\n'
