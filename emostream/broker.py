@@ -10,12 +10,7 @@ from typing import TypeAlias
 from confluent_kafka import Consumer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import (
-    InvalidProducerEpochError,
-    KafkaConnectionError,
-    KafkaError,
-    ProducerFencedError,
-)
+from kafka.errors import InvalidProducerEpochError, KafkaConnectionError, KafkaError, ProducerFencedError
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
