@@ -40,17 +40,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import (
-    BENCHMARKS_DIR,
-    build_go,
-    cpu_seconds,
-    describe,
-    held,
-    keep_to,
-    resident_mb,
-    server_process,
-    tree,
-)
+from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, held, resident_mb, server_process, tree
 from emostream.broker import consumer, partitions
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, wait_until
@@ -120,11 +110,12 @@ PEERS = {
 class Bench:
     """One broker, and one server at a time."""
 
-    def __init__(self, broker: Broker, bin_dir: Path, venv: Path) -> None:
+    def __init__(self, broker: Broker, bin_dir: Path, venv: Path, generator_core: int | None) -> None:
+        """The generator runs on `generator_core`, where there is one for it."""
         self.broker, self.bin_dir, self.venv = broker, bin_dir, venv
         self.port = int(broker.environment["APP_PORT"])
         self.topic = load([], broker.environment).emoji_topic
-        self.generator_core: int | None = None
+        self.generator_core = generator_core
 
     @contextmanager
     def serving(self, peer: Peer) -> Iterator[int]:
@@ -147,13 +138,6 @@ class Bench:
                 raise LeftOut(f"POST {peer.path} is answered {status}")
             self.ready_taps = 1
             yield server.pid
-
-    def give_the_generator_a_core(self) -> None:
-        """From now on it has the last core for itself, where there are two; broker and servers have the others."""
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) > 1:
-            self.generator_core = cores.pop()
-            keep_to(os.getpid(), set(cores))
 
     def answer(self, server: subprocess.Popen[bytes], peer: Peer) -> int:
         """The status that one tap is answered with; 0 while nobody listens."""
@@ -314,7 +298,6 @@ def measure_latency(bench: Bench, names: list[str], rounds: int, seconds: float)
 def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: float) -> Figures:
     """Goodput, refusals, memory and recovery at 3 × the top rate."""
     peers, left_out = {}, {}
-    bench.give_the_generator_a_core()
     for name in names:
         peer = PEERS[name]
         try:
@@ -353,6 +336,15 @@ def measure_overload(bench: Bench, names: list[str], _rounds: int, seconds: floa
             f"  topic: {balance}; generator {flood['cpu_seconds']:.0f} s CPU, server {flood['cpu']:.0f} s", flush=True,
         )  # fmt: skip
     return {"seconds": seconds, "connections": FLOOD_CONNECTIONS, "peers": peers, "left_out": left_out}
+
+
+def set_a_core_apart() -> int | None:
+    """The last core, which this process and all that it starts leave to others; None where there is only one."""
+    *others, last = sorted(os.sched_getaffinity(0))
+    if not others:
+        return None
+    os.sched_setaffinity(0, others)
+    return last
 
 
 def python_peers_environment() -> Path:
@@ -395,9 +387,11 @@ def main() -> None:
         print(f"left out: the peers in Go: {error}", flush=True)
     venv = python_peers_environment()
     print(describe(), flush=True)
+    generator_core = set_a_core_apart() if args.what == "overload" else None
     with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
         measure, seconds = measures[args.what]
-        found = measure(Bench(broker, DATA_DIR / "bin", venv), names, args.rounds, args.seconds or seconds)
+        bench = Bench(broker, DATA_DIR / "bin", venv, generator_core)
+        found = measure(bench, names, args.rounds, args.seconds or seconds)
     write(args.json, f"ingest-{args.what}", found)
 
 

@@ -17,6 +17,7 @@ from tests.harness import PROJECT_DIR, with_children_gone
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 CGROUPS = Path("/sys/fs/cgroup")
 LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, when this process began
+CORES = len(os.sched_getaffinity(0))  # then, too: a benchmark may keep itself to some of them
 
 
 def machine() -> dict[str, object]:
@@ -28,7 +29,7 @@ def machine() -> dict[str, object]:
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": CORES,
         "memory_gib": round(memory_gb),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -102,13 +103,6 @@ def held(pids: Sequence[int], share: float) -> Iterator[None]:
             for left in (group / "cgroup.procs").read_text().split():
                 (group.parent / "cgroup.procs").write_text(left)
             group.rmdir()
-
-
-def keep_to(root: int, cores: set[int]) -> None:
-    """A process, all its descendants, and what they start from now on run on these cores only."""
-    for pid in tree(root):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
 
 
 def field(pid: int, file: str, name: str) -> str:
