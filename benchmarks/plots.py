@@ -64,7 +64,7 @@ def ingest_rates(found: Figures) -> Any:
     figure, axes = plt.subplots(len(shown), figsize=(9, 1 + 0.42 * sum(heights)), height_ratios=heights, squeeze=False)
     for one, group in zip(axes[:, 0], shown, strict=True):
         bars(one, group, "ours", "accepted events/s, median, min to max")
-    axes[0, 0].set_title("Ingest: top rate, 64 connections, everything on the same cores")
+    axes[0, 0].set_title("Ingest: top rate, 64 connections, server and broker on the same cores")
     return figure
 
 

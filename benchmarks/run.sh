@@ -58,7 +58,7 @@ fast="BATCH_SECONDS=0.5 LINGER_MS=50"
 measure ingest-rates ingest rates "--seconds 6" "--rounds 1 --seconds 1 --peers ours-2,flask"
 measure ingest-scaling ingest scaling "--seconds 6" "--rounds 1 --seconds 1"
 measure ingest-latency ingest latency "--seconds 15 --peers ours-2,ours-1,fastapi,go" "--rounds 1 --seconds 2 --peers ours-2"
-measure ingest-overload ingest overload "" "--seconds 4"
+measure ingest-overload ingest overload "--peers ours-2,go,fastapi" "--seconds 4 --peers ours-2"
 measure aggregate-backlog aggregate backlog "" "--events 200000 --rounds 1"
 measure aggregate-sustained aggregate sustained "--rates 50000,100000,200000,300000,400000,500000" \
   "--rates 20000 --seconds 8"

@@ -44,8 +44,8 @@ def ingest_scaling(found: Figures) -> list[str]:
         "### Two workers and one",
         "",
         f"As above, {found['seconds']:g} s a round, but each worker is held to {found['share']:.0%} of a core by a "
-        "cgroup: with all of them the workers, the generator and the broker compete for the same cores, and a second "
-        "worker only moves what is short.",
+        "cgroup: with all of it the workers and the broker compete for the same cores, and a second worker only moves "
+        "what is short.",
         "",
         *table(
             ["", "events/s, min / median / max"],
@@ -90,8 +90,8 @@ def ingest_overload(found: Figures) -> list[str]:
         )
         lines += [
             f"{peer['what']}: top {peer['top']:,.0f} events/s. Then {found['seconds']:g} s of 3 × that over "
-            f"{found['connections']:,} connections, of which the generator, with a core of its own, could send "
-            f"{peer['sent']:,.0f} requests/s: goodput {peer['goodput']:,.0f} events/s "
+            f"{found['connections']:,} connections, of which the generator could send {peer['sent']:,.0f} requests/s: "
+            f"goodput {peer['goodput']:,.0f} events/s "
             f"({peer['goodput'] / peer['top']:.0%} of the top rate), worst second {min(peer['by_second']):,}; "
             f"{peer['refusals'] or 'no refusals'}. What was taken took p50 {peer['accepted_ms']['p50']:.0f} and "
             f"p99 {peer['accepted_ms']['p99']:.0f} ms. Memory {peer['memory_mb'][0]:.0f} → "

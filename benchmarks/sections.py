@@ -11,7 +11,8 @@ from benchmarks.tables import Figures
 Section = tuple[str, Callable[[Figures], list[str]], str]
 SECTIONS: dict[str, tuple[str, list[Section]]] = {
     "Ingest": (
-        "Load generator, server and broker share the cores, for every peer alike, but where it says otherwise.",
+        "The load generator has one core for itself, because the phones that it stands for do not run on the server. "
+        "Server and broker share the others, for every peer alike.",
         [
             ("ingest-rates", section_ingest.ingest_rates, "ingest-rates"),
             ("ingest-scaling", section_ingest.ingest_scaling, ""),
