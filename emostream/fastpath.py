@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
-from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
+from granian.rsgi import Headers, HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 from werkzeug.wrappers import Response
 
 from emostream.intake import (
@@ -35,6 +35,7 @@ from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from emostream.runtime import Log
 
 FLASK_THREADS = 8
+WATCHED = ("/livez", "/readyz", "/metrics")
 MAX_BYTES = {"/send-emoji": MAX_BODY_BYTES, "/send-emojis": MAX_BATCH_BODY_BYTES}
 
 
@@ -83,19 +84,16 @@ class FastPath:
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
+        path = scope.path  # asked for once, as the headers are: granian makes them anew each time
         # Whoever watches over this process asks when it is busy, too; and it must not be ended for that.
-        if scope.path == "/livez" and scope.method == "GET":
-            return self._send(scope, protocol, LIVE)
-        if scope.path == "/readyz" and scope.method == "GET":
-            return self._send(scope, protocol, self._intake.ready())
-        if scope.path == "/metrics" and scope.method == "GET":
-            return await self._by_flask(scope, protocol, b"")
+        if path in WATCHED and scope.method == "GET":
+            return await self._watched(scope, protocol, path)
         if self._requests >= self._max_requests:
             self._intake.counters.add("refused_busy")
             return self._send(scope, protocol, BUSY)
         self._requests += 1
         try:
-            await self._answer(scope, protocol)
+            await self._answer(scope, protocol, path)
         except Refused as refused:
             self._intake.counters.add("refused_http")
             self._send(scope, protocol, refused.answer)
@@ -108,31 +106,38 @@ class FastPath:
             self._requests -= 1
         return None
 
-    async def _answer(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        body = await self._body(scope, protocol)
+    async def _watched(self, scope: Scope, protocol: HTTPProtocol, path: str) -> None:
+        if path == "/metrics":
+            await self._by_flask(scope, protocol, b"")
+        else:
+            self._send(scope, protocol, LIVE if path == "/livez" else self._intake.ready())
+
+    async def _answer(self, scope: Scope, protocol: HTTPProtocol, path: str) -> None:
+        headers = scope.headers
+        body = await self._body(headers, protocol, path)
         if (
-            scope.method == "POST"
-            and scope.path in MAX_BYTES
+            path in MAX_BYTES
+            and scope.method == "POST"
             and body is not None
-            and len(body) <= MAX_BYTES[scope.path]
+            and len(body) <= MAX_BYTES[path]
             and (not self._gate.locked or self._gate.admits(_all(scope, "authorization"), _all(scope, "x-api-key")))
         ):
-            media = scope.headers.get("content-type")
-            if media == JSON or (media == NDJSON and scope.path == "/send-emojis"):
+            media = headers.get("content-type")
+            if media == JSON or (media == NDJSON and path == "/send-emojis"):
                 address = self._address(scope) if self._gate.limited else ""
-                if scope.path == "/send-emoji":
+                if path == "/send-emoji":
                     answer, done = self._intake.tap(body, address)
                 else:
                     answer, done = self._intake.batch(body, media == NDJSON, address)
                 return self._send(scope, protocol, answer if done is None else await self._settled(answer, done))
         return await self._by_flask(scope, protocol, body)
 
-    async def _body(self, scope: Scope, protocol: HTTPProtocol) -> bytes | None:
+    async def _body(self, headers: Headers, protocol: HTTPProtocol, path: str) -> bytes | None:
         """The request's body; None where it says that it is too large. Raises Refused, ProtocolClosed."""
-        length = scope.headers.get("content-length")
-        if length is None and "transfer-encoding" not in scope.headers:
+        length = headers.get("content-length")
+        if length is None and "transfer-encoding" not in headers:
             return b""
-        most = MAX_BYTES.get(scope.path, MAX_BODY_BYTES)
+        most = MAX_BYTES.get(path, MAX_BODY_BYTES)
         if length is not None and int(length) > most:
             return None
         task = asyncio.current_task()

@@ -103,7 +103,7 @@ class App:
 
     async def ask_flask(self, scope: Any, protocol: Any) -> tuple[int, Pairs, bytes]:
         """The same, by Flask alone."""
-        body = await self.fast._body(scope, protocol)
+        body = await self.fast._body(scope.headers, protocol, scope.path)
         await self.fast._by_flask(scope, protocol, body)
         return cast(tuple[int, Pairs, bytes], protocol.answered)
 
