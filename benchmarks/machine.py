@@ -83,7 +83,7 @@ def held(pids: Sequence[int], share: float) -> Iterator[None]:
     Where cores are what all compete for, this shows what a process makes of its share.
     """
     unified = (CGROUPS / "cgroup.controllers").exists()
-    period_us = 10_000
+    period_us = 100_000  # the kernel's default
     quota_us = round(share * period_us)
     made: list[Path] = []
     try:

@@ -77,21 +77,29 @@ def ingest_latency(found: Figures) -> Any:
 
 
 def ingest_overload(found: Figures) -> Any:
-    """Accepted and refused a second, and memory."""
-    figure, (rates, memory) = plt.subplots(2, figsize=(9, 4.6), sharex=True, height_ratios=(2, 1))
-    for peer, colour in zip(found["peers"].values(), COLOURS[1:], strict=False):
-        rates.plot(peer["by_second"], color=colour, label=f"{peer['what']}: accepted")
-        rates.plot(peer["refused_by_second"], color=colour, ls=":", label="refused")
-        rates.axhline(peer["top"], color=colour, lw=0.8, ls="--", label="top rate before")
-        memory.plot(peer["memory_mb"], color=colour)
-    rates.set_ylim(0)
-    rates.yaxis.set_major_formatter(thousands)
-    rates.set_ylabel("events/s")
-    rates.legend(loc="lower right", ncols=3)
-    rates.set_title("Ingest: three times the top rate")
-    memory.set_ylim(0)
-    memory.set_ylabel("MB")
-    memory.set_xlabel("seconds")
+    """Accepted and refused a second, and memory, by the number of connections."""
+    peers = list(found["peers"].values())
+    floods = len(peers[0]["floods"])
+    figure, grid = plt.subplots(
+        2, floods, figsize=(9, 4.6), sharex=True, sharey="row", height_ratios=(2, 1), squeeze=False
+    )
+    for number in range(floods):
+        rates, memory = grid[:, number]
+        for peer, colour in zip(peers, COLOURS[1:], strict=False):
+            it = peer["floods"][number]
+            rates.plot(it["by_second"], color=colour, label=peer["what"])
+            rates.plot(it["refused_by_second"], color=colour, ls=":")
+            rates.axhline(it["top"], color=colour, lw=0.8, ls="--")
+            memory.plot(it["memory_mb"], color=colour)
+        rates.set_ylim(0)
+        rates.yaxis.set_major_formatter(thousands)
+        rates.set_title(f"three times the top rate, {it['connections']:,} connections", fontsize="medium")
+        memory.set_ylim(0)
+        memory.set_xlabel("seconds")
+    grid[0, 0].set_ylabel("events/s")
+    grid[1, 0].set_ylabel("MB")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(peers))
+    figure.supxlabel("dashed: the top rate before; dotted: refused", fontsize="small")
     return figure
 
 
