@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 import threading
 import time
@@ -20,7 +21,11 @@ Arrival = tuple[float, float, float]  # Unix seconds: on emoji-topic, counted, a
 def send_open_loop(
     settings: Settings, emojis: Iterator[str], rate: float, seconds: float
 ) -> tuple[dict[str, float], int]:
-    """Send a tap every 1/rate s over kept-alive connections; `({emoji: when it was due, Unix seconds}, refused)`."""
+    """Send `rate` taps a second over kept-alive connections; `({emoji: when it was due, Unix seconds}, refused)`.
+
+    Each is due at a random moment of its 1/rate s. Always at the same one, a run's taps would all come at the same few
+    moments of a micro-batch, and its median would be off by up to half of 1/rate.
+    """
     due: dict[str, float] = {}
     refused = 0
     lock = threading.Lock()
@@ -33,7 +38,7 @@ def send_open_loop(
         connection = socket.create_connection((settings.client_host, settings.app_port), timeout=10)
         answers = connection.makefile("rb")
         for number in range(sender, total, SENDERS):
-            when = began + number / rate
+            when = began + (number + random.random()) / rate
             with lock:
                 emoji = next(emojis)
                 due.setdefault(emoji, when)
