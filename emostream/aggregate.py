@@ -225,7 +225,7 @@ def make_session(settings: Settings) -> SparkSession:
         .config("spark.local.dir", str(work_dir))
         .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
         .config("spark.driver.memory", "600m")
-        # A batch of 4,000 events leaves 85 MB of garbage. By default there is room for 100, so that nearly every batch
+        # A batch of 4,000 events leaves 85 MB of garbage. By default there is room for 100, so that most batches
         # waited some 20 ms for it to be collected.
         .config(
             "spark.driver.extraJavaOptions",
