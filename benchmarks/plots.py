@@ -91,13 +91,12 @@ def ingest_overload(found: Figures) -> Any:
             rates.plot(it["refused_by_second"], color=colour, ls=":")
             rates.axhline(it["top"], color=colour, lw=0.8, ls="--")
             memory.plot(it["memory_mb"], color=colour)
-        rates.set_ylim(0)
         rates.yaxis.set_major_formatter(thousands)
         rates.set_title(f"three times the top rate, {it['connections']:,} connections", fontsize="medium")
-        memory.set_ylim(0)
         memory.set_xlabel("seconds")
-    grid[0, 0].set_ylabel("events/s")
-    grid[1, 0].set_ylabel("MB")
+    for axes, unit in zip(grid[:, 0], ("events/s", "MB"), strict=True):
+        axes.set_ylim(0)  # of the whole row, once everything is in it
+        axes.set_ylabel(unit)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(peers))
     figure.supxlabel("dashed: the top rate before; dotted: refused", fontsize="small")
     return figure
