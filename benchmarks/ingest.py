@@ -49,7 +49,6 @@ from tests.harness import Broker, environment_for, running_broker, wait_until
 DATA_DIR = load().data_path / "benchmarks"
 OURS = "ours-2"
 TAP = json.dumps({"user_id": "ready", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00+00:00"}).encode()
-# With the first every phone may wait its turn; the second is more than MAX_CONCURRENT_REQUESTS of both workers.
 FLOOD_CONNECTIONS = (4000, 8000)
 # For scaling: what each worker gets, and over how many connections. Fewer for each cost a worker more for the same
 # work, and 64 are few for two (1.6 x one).

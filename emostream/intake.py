@@ -19,7 +19,8 @@ RETRY_AFTER_SECONDS = 1
 OF_TAPS = ("invalid", "rate", "full", "busy")  # why they are refused
 # With ACK=broker somebody waits for the broker's answer.
 ACK_SECONDS = 10.0
-BODY_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
+MAX_HEAD_BYTES = 32 * 1024
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
@@ -51,8 +52,10 @@ READY = Answer(200, b'{"status":"ready"}')
 NOT_READY = retry(503, "not ready: the broker takes no events")
 BUSY = retry(503, "try again: expected fewer requests at a time, got more than can be answered at once")
 FAILED = said(500, "this should not have happened; the app's log says more")
-TOO_SLOW = said(408, f"expected the whole body within {BODY_SECONDS:g} s, got less", ("connection", "close"))
-CUT_OFF = said(400, "expected a whole body, got one that is cut off", ("connection", "close"))
+NO_HTTP = said(400, "expected a request by HTTP/1.1, got what is none")
+LONG_HEAD = said(431, f"expected a request's head of at most {MAX_HEAD_BYTES} bytes, got a larger one")
+TOO_SLOW = said(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got less")
+CUT_OFF = said(400, "expected a whole request, got one that is cut off")
 UNACKNOWLEDGED = retry(
     503, f"unknown whether it counts: the broker has not acknowledged the event in {ACK_SECONDS:g} s"
 )

@@ -1,23 +1,23 @@
-"""emostream.fastpath: the same answers as Flask's, to the byte; bounds on requests and on slow bodies."""
+"""emostream.fastpath: the same answers as Flask's, to the byte."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
+from urllib.parse import quote
 
 import pytest
-from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emostream.bounded_producer import BoundedProducer, BufferFull
+from emostream.connections import Request
 from emostream.fastpath import FastPath
-from emostream.ingest import create_app
-from emostream.intake import JSON, NDJSON, Intake
+from emostream.ingest_http import create_app
+from emostream.intake import JSON, NDJSON, Answer, Intake
 from emostream.meters import Metrics, Page
 from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
@@ -26,86 +26,22 @@ from tests.harness import wait_until
 from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
 
 TAP = '{"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}'.encode()
-Pairs = list[tuple[str, str]]
-
-
-class Headers:
-    """RSGI's headers."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.keys()
-
-    def keys(self) -> list[str]:
-        return [name for name, _ in self._pairs]
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        return next((value for key, value in self._pairs if key == name), default)
-
-    def get_all(self, name: str) -> list[str]:
-        return [value for key, value in self._pairs if key == name]
-
-
-@dataclass
-class Scope:
-    """RSGI's scope."""
-
-    method: str = "POST"
-    path: str = "/send-emoji"
-    headers: Headers = field(default_factory=lambda: Headers([("content-type", JSON)]))
-    query_string: str = ""
-    client: str = "192.0.2.1:4711"
-    server: str = "127.0.0.1:5000"
-    scheme: str = "http"
-    http_version: str = "1.1"
-
-
-class Protocol:
-    """RSGI's protocol: one request's body and answer."""
-
-    def __init__(self, body: bytes = TAP, never: bool = False, closed: bool = False) -> None:
-        self._body = body
-        self._never = never
-        self._closed = closed
-        self.answered: tuple[int, Pairs, bytes] | None = None
-
-    async def __call__(self) -> bytes:
-        if self._never:
-            await asyncio.Event().wait()
-        if self._closed:
-            raise ProtocolClosed
-        return self._body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), 40_000):
-            yield self._body[start : start + 40_000]
-
-    def response_bytes(self, status: int, headers: Pairs, body: bytes) -> None:
-        assert self.answered is None, "answered twice"
-        self.answered = (status, headers, body)
+Pairs = Sequence[tuple[str, str]]
 
 
 class App:
     """A fast path around a fake producer."""
 
-    def __init__(self, max_requests: int = 10, body_seconds: float = 10.0, **values: object) -> None:
+    def __init__(self, **values: object) -> None:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.intake, Page(self.counters))
-        self.fast = FastPath(self.intake, self.flask, max_requests, Log("test"), body_seconds)
+        self.fast = FastPath(self.intake, self.flask)
 
-    async def ask(self, scope: Any, protocol: Any) -> tuple[int, Pairs, bytes]:
-        await self.fast.__rsgi__(scope, protocol)
-        return cast(tuple[int, Pairs, bytes], protocol.answered)
-
-    async def ask_flask(self, scope: Any, protocol: Any) -> tuple[int, Pairs, bytes]:
-        """The same, by Flask alone."""
-        body = await self.fast._body(scope.headers, protocol, scope.path)
-        await self.fast._by_flask(scope, protocol, body)
-        return cast(tuple[int, Pairs, bytes], protocol.answered)
+    async def ask(self, request: Request) -> Answer:
+        answer = self.fast.answer(request)
+        return answer if isinstance(answer, Answer) else await answer
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +51,13 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def asking(length: bool, body: bytes, method: str, path: str, pairs: Pairs) -> tuple[Scope, Protocol]:
-    framing = ("content-length", str(len(body))) if length else ("transfer-encoding", "chunked")
-    return Scope(method, path, Headers([framing, *pairs])), Protocol(body)
+def asking(
+    body: bytes = TAP, method: str = "POST", path: str = "/send-emoji", pairs: Pairs = (("content-type", JSON),)
+) -> Request:
+    headers: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        headers.setdefault(name.encode(), value.encode("latin-1"))
+    return Request(headers, "192.0.2.1", method.encode(), quote(path, "/?").encode(), body)
 
 
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
@@ -178,29 +118,29 @@ methods = st.sampled_from(["POST"] * 6 + ["GET", "HEAD", "OPTIONS", "PUT", "BREW
     operators,
     st.lists(
         st.tuples(
-            st.booleans(), bodies, methods, paths,
+            bodies, methods, paths,
             st.lists(one_header, max_size=3).map(lambda more: [*more, ("content-type", JSON)]),
         ),
         min_size=1, max_size=4,
     ),
     st.sampled_from([None, None, "full", "away"]),
 )  # fmt: skip
-@example({}, [(True, TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
-@example({"RATE_LIMIT_USER": "1/hour"}, [(True, TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
+@example({}, [(TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
+@example({"RATE_LIMIT_USER": "1/hour"}, [(TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
 @example(
     {"RATE_LIMIT_ADDRESS": "1/hour", "TRUSTED_PROXIES": "192.0.2.0/24"},
     [
-        (True, TAP, "POST", "/send-emoji", [("content-type", JSON), ("x-forwarded-for", f"198.51.100.{host}")])
+        (TAP, "POST", "/send-emoji", [("content-type", JSON), ("x-forwarded-for", f"198.51.100.{host}")])
         for host in (7, 8, 7)
     ],
     None,
 )
-@example({}, [(True, b"[" + TAP + b",1]", "POST", "/send-emojis", [("content-type", JSON)])], None)
-@example({}, [(False, TAP + b"\n" + TAP, "POST", "/send-emojis", [("content-type", NDJSON)])], "full")
+@example({}, [(b"[" + TAP + b",1]", "POST", "/send-emojis", [("content-type", JSON)])], None)
+@example({}, [(TAP + b"\n" + TAP, "POST", "/send-emojis", [("content-type", NDJSON)])], "full")
 def test_every_request_is_answered_as_flask_answers_it_to_the_byte(
     loop: asyncio.AbstractEventLoop,
     operator: dict[str, Any],
-    requests: list[tuple[bool, bytes, str, str, Pairs]],
+    requests: list[tuple[bytes, str, str, Pairs]],
     trouble: str | None,
 ) -> None:
     ours, reference = App(**operator), App(**operator)
@@ -208,64 +148,12 @@ def test_every_request_is_answered_as_flask_answers_it_to_the_byte(
         app.producer.failure = BufferFull("3 events wait") if trouble == "full" else None
         app.intake.broker_away = trouble == "away"
     for request in requests:
-        status, headers, body = loop.run_until_complete(ours.ask(*asking(*request)))
-        flask_status, flask_headers, flask_body = loop.run_until_complete(reference.ask_flask(*asking(*request)))
-        assert (status, sorted(headers), body) == (flask_status, sorted(flask_headers), flask_body)
-        assert status < 500 or trouble
+        fast = loop.run_until_complete(ours.ask(asking(*request)))
+        slow = loop.run_until_complete(reference.fast.by_flask(asking(*request)))
+        assert (fast.status, sorted(fast.headers), fast.body) == (slow.status, sorted(slow.headers), slow.body)
+        assert fast.status < 500 or trouble
     assert ours.producer.sent == reference.producer.sent
     assert ours.counters.snapshot() == reference.counters.snapshot()
-
-
-async def fill(app: App, requests: int) -> list[asyncio.Task[Any]]:
-    """So many requests whose bodies never come."""
-    never = Scope(headers=Headers([("content-type", JSON), ("content-length", "80")]))
-    waiting = [asyncio.create_task(app.ask(never, Protocol(never=True))) for _ in range(requests)]
-    await asyncio.sleep(0)
-    return waiting
-
-
-def test_one_request_too_many_is_refused_at_once_and_taken_when_there_is_room(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    app = App(max_requests=3)
-    scope = Scope(headers=Headers([("content-type", JSON), ("content-length", str(len(TAP)))]))
-
-    async def scenario() -> None:
-        waiting = await fill(app, 3)
-        status, headers, body = await app.ask(scope, Protocol())
-        assert (status, dict(headers)["retry-after"]) == (503, "1")
-        assert b"expected fewer requests" in body
-        for path, expected in (("/livez", 200), ("/readyz", 200), ("/metrics", 200)):
-            assert (await app.ask(Scope("GET", path), Protocol()))[0] == expected
-        waiting[0].cancel()
-        await asyncio.wait([waiting[0]])
-        assert (await app.ask(scope, Protocol()))[0] == 200
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
-
-    loop.run_until_complete(scenario())
-    assert app.counters.snapshot()["refused_busy"] == 1
-
-
-def test_a_body_that_does_not_come_is_given_up_with_408(loop: asyncio.AbstractEventLoop) -> None:
-    app = App(body_seconds=0.05)
-
-    async def scenario() -> None:
-        app.fast.__rsgi_init__(asyncio.get_running_loop())
-        waiting = await fill(app, 2)
-        for status, headers, _ in await asyncio.wait_for(asyncio.gather(*waiting), 30):
-            assert (status, dict(headers)["connection"]) == (408, "close")
-
-    loop.run_until_complete(scenario())
-
-
-def test_a_body_that_is_cut_off_is_a_400(loop: asyncio.AbstractEventLoop) -> None:
-    app = App()
-    scope = Scope(headers=Headers([("content-type", JSON), ("content-length", "80")]))
-    status, _, body = loop.run_until_complete(app.ask(scope, Protocol(closed=True)))
-    assert (status, b"cut off" in body) == (400, True)
-    assert app.producer.sent == []
 
 
 def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) -> None:
@@ -279,21 +167,37 @@ def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) 
         return "done"
 
     async def scenario() -> None:
-        waiting = asyncio.create_task(app.ask(Scope("GET", "/slow", Headers([])), Protocol()))
+        waiting = asyncio.create_task(app.ask(asking(method="GET", path="/slow")))
         await asyncio.to_thread(wait_until, "the slow route", entered.is_set)
-        scope = Scope(headers=Headers([("content-type", JSON), ("content-length", str(len(TAP)))]))
-        assert (await app.ask(scope, Protocol()))[0] == 200
+        assert (await app.ask(asking())).status == 200
         assert not waiting.done()
         release.set()
-        assert (await waiting)[2] == b"done"
+        assert (await waiting).body == b"done"
 
     loop.run_until_complete(scenario())
 
 
-def test_what_nobody_foresaw_is_a_500_without_a_word_about_the_inside(loop: asyncio.AbstractEventLoop) -> None:
+def test_nearly_all_taps_get_the_same_answer_to_the_object(loop: asyncio.AbstractEventLoop) -> None:
     app = App()
-    app.producer.failure = RuntimeError("secret")
-    scope = Scope(headers=Headers([("content-type", JSON), ("content-length", str(len(TAP)))]))
-    status, _, body = loop.run_until_complete(app.ask(scope, Protocol()))
-    assert status == 500
-    assert b"secret" not in body
+    first, second = (loop.run_until_complete(app.ask(asking())) for _ in range(2))
+    assert first is second
+
+
+@pytest.mark.parametrize("header", [b"x_forwarded_for", b"content_length"])
+def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractEventLoop, header: bytes) -> None:
+    app = App(RATE_LIMIT_ADDRESS="1/hour", TRUSTED_PROXIES="192.0.2.0/24")
+    for number, status in ((7, 200), (8, 429)):
+        request = asking(pairs=[("content-type", JSON), ("x-forwarded-for", "198.51.100.7")])
+        request.headers[header] = b"198.51.100.%d" % number
+        assert loop.run_until_complete(app.fast.by_flask(request)).status == status
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/send-emoji?from=app", 200), (b"http://example.org/send-emoji", 200), (b"/send%2Demoji", 200),
+        (b"/nothing", 404), (b"*", 404), (b"example.org:443", 404), (b"/%ff", 404), (b"", 404),
+    ],
+)  # fmt: skip
+def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
+    assert loop.run_until_complete(App().ask(asking()._replace(target=target))).status == status

@@ -21,10 +21,15 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
     "meters": {"metrics", "runtime"},
     "broker": {"settings", "runtime", "meters"},
     "topics": {"settings", "runtime", "broker"},
-    # Ingest is one stage in several rooms: its app, the way around it, what both say, who may send, what one looks at.
-    "ingest": FOUNDATION
-    | {"fastpath", "intake", "bounded_producer", "gate", "pages", "directory", "supervise", "dashboard"},
-    "fastpath": FOUNDATION | {"intake"},
+    # Ingest is one stage in several rooms: its processes, their connections, the Flask app, the way around it, what
+    # both say, who may send, what one looks at.
+    "ingest": FOUNDATION | {"worker"},
+    "worker": FOUNDATION
+    | {"connections", "fastpath", "ingest_http", "intake", "bounded_producer"}
+    | {"pages", "directory", "supervise", "dashboard"},
+    "connections": FOUNDATION | {"intake"},
+    "ingest_http": FOUNDATION | {"intake", "gate", "dashboard"},
+    "fastpath": FOUNDATION | {"intake", "connections"},
     "intake": FOUNDATION | {"gate", "bounded_producer"},
     "bounded_producer": {"settings", "runtime", "broker"},
     "gate": FOUNDATION | {"cors"},
@@ -69,8 +74,9 @@ MAY_IMPORT = dict.fromkeys(STAGES, FOUNDATION) | {
 }
 LIBRARY_OWNERS = {
     "pyspark": {"aggregate", "counting", "progress"},
-    "flask": {"ingest", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
-    "granian": {"ingest", "fastpath"},
+    "flask": {"ingest_http", "fastpath", "pages", "dashboard", "deliver_http", "receive"},
+    "uvloop": {"worker", "push"},
+    "httptools": {"connections", "stream_http", "push_http"},
     "confluent_kafka": {"broker", "bounded_producer", "timeline"},
     "supervisor": {"supervise", "supervisord"},
     "prometheus_client": {"meters", "scrape"},

@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from emostream import dashboard
 from emostream.bounded_producer import BoundedProducer
-from emostream.ingest import create_app
+from emostream.ingest_http import create_app
 from emostream.intake import OPENAPI, Intake
 from emostream.meters import Metrics, Page
 from emostream.metrics import INGEST

@@ -18,7 +18,7 @@ from hypothesis import given
 
 from emostream import dashboard, timeline
 from emostream.bounded_producer import BoundedProducer
-from emostream.ingest import create_app
+from emostream.ingest_http import create_app
 from emostream.intake import Intake
 from emostream.meters import Metrics, Page
 from emostream.metrics import INGEST

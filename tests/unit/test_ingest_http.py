@@ -1,4 +1,4 @@
-"""emostream.ingest: every answer of POST /send-emoji, and when the producer is flushed."""
+"""emostream.ingest_http, and when emostream.worker flushes: every answer of POST /send-emoji."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
-from emostream import ingest as ingest_module
+from emostream import ingest_http
 from emostream.bounded_producer import BoundedProducer, BufferFull
-from emostream.ingest import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, create_app, seconds_to_flush
+from emostream.ingest_http import create_app
 from emostream.intake import Intake
 from emostream.meters import Metrics, Page
 from emostream.metrics import INGEST
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from emostream.runtime import Log
+from emostream.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from tests.unit.support import FakeProducer, json_scalars, json_values, settings_with
 
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
@@ -105,7 +106,7 @@ def test_a_producer_that_does_not_take_events_is_a_503_that_says_why_and_when_to
 
 
 def test_an_event_that_the_broker_does_not_acknowledge_is_a_503_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "ACK_SECONDS", 0.01)
+    monkeypatch.setattr(ingest_http, "ACK_SECONDS", 0.01)
     ingest = Ingest(acknowledges=False, ACK="broker")
     assert_to_be_tried_again(ingest.ask(), "unknown whether it counts")
     assert len(ingest.producer.sent) == 1

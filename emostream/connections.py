@@ -1,0 +1,419 @@
+"""HTTP/1.1 connections → requests for the app, and its answers; all in one event loop.
+
+A server in threads or tasks spends more on a request than a tap needs. Here one that nobody has to wait for is read,
+answered and written in one turn of the loop, while all that belongs to it is still in the processor's cache; what
+cannot be answered yet waits in its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from email.utils import formatdate
+from enum import Enum
+from functools import partial
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol, cast
+
+import httptools
+
+from emostream.intake import (
+    BUSY,
+    CUT_OFF,
+    FAILED,
+    LONG_HEAD,
+    MAX_HEAD_BYTES,
+    NO_HTTP,
+    REQUEST_SECONDS,
+    TOO_SLOW,
+    Answer,
+)
+from emostream.meters import Metrics
+from emostream.records import MAX_BODY_BYTES
+from emostream.runtime import Log
+
+BACKLOG = 4_096
+# Connections beyond the most that are held, to be told so.
+SPARE_CONNECTIONS = 64
+IDLE_SECONDS = 30.0
+# Between the end of what we say and a connection's: closed at once, what the client still sends would make its kernel
+# throw our answer away.
+LINGER_SECONDS = 2.0
+OFFER = (b"upgrade", b"connection", b"http2-settings")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Request(NamedTuple):
+    """One request as it came: header names in lower case, those that came several times joined by commas.
+
+    `target` is what follows the method, `peer` an IP address. `refusal`: what it is answered without a look at it.
+    """
+
+    headers: dict[bytes, bytes]
+    peer: str
+    method: bytes = b""
+    target: bytes = b""
+    body: bytes = b""
+    refusal: Answer | None = None
+
+
+class App(Protocol):
+    """What answers."""
+
+    def max_body_bytes(self, target: bytes) -> int:
+        """How much of a body is of interest; the rest of a longer one is not read."""
+
+    def is_watch(self, method: bytes, target: bytes) -> bool:
+        """Whether this is a request of those who watch over the process, which is answered however busy it is."""
+
+    def answer(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer, with all headers but those of HTTP itself; or what becomes one."""
+
+    def refusal(self, request: Request, answer: Answer) -> Answer:
+        """What a request is told that cannot be answered."""
+
+
+class Connections:
+    """All connections of a process, and the bounds that they share."""
+
+    def __init__(
+        self, app: App, counters: Metrics, log: Log, max_connections: int, max_requests: int,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:  # fmt: skip
+        """`max_requests`: how many may be begun and not answered. A request has `request_seconds` to come in."""
+        self.app = app
+        self.counters = counters
+        self.log = log
+        self.max_connections = max_connections
+        self.max_requests = max_requests
+        self.request_seconds = request_seconds
+        self.in_flight = 0  # requests that have begun and are not answered
+        self.now = 0.0  # of the loop's clock, at most request_seconds / 10 ago
+        self.closing = False
+        self.open: set[Connection] = set()
+        self._none_open = asyncio.Event()
+        self._rendered: tuple[Answer | None, bytes] = None, b""
+        self._date = ""
+
+    async def listen(self, host: str, port: int) -> None:
+        """Take connections, as one of several processes that share this port."""
+        loop = asyncio.get_running_loop()
+        self._look(loop)
+        self._server = await loop.create_server(partial(Connection, self), host, port, reuse_port=True, backlog=BACKLOG)
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Answer what has begun, take nothing more, and end all connections."""
+        self._server.close()
+        self.closing = True
+        for connection in list(self.open):
+            connection.finish()
+        if self.open:
+            await asyncio.wait([asyncio.ensure_future(self._none_open.wait())], timeout=timeout_seconds)
+        for connection in list(self.open):
+            connection.abort()
+
+    def remove(self, connection: Connection) -> None:
+        """Forget one that has ended."""
+        self.open.discard(connection)
+        if self.closing and not self.open:
+            self._none_open.set()
+
+    def rendered(self, answer: Answer) -> bytes:
+        """An answer's bytes, over a connection that goes on. Nearly all answers are the same one."""
+        last, data = self._rendered
+        if answer is not last:
+            data = self.render(answer)
+            self._rendered = answer, data
+        return data
+
+    def render(self, answer: Answer, close: bool = False, head: bool = False) -> bytes:
+        """An answer's bytes. `head`: to a request for the head alone, where the app has said the length."""
+        status = HTTPStatus(answer.status)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"date: {self._date}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        if not head and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            lines.append(f"content-length: {len(answer.body)}")
+        if close:
+            lines.append("connection: close")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else answer.body)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Now and then at all connections, which costs less than a timer for each request."""
+        self.now = loop.time()
+        self._date = formatdate(usegmt=True)
+        self._rendered = None, b""
+        for connection in list(self.open):
+            connection.end_if_overdue()
+        loop.call_later(self.request_seconds / 10, self._look, loop)
+
+
+class Phase(Enum):
+    """What a connection is about to read."""
+
+    NEXT = "the begin of a request"
+    HEAD = "the rest of its head"
+    BODY = "the rest of its body"
+    NOTHING = "nothing more"
+
+
+NEXT, HEAD, BODY, NOTHING = Phase  # the lookup in the class would cost as much as a call
+
+
+class Connection(asyncio.Protocol):
+    """One connection: its requests come in, are answered in their order, and end in time."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._all = connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._phase = NEXT
+        self._since = connections.now  # when this phase began, or when the client stopped reading
+        self._answering = False  # somebody waits for the answer to the request before
+        self._blocked = False  # the client does not read what it is answered
+        self._waiting: deque[Request] = deque()  # the requests after it
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._body: bytes | bytearray = b""
+        self._refusal: Answer | None = None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, or say that there are too many."""
+        self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        self._peer: str = address[0] if address else ""  # it has gone again
+        self._all.open.add(self)
+        beyond = len(self._all.open) - self._all.max_connections
+        if beyond > SPARE_CONNECTIONS or self._all.closing:
+            self.abort()
+        elif beyond > 0:
+            self._refuse(BUSY)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._phase is NOTHING:
+            return
+        head = self._headers if self._phase is HEAD else None
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            self._all.log.error("a connection has failed; please report this", error=repr(error.__context__ or error))
+            self._refuse(FAILED)
+        except httptools.HttpParserError:
+            self._refuse(NO_HTTP if self._phase is not BODY else CUT_OFF)
+        if self._phase is HEAD and self._headers is head:  # all of it is the middle of one head
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(LONG_HEAD)
+
+    def eof_received(self) -> bool:
+        """The client sends no more, but may wait for answers; returns whether there are any."""
+        if self._phase in (HEAD, BODY):
+            self._refuse(CUT_OFF)
+        self._phase = NOTHING
+        return self._answering or bool(self._waiting)
+
+    def pause_writing(self) -> None:
+        """The client does not read; no more is read from it until it does."""
+        self._blocked = True
+        self._since = self._all.now
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._blocked = False
+        self._since = self._all.now
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end, for whatever reason."""
+        gone = len(self._waiting) + (self._phase is BODY)
+        self._waiting.clear()
+        self._phase = NOTHING
+        self._all.in_flight -= gone
+        if gone:
+            self._all.counters.add("gone", gone)
+        self._all.remove(self)
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                # The parser stops where another protocol is offered, as Java's client does and curl can. The offer is
+                # declined by reading on as if it had not been made.
+                if self._phase is not HEAD:
+                    self._phase = NOTHING  # CONNECT: it was answered; what follows is for somebody else
+                    self._go_on()
+                    return
+                lines = [b"%b: %b" % header for header in self._headers.items() if header[0] not in OFFER]
+                first = b"%b %b HTTP/1.1" % (self._parser.get_method(), self._target)
+                data = b"\r\n".join([first, *lines, b"", b""]) + data[offer.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+
+    # What the parser calls. It goes on to the end of what it was fed, also when nothing more is to be read.
+
+    def on_message_begin(self) -> None:
+        """A request."""
+        if self._phase is not NOTHING:
+            self._phase = HEAD
+            self._since = self._all.now
+            self._target, self._headers, self._body, self._head_bytes = b"", {}, b"", 0
+
+    def on_url(self, part: bytes) -> None:
+        """Its target, or a part of it."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers."""
+        name = name.lower()
+        if name in self._headers:
+            value = self._headers[name] + b"," + value
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Its body, if any, is next."""
+        if self._phase is NOTHING or (self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"):
+            return
+        self._phase = BODY
+        connections = self._all
+        connections.in_flight += 1
+        self._refusal = None
+        if connections.in_flight > connections.max_requests and not connections.app.is_watch(
+            self._parser.get_method(), self._target
+        ):
+            self._refusal = BUSY
+        if b"expect" in self._headers and not self._answering and not self._waiting:
+            self._transport.write(CONTINUE)
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of it. A body that is too long is cut off where that is clear."""
+        if self._phase is not BODY or self._refusal:
+            return
+        if not self._body:
+            self._body = piece
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)  # which grows without being copied each time
+            self._body += piece
+        if len(self._body) > MAX_BODY_BYTES and len(self._body) > self._all.app.max_body_bytes(self._target):
+            self._phase = NOTHING
+            self._take(self._read())
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        if self._phase is BODY:
+            self._phase = NEXT if self._parser.should_keep_alive() and not self._all.closing else NOTHING
+            self._since = self._all.now
+            self._take(self._read())
+
+    def _read(self) -> Request:
+        method, body = self._parser.get_method(), bytes(self._body)
+        return Request(self._headers, self._peer, method, self._target, body, self._refusal)
+
+    # Answers.
+
+    def _take(self, request: Request) -> None:
+        """Answer a request, when those before it are answered."""
+        if self._answering or self._blocked or self._waiting:
+            self._waiting.append(request)
+            self._transport.pause_reading()
+        else:
+            self._answer(request)
+
+    def _refuse(self, answer: Answer) -> None:
+        """Say why nothing more is read, after what was asked before is answered."""
+        if self._phase is NOTHING:
+            return
+        if self._phase is not BODY:
+            self._all.in_flight += 1
+        self._phase = NOTHING
+        self._take(Request(self._headers, self._peer, refusal=answer))
+
+    def _answer(self, request: Request) -> None:
+        app = self._all.app
+        try:
+            answer = app.answer(request) if request.refusal is None else app.refusal(request, request.refusal)
+        except Exception as error:  # noqa: BLE001 - not swallowed: it is logged, and answered 500
+            self._send(request, self._failed(request, error))
+            return
+        if isinstance(answer, Answer):
+            self._send(request, answer)
+        else:
+            self._answering = True
+            asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
+
+    def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
+        self._answering = False
+        if self._transport.is_closing():
+            self._all.in_flight -= 1
+            self._all.counters.add("gone")
+            return
+        error = task.exception()
+        self._since = self._all.now
+        self._send(request, self._failed(request, error) if error else task.result())
+        self._go_on()
+
+    def _failed(self, request: Request, error: BaseException) -> Answer:
+        self._all.log.error("a request could not be answered; please report this", error=repr(error))
+        return self._all.app.refusal(request, FAILED)
+
+    def _send(self, request: Request, answer: Answer) -> None:
+        self._all.in_flight -= 1
+        last = self._phase is NOTHING and not self._waiting
+        if last or request.method == b"HEAD":
+            self._transport.write(self._all.render(answer, last, request.method == b"HEAD"))
+        else:
+            self._transport.write(self._all.rendered(answer))
+        if last:
+            self._end()
+
+    def _go_on(self) -> None:
+        """To what has waited, and then to what comes."""
+        while self._waiting and not self._answering and not self._blocked:
+            self._answer(self._waiting.popleft())
+        if self._waiting or self._answering or self._blocked or self._transport.is_closing():
+            return
+        if self._phase is NOTHING:
+            self._end()
+        else:
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Say no more. What still comes is read and thrown away until the client has ended the connection, too."""
+        self._since = self._all.now
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def finish(self) -> None:
+        """End when what has begun is answered."""
+        if self._phase is NEXT:
+            self._phase = NOTHING
+            if not self._answering and not self._waiting:
+                self._transport.close()
+
+    def abort(self) -> None:
+        """End now."""
+        self._phase = NOTHING
+        self._transport.abort()
+
+    def end_if_overdue(self) -> None:
+        """See whether the client lets us wait for too long."""
+        waited_seconds = self._all.now - self._since
+        if self._blocked:
+            if waited_seconds > IDLE_SECONDS:
+                self.abort()
+        elif self._answering or self._waiting:
+            return
+        elif self._phase is NEXT:
+            if waited_seconds > IDLE_SECONDS:
+                self._transport.close()
+        elif self._phase is NOTHING:
+            if waited_seconds > LINGER_SECONDS:
+                self.abort()
+        elif waited_seconds > self._all.request_seconds:
+            self._refuse(TOO_SLOW)
