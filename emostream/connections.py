@@ -40,7 +40,8 @@ IDLE_SECONDS = 30.0
 # Between the end of what we say and a connection's: closed at once, what the client still sends would make its kernel
 # throw our answer away.
 LINGER_SECONDS = 2.0
-OFFER = (b"upgrade", b"connection", b"http2-settings")
+# Requests of one connection that may wait for the answer to the one before them.
+MAX_WAITING = 32
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -249,7 +250,7 @@ class Connection(asyncio.Protocol):
                     self._phase = NOTHING  # CONNECT: it was answered; what follows is for somebody else
                     self._go_on()
                     return
-                lines = [b"%b: %b" % header for header in self._headers.items() if header[0] not in OFFER]
+                lines = [b"%b: %b" % header for header in self._headers.items() if header[0] != b"upgrade"]
                 first = b"%b %b HTTP/1.1" % (self._parser.get_method(), self._target)
                 data = b"\r\n".join([first, *lines, b"", b""]) + data[offer.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
@@ -268,11 +269,12 @@ class Connection(asyncio.Protocol):
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One of its headers."""
-        name = name.lower()
-        if name in self._headers:
-            value = self._headers[name] + b"," + value
-        self._headers[name] = value
+        """One of its headers. What comes in that shape after the body is not looked at."""
+        if self._phase is HEAD:
+            name = name.lower()
+            if name in self._headers:
+                value = self._headers[name] + b"," + value
+            self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Its body, if any, is next."""
@@ -286,7 +288,7 @@ class Connection(asyncio.Protocol):
             self._parser.get_method(), self._target
         ):
             self._refusal = BUSY
-        if b"expect" in self._headers and not self._answering and not self._waiting:
+        if b"expect" in self._headers and not self._refusal and not self._answering and not self._waiting:
             self._transport.write(CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
@@ -319,6 +321,9 @@ class Connection(asyncio.Protocol):
     def _take(self, request: Request) -> None:
         """Answer a request, when those before it are answered."""
         if self._answering or self._blocked or self._waiting:
+            if len(self._waiting) == MAX_WAITING:
+                self._phase = NOTHING
+                request = request._replace(refusal=BUSY)
             self._waiting.append(request)
             self._transport.pause_reading()
         else:

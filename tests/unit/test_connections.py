@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emostream import connections as connections_module
-from emostream.connections import Connections, Request
+from emostream.connections import MAX_WAITING, Connections, Request
 from emostream.intake import FAILED, MAX_HEAD_BYTES, Answer
 from emostream.meters import Metrics
 from emostream.metrics import INGEST
@@ -169,6 +169,31 @@ def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wai
         server.app.release.set()
         for target in [*wanted[1:], b"/6"]:
             assert (await client.answer())[2] == b"GET %b 0" % target
+
+    served(scenario)
+
+
+def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"GET /wait HTTP/1.1\r\n\r\n" + GET * 5_000)
+        await server.until(lambda: server.connections.in_flight > MAX_WAITING)
+        server.app.release.set()
+        for _ in range(1 + MAX_WAITING):
+            assert (await client.answer())[0] == 200
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (503, "close")
+        assert await client.rest() == b""
+
+    served(scenario)
+
+
+def test_what_follows_a_body_in_the_shape_of_headers_is_none(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        trailed = b"Transfer-Encoding: chunked\r\nX-Forwarded-For: a\r\n\r\n2\r\nhi\r\n0\r\nX-Forwarded-For: b\r\n\r\n"
+        client = await server.client(b"POST /a HTTP/1.1\r\n" + trailed + GET)
+        assert (await client.answer())[2] == b"POST /a 2"
+        assert (await client.answer())[0] == 200
+        assert server.app.asked[0].headers[b"x-forwarded-for"] == b"a"
 
     served(scenario)
 
