@@ -27,7 +27,7 @@ def serve(settings: Settings) -> int:
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
     shutil.rmtree(metrics_path(settings), ignore_errors=True)  # what an app of before had counted
     # By fork, so that a worker is there in a moment; what cannot be shared, such as a producer, it makes itself.
-    new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid()))
+    new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid(), stop))
     workers = [new_worker() for _ in range(settings.app_workers)]
     for worker in workers:
         worker.start()

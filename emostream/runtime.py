@@ -144,20 +144,26 @@ def bound_socket(host: str, port: int, setting: str, wait_seconds: float = 0.0) 
 
 
 class StopFlag:
-    """Whether SIGTERM or SIGINT has come since `listen`; the second of one kind ends the process at once."""
+    """Whether SIGTERM or SIGINT has come since `listen`."""
 
     def __init__(self) -> None:
         # A plain attribute: threading.Event.set takes a lock that the interrupted thread may hold.
         self.requested = False
+        self._patient = False
 
-    def listen(self) -> None:
-        """Put the signal handlers in place; main thread only."""
+    def listen(self, patient: bool = False) -> None:
+        """Put the signal handlers in place; main thread only.
+
+        The second signal of one kind ends the process at once, unless it is `patient`.
+        """
+        self._patient = patient
         signal.signal(signal.SIGTERM, self._request)
         signal.signal(signal.SIGINT, self._request)
 
     def _request(self, signum: int, _frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(signum, signal.SIG_DFL)
+        if not self._patient:
+            signal.signal(signum, signal.SIG_DFL)
 
     def wait(self, seconds: float) -> bool:
         """Sleep, at most until a stop is requested; returns whether it is."""

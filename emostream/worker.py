@@ -21,7 +21,7 @@ from emostream.ingest_http import create_app
 from emostream.intake import Intake
 from emostream.meters import Metrics, Page, Workers
 from emostream.metrics import INGEST
-from emostream.runtime import HEARTBEAT_SECONDS, Heartbeat, Log
+from emostream.runtime import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
 from emostream.settings import Settings
 from emostream.supervise import Supervised
 
@@ -38,13 +38,13 @@ WAITED_LINGER_MS = 20  # with ACK=broker, where somebody waits for the answer
 # Open connections that a worker holds at most, mostly idle ones of phones.
 MAX_CONNECTIONS = 8_192
 OTHER_FILES = 64 + SPARE_CONNECTIONS
+STOP_SECONDS = 0.1  # until a worker notices that it is to stop
 
 
-def work(settings: Settings, parent_pid: int) -> None:
-    """Serve in this process, which was forked for it, until SIGTERM or SIGINT; then drain."""
-    # The handlers that were inherited would swallow a signal until the loop listens, and the app never end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
+    """Serve in this process, which was forked for it, until `stop`; then drain."""
+    # A signal to all processes of the app comes here twice, the second time from its main process.
+    stop.listen(patient=True)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
@@ -69,16 +69,14 @@ def work(settings: Settings, parent_pid: int) -> None:
     )
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
     threading.Thread(target=_watch, args=(settings, producer, intake, workers, log, parent_pid), name="watch").start()
-    uvloop.run(_serve(settings, connections))
+    uvloop.run(_serve(settings, connections, stop))
 
 
-async def _serve(settings: Settings, connections: Connections) -> None:
-    """Take requests until a signal; what has begun by then is answered."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+async def _serve(settings: Settings, connections: Connections, stop: StopFlag) -> None:
+    """Take requests until `stop`; what has begun by then is answered."""
     await connections.listen(settings.bind_host, settings.app_port)
-    await stop.wait()
+    while not stop.requested:
+        await asyncio.sleep(STOP_SECONDS)
     await connections.close(settings.drain_seconds)
 
 

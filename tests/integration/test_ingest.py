@@ -308,14 +308,19 @@ def test_it_ends_at_sigterm_while_it_waits_for_a_broker(tmp_path: Path) -> None:
         assert app.terminate() == 0
 
 
-def test_sigterm_loses_nothing_that_was_answered_200(empty_topics: Broker) -> None:
+@pytest.mark.parametrize("whom", ["the main process", "all processes"])
+def test_sigterm_loses_nothing_that_was_answered_200(empty_topics: Broker, whom: str) -> None:
     url = url_of(empty_topics)
     with script(empty_topics.environment, "app.py", LINGER_MS=60_000) as app:
         serving(empty_topics, app)
         with ThreadPoolExecutor(8) as senders:
             answers = list(senders.map(lambda number: call(url, tap(f"user-{number}"))[0], range(500)))
         assert answers == [200] * 500
-        assert app.terminate() == 0
+        if whom == "all processes":
+            os.killpg(app.process.pid, signal.SIGINT)  # as the terminal does at Ctrl-C
+            assert app.process.wait(30) == 0
+        else:
+            assert app.terminate() == 0
     assert users_on(empty_topics) == {f"user-{number}" for number in range(500)}
     assert len(empty_topics.read("emoji-topic")) == 500
 
