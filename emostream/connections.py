@@ -28,6 +28,7 @@ from emostream.intake import (
     REQUEST_SECONDS,
     TOO_SLOW,
     Answer,
+    too_large,
 )
 from emostream.meters import Metrics
 from emostream.records import MAX_BODY_BYTES
@@ -42,6 +43,9 @@ IDLE_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 # Requests of one connection that may wait for the answer to the one before them.
 MAX_WAITING = 32
+MAX_HEADERS = 100
+# What is read at once is parsed in pieces of this size, so that a bound is noticed soon after it is exceeded.
+PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -63,13 +67,10 @@ class App(Protocol):
     """What answers."""
 
     def max_body_bytes(self, target: bytes) -> int:
-        """How much of a body is of interest; the rest of a longer one is not read."""
+        """How long a body may be."""
 
-    def is_watch(self, method: bytes, target: bytes) -> bool:
-        """Whether this is a request of those who watch over the process, which is answered however busy it is."""
-
-    def answer(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        """The answer, with all headers but those of HTTP itself; or what becomes one."""
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer, with all headers but those of HTTP itself; or what becomes one, preferably not when `busy`."""
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """What a request is told that cannot be answered."""
@@ -82,14 +83,15 @@ class Connections:
         self, app: App, counters: Metrics, log: Log, max_connections: int, max_requests: int,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:  # fmt: skip
-        """`max_requests`: how many may be begun and not answered. A request has `request_seconds` to come in."""
+        """`max_requests`: how many may be held. A request has `request_seconds` to come in."""
         self.app = app
         self.counters = counters
         self.log = log
         self.max_connections = max_connections
         self.max_requests = max_requests
         self.request_seconds = request_seconds
-        self.in_flight = 0  # requests that have begun and are not answered
+        # Requests that are held: some of the body is missing, one before them is not answered, or they wait themselves.
+        self.in_flight = 0
         self.now = 0.0  # of the loop's clock, at most request_seconds / 10 ago
         self.closing = False
         self.open: set[Connection] = set()
@@ -113,6 +115,11 @@ class Connections:
             await asyncio.wait([asyncio.ensure_future(self._none_open.wait())], timeout=timeout_seconds)
         for connection in list(self.open):
             connection.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether no more requests can be held."""
+        return self.in_flight >= self.max_requests
 
     def remove(self, connection: Connection) -> None:
         """Forget one that has ended."""
@@ -141,12 +148,12 @@ class Connections:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Now and then at all connections, which costs less than a timer for each request."""
+        loop.call_later(self.request_seconds / 10, self._look, loop)
         self.now = loop.time()
         self._date = formatdate(usegmt=True)
         self._rendered = None, b""
         for connection in list(self.open):
             connection.end_if_overdue()
-        loop.call_later(self.request_seconds / 10, self._look, loop)
 
 
 class Phase(Enum):
@@ -168,15 +175,16 @@ class Connection(asyncio.Protocol):
         self._all = connections
         self._parser = httptools.HttpRequestParser(self)
         self._phase = NEXT
-        self._since = connections.now  # when this phase began, or when the client stopped reading
+        self._since = connections.now  # when this phase began, or when the client last read something
+        self._unsent = 0  # bytes that it had not read then
         self._answering = False  # somebody waits for the answer to the request before
         self._blocked = False  # the client does not read what it is answered
         self._waiting: deque[Request] = deque()  # the requests after it
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
         self._body: bytes | bytearray = b""
-        self._refusal: Answer | None = None
+        self._frame_bytes = 0  # of the request that is being read, beside its body
+        self._held = False  # the rest of its body is waited for
 
     # What the event loop calls.
 
@@ -194,20 +202,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
-        if self._phase is NOTHING:
-            return
-        head = self._headers if self._phase is HEAD else None
-        try:
-            self._feed(data)
-        except httptools.HttpParserCallbackError as error:
-            self._all.log.error("a connection has failed; please report this", error=repr(error.__context__ or error))
-            self._refuse(FAILED)
-        except httptools.HttpParserError:
-            self._refuse(NO_HTTP if self._phase is not BODY else CUT_OFF)
-        if self._phase is HEAD and self._headers is head:  # all of it is the middle of one head
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(LONG_HEAD)
+        for begin in range(0, len(data), PIECE_BYTES):
+            if self._phase is not NOTHING:
+                self._read(data[begin : begin + PIECE_BYTES])
+        if self._phase is BODY:
+            self._hold()
 
     def eof_received(self) -> bool:
         """The client sends no more, but may wait for answers; returns whether there are any."""
@@ -219,24 +218,38 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read; no more is read from it until it does."""
         self._blocked = True
-        self._since = self._all.now
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """It has read all."""
         self._blocked = False
-        self._since = self._all.now
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, for whatever reason."""
-        gone = len(self._waiting) + (self._phase is BODY)
+        gone = len(self._waiting) + self._held
         self._waiting.clear()
-        self._phase = NOTHING
+        self._held, self._phase = False, NOTHING
         self._all.in_flight -= gone
         if gone:
             self._all.counters.add("gone", gone)
         self._all.remove(self)
+
+    def _read(self, data: bytes) -> None:
+        headers, size = self._headers, len(self._body)
+        in_midst = self._phase is not NEXT
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            self._all.log.error("a connection has failed; please report this", error=repr(error.__context__ or error))
+            self._refuse(FAILED)
+        except httptools.HttpParserError:
+            self._refuse(NO_HTTP)
+        if in_midst and self._headers is headers and self._phase in (HEAD, BODY):  # it is still the same request
+            self._frame_bytes += len(data) - (len(self._body) - size)
+            # A head; or chunks, which may be small, and what can be written between and after them.
+            if self._frame_bytes > MAX_HEAD_BYTES + len(self._body):
+                self._refuse(LONG_HEAD)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -251,7 +264,8 @@ class Connection(asyncio.Protocol):
                     self._go_on()
                     return
                 lines = [b"%b: %b" % header for header in self._headers.items() if header[0] != b"upgrade"]
-                first = b"%b %b HTTP/1.1" % (self._parser.get_method(), self._target)
+                version = self._parser.get_http_version().encode()
+                first = b"%b %b HTTP/%b" % (self._parser.get_method(), self._target, version)
                 data = b"\r\n".join([first, *lines, b"", b""]) + data[offer.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
 
@@ -262,7 +276,7 @@ class Connection(asyncio.Protocol):
         if self._phase is not NOTHING:
             self._phase = HEAD
             self._since = self._all.now
-            self._target, self._headers, self._body, self._head_bytes = b"", {}, b"", 0
+            self._target, self._headers, self._frame_bytes = b"", {}, 0
 
     def on_url(self, part: bytes) -> None:
         """Its target, or a part of it."""
@@ -274,26 +288,18 @@ class Connection(asyncio.Protocol):
             name = name.lower()
             if name in self._headers:
                 value = self._headers[name] + b"," + value
+            elif len(self._headers) == MAX_HEADERS:
+                self._refuse(LONG_HEAD)
             self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Its body, if any, is next."""
-        if self._phase is NOTHING or (self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"):
-            return
-        self._phase = BODY
-        connections = self._all
-        connections.in_flight += 1
-        self._refusal = None
-        if connections.in_flight > connections.max_requests and not connections.app.is_watch(
-            self._parser.get_method(), self._target
-        ):
-            self._refusal = BUSY
-        if b"expect" in self._headers and not self._refusal and not self._answering and not self._waiting:
-            self._transport.write(CONTINUE)
+        if self._phase is HEAD and (not self._parser.should_upgrade() or self._parser.get_method() == b"CONNECT"):
+            self._phase = BODY
 
     def on_body(self, piece: bytes) -> None:
-        """A piece of it. A body that is too long is cut off where that is clear."""
-        if self._phase is not BODY or self._refusal:
+        """A piece of it."""
+        if self._phase is not BODY:
             return
         if not self._body:
             self._body = piece
@@ -301,65 +307,91 @@ class Connection(asyncio.Protocol):
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)  # which grows without being copied each time
             self._body += piece
-        if len(self._body) > MAX_BODY_BYTES and len(self._body) > self._all.app.max_body_bytes(self._target):
-            self._phase = NOTHING
-            self._take(self._read())
+        if len(self._body) > MAX_BODY_BYTES:
+            self._check_length(len(self._body))
 
     def on_message_complete(self) -> None:
         """The request is there."""
         if self._phase is BODY:
+            request = Request(self._headers, self._peer, self._parser.get_method(), self._target, bytes(self._body))
             self._phase = NEXT if self._parser.should_keep_alive() and not self._all.closing else NOTHING
             self._since = self._all.now
-            self._take(self._read())
+            self._release()
+            self._take(request)
 
-    def _read(self) -> Request:
-        method, body = self._parser.get_method(), bytes(self._body)
-        return Request(self._headers, self._peer, method, self._target, body, self._refusal)
+    def _hold(self) -> None:
+        """Wait for the rest of a body, if there is room for it."""
+        if not self._held:
+            self._check_length(int(self._headers.get(b"content-length", b"0")))
+            if self._phase is BODY and self._all.busy:
+                self._refuse(BUSY)
+            if self._phase is NOTHING:
+                return
+            self._all.in_flight += 1
+            self._held = True
+        if not self._answering and not self._waiting and self._headers.pop(b"expect", b"") and not self._body:
+            self._transport.write(CONTINUE)
+
+    def _check_length(self, length: int) -> None:
+        most = self._all.app.max_body_bytes(self._target)
+        if length > most:
+            self._refuse(too_large(most))
+
+    def _release(self) -> None:
+        """Forget the request that was read, of which an idle connection would remind the memory."""
+        self._headers, self._body = {}, b""
+        if self._held:
+            self._held = False
+            self._all.in_flight -= 1
 
     # Answers.
 
     def _take(self, request: Request) -> None:
         """Answer a request, when those before it are answered."""
-        if self._answering or self._blocked or self._waiting:
-            if len(self._waiting) == MAX_WAITING:
-                self._phase = NOTHING
-                request = request._replace(refusal=BUSY)
-            self._waiting.append(request)
-            self._transport.pause_reading()
-        else:
+        if not self._answering and not self._blocked and not self._waiting:
             self._answer(request)
+            return
+        if len(self._waiting) == MAX_WAITING or self._all.busy:
+            self._phase = NOTHING
+            request = Request(request.headers, self._peer, refusal=request.refusal or BUSY)
+        self._waiting.append(request)
+        self._all.in_flight += 1
+        self._transport.pause_reading()
 
     def _refuse(self, answer: Answer) -> None:
         """Say why nothing more is read, after what was asked before is answered."""
-        if self._phase is NOTHING:
-            return
-        if self._phase is not BODY:
-            self._all.in_flight += 1
-        self._phase = NOTHING
-        self._take(Request(self._headers, self._peer, refusal=answer))
+        if self._phase is not NOTHING:
+            request = Request(self._headers, self._peer, refusal=answer)
+            self._phase = NOTHING
+            self._release()
+            self._take(request)
 
     def _answer(self, request: Request) -> None:
         app = self._all.app
         try:
-            answer = app.answer(request) if request.refusal is None else app.refusal(request, request.refusal)
+            if request.refusal is None:
+                answer = app.answer(request, self._all.busy)
+            else:
+                answer = app.refusal(request, request.refusal)
         except Exception as error:  # noqa: BLE001 - not swallowed: it is logged, and answered 500
-            self._send(request, self._failed(request, error))
-            return
+            answer = self._failed(request, error)
         if isinstance(answer, Answer):
             self._send(request, answer)
         else:
             self._answering = True
+            self._all.in_flight += 1
             asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
 
     def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
         self._answering = False
+        self._all.in_flight -= 1
+        error = task.exception()
+        answer = self._failed(request, error) if error else task.result()
         if self._transport.is_closing():
-            self._all.in_flight -= 1
             self._all.counters.add("gone")
             return
-        error = task.exception()
         self._since = self._all.now
-        self._send(request, self._failed(request, error) if error else task.result())
+        self._send(request, answer)
         self._go_on()
 
     def _failed(self, request: Request, error: BaseException) -> Answer:
@@ -367,7 +399,6 @@ class Connection(asyncio.Protocol):
         return self._all.app.refusal(request, FAILED)
 
     def _send(self, request: Request, answer: Answer) -> None:
-        self._all.in_flight -= 1
         last = self._phase is NOTHING and not self._waiting
         if last or request.method == b"HEAD":
             self._transport.write(self._all.render(answer, last, request.method == b"HEAD"))
@@ -379,13 +410,16 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """To what has waited, and then to what comes."""
         while self._waiting and not self._answering and not self._blocked:
+            self._all.in_flight -= 1
             self._answer(self._waiting.popleft())
         if self._waiting or self._answering or self._blocked or self._transport.is_closing():
             return
         if self._phase is NOTHING:
             self._end()
-        else:
-            self._transport.resume_reading()
+            return
+        if self._phase is BODY:
+            self._hold()
+        self._transport.resume_reading()
 
     def _end(self) -> None:
         """Say no more. What still comes is read and thrown away until the client has ended the connection, too."""
@@ -403,20 +437,19 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End now."""
-        self._phase = NOTHING
         self._transport.abort()
 
     def end_if_overdue(self) -> None:
         """See whether the client lets us wait for too long."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._since = unsent, self._all.now
         waited_seconds = self._all.now - self._since
-        if self._blocked:
+        if unsent or (self._phase is NEXT and not self._answering):
             if waited_seconds > IDLE_SECONDS:
                 self.abort()
         elif self._answering or self._waiting:
             return
-        elif self._phase is NEXT:
-            if waited_seconds > IDLE_SECONDS:
-                self._transport.close()
         elif self._phase is NOTHING:
             if waited_seconds > LINGER_SECONDS:
                 self.abort()

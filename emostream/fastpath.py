@@ -23,8 +23,7 @@ from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 FLASK_THREADS = 8
 BATCH = b"/send-emojis"
 MAX_BYTES = {b"/send-emoji": MAX_BODY_BYTES, BATCH: MAX_BATCH_BODY_BYTES}
-LIVEZ, READYZ = b"/livez", b"/readyz"
-WATCHED = (LIVEZ, READYZ, b"/metrics")
+LIVEZ, READYZ, METRICS = b"/livez", b"/readyz", b"/metrics"
 JSON_BYTES, NDJSON_BYTES = JSON.encode(), NDJSON.encode()
 
 
@@ -42,12 +41,8 @@ class FastPath:
         self._open = not self._gate.locked
 
     def max_body_bytes(self, target: bytes) -> int:
-        """How long the body of a request may be."""
-        return MAX_BYTES.get(_path(target), MAX_BODY_BYTES)
-
-    def is_watch(self, method: bytes, target: bytes) -> bool:
-        """Whoever watches over this process asks when it is busy, too; and it must not be ended for that."""
-        return method == b"GET" and _path(target) in WATCHED
+        """How long the body of a request may be; what only Flask knows may be the longest."""
+        return MAX_BYTES.get(target, MAX_BATCH_BODY_BYTES)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """What a request is told that cannot be answered."""
@@ -55,16 +50,18 @@ class FastPath:
             self._intake.counters.add("refused_busy" if answer is BUSY else "refused_http")
         return self._headed(answer, request.headers.get(b"origin"))
 
-    def answer(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        """The answer, or what becomes one where somebody has to wait."""
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer, or what becomes one where somebody has to wait; for that there is no room where it is `busy`."""
         headers, path, body = request.headers, request.target, request.body
         if b"?" in path:
-            path = _path(path)
+            path = path.partition(b"?")[0]
         if request.method == b"POST" and len(body) <= MAX_BYTES.get(path, -1):
             media = headers.get(b"content-type")
             if (media == JSON_BYTES or (media == NDJSON_BYTES and path == BATCH)) and (
                 self._open or self._admits(headers)
             ):
+                if busy and self._intake.waits:
+                    return self.refusal(request, BUSY)
                 address = self._address(request) if self._gate.limited else ""
                 if path == BATCH:
                     answer, done = self._intake.batch(body, media == NDJSON_BYTES, address)
@@ -75,8 +72,11 @@ class FastPath:
                 if answer is TAKEN and self._same_for_all:
                     return self._taken
                 return self._headed(answer, headers.get(b"origin"))
+        # Whoever watches over this process asks when it is busy, too; and it must not be ended for that.
         elif request.method == b"GET" and path in (LIVEZ, READYZ):
             return self._headed(LIVE if path == LIVEZ else self._intake.ready(), headers.get(b"origin"))
+        if busy and path != METRICS:
+            return self.refusal(request, BUSY)
         return self.by_flask(request)
 
     def _admits(self, headers: dict[bytes, bytes]) -> bool:
@@ -112,10 +112,6 @@ class FastPath:
         return Answer(response.status_code, response.data, kept)
 
 
-def _path(target: bytes) -> bytes:
-    return target.partition(b"?")[0]
-
-
 def _text(value: bytes | None) -> str | None:
     """A header as WSGI has it."""
     return value if value is None else value.decode("latin-1")
@@ -127,14 +123,13 @@ def _environ(request: Request) -> dict[str, Any]:
     if not target.startswith((b"/", b"*")):  # http://host/path, as to a proxy
         target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
     path, _, query = target.partition(b"?")
-    host, _, port = (_text(request.headers.get(b"host")) or "").partition(":")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
         "QUERY_STRING": query.decode("latin-1"),
-        "SERVER_NAME": host or "localhost",
-        "SERVER_PORT": port or "80",
+        "SERVER_NAME": "localhost",  # the Host header says more
+        "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REMOTE_ADDR": request.peer,
         "wsgi.version": (1, 0),
@@ -144,13 +139,13 @@ def _environ(request: Request) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        "CONTENT_LENGTH": str(len(request.body)),
     }
     for name, value in request.headers.items():
-        if b"_" in name:
-            continue  # it would pass for the one with hyphens, which a proxy may have written
+        # One with an underscore would pass for the one with hyphens, which a proxy may have written. And a body that
+        # came in chunks is whole here.
+        if b"_" in name or name in (b"content-length", b"transfer-encoding"):
+            continue
         key = name.decode("latin-1").upper().replace("-", "_")
         environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value.decode("latin-1")
-    environ.pop("HTTP_TRANSFER_ENCODING", None)  # it was in chunks; here it is whole
-    environ.pop("HTTP_CONTENT_LENGTH", None)
-    environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ

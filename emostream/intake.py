@@ -52,6 +52,13 @@ READY = Answer(200, b'{"status":"ready"}')
 NOT_READY = retry(503, "not ready: the broker takes no events")
 BUSY = retry(503, "try again: expected fewer requests at a time, got more than can be answered at once")
 FAILED = said(500, "this should not have happened; the app's log says more")
+
+
+def too_large(most: int) -> Answer:
+    """A body of more bytes than there may be."""
+    return said(413, f"expected a body of at most {most} bytes, got a larger one")
+
+
 NO_HTTP = said(400, "expected a request by HTTP/1.1, got what is none")
 LONG_HEAD = said(431, f"expected a request's head of at most {MAX_HEAD_BYTES} bytes, got a larger one")
 TOO_SLOW = said(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got less")
@@ -69,7 +76,7 @@ class Intake:
         self.counters = counters
         self.broker_away = False
         self._producer = producer
-        self._waits = settings.ack == "broker"
+        self.waits = settings.ack == "broker"
         self._spellings = {normalised(emoji): emoji for emoji in settings.allowed_emojis}
         self._choice = " ".join(settings.allowed_emojis)
 
@@ -84,7 +91,7 @@ class Intake:
 
     def tap(self, body: bytes, address: str) -> tuple[Answer, Future[None] | None]:
         """The answer to POST /send-emoji; where it comes with a future, it holds once that is done."""
-        receipt = Receipt() if self._waits else None
+        receipt = Receipt() if self.waits else None
         taken = self._take(body, parse_request, address, receipt)
         if not isinstance(taken, int):
             return taken, None
@@ -98,7 +105,7 @@ class Intake:
         except InvalidRecord as error:
             self.counters.add("refused_invalid")
             return said(400, str(error)), None
-        receipt = Receipt() if self._waits else None
+        receipt = Receipt() if self.waits else None
         refused: list[tuple[int, Answer]] = []
         taps = 0
         for index, part in enumerate(parts):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from emostream import connections as connections_module
 from emostream.connections import MAX_WAITING, Connections, Request
-from emostream.intake import FAILED, MAX_HEAD_BYTES, Answer
+from emostream.intake import BUSY, FAILED, MAX_HEAD_BYTES, Answer
 from emostream.meters import Metrics
 from emostream.metrics import INGEST
 from emostream.records import MAX_BODY_BYTES
@@ -38,19 +38,18 @@ class Echo:
     def max_body_bytes(self, target: bytes) -> int:
         return 2 * MAX_BODY_BYTES if target == b"/large" else MAX_BODY_BYTES
 
-    def is_watch(self, method: bytes, target: bytes) -> bool:
-        return (method, target) == (b"GET", b"/livez")
-
-    def answer(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
         self.asked.append(request)
         if request.target == b"/fail":
             raise RuntimeError("secret")
         if request.target == b"/fail-later":
             return self._fail()
         if request.target == b"/wait":
-            return self._wait(request)
+            return BUSY if busy else self._wait(request)
         if request.target == b"/much":
             return Answer(200, b"x" * 1_000_000)
+        if request.target == b"/some":
+            return Answer(200, b"x" * 20_000)
         if request.target == b"/unchanged":
             return Answer(304, b"")
         return self.said(request)
@@ -308,10 +307,17 @@ def test_a_head_alone_has_the_length_that_the_app_says_and_no_body(served: Run) 
 
 def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        client = await server.client(b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        ask = b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        client = await server.client(ask)
         assert (await client.answer())[0] == 100
-        client.send(b"hi")
+        client.send(b"hi" + b"GET /wait HTTP/1.1\r\n\r\n" + ask)
         assert (await client.answer())[2] == b"POST /a 2"
+        server.app.release.set()
+        assert (await client.answer())[2] == b"GET /wait 0"
+        assert (await client.answer())[0] == 100
+        client.send(b"hi" + ask.replace(b"2", b"999999"))
+        assert (await client.answer())[2] == b"POST /a 2"
+        assert (await client.answer())[0] == 413
 
     served(scenario)
 
@@ -342,23 +348,23 @@ def test_a_tunnel_is_answered_by_the_app_and_what_follows_by_nobody(served: Run)
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("target", "most"), [(b"/a", MAX_BODY_BYTES), (b"/large", 2 * MAX_BODY_BYTES)])
-def test_of_a_body_that_is_too_long_the_app_sees_that_and_no_more(
+def test_a_body_that_is_too_long_is_refused_before_the_app_sees_it(
     served: Run, chunked: bool, target: bytes, most: int
 ) -> None:
     async def scenario(server: Server) -> None:
-        for length in (most, 50 * MAX_BODY_BYTES):
+        for length, expected in ((most, 200), (most + 1, 413), (50 * most, 413)):
             framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % length
             client = await server.client(b"POST %b HTTP/1.1\r\n%b\r\n\r\n" % (target, framing))
             client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (length, b"x" * length) if chunked else b"x" * length)
-            _, headers, body = await client.answer()
-            seen = int(body.split()[-1])
-            assert seen == length if length == most else most < seen < length
-            assert ("connection" in headers) == (length > most)
+            status, headers, _ = await client.answer()
+            assert (status, "connection" in headers) == (expected, expected == 413)
         assert await client.rest() == b""
+        assert [len(request.body) for request in server.app.asked] == [most]
 
     served(scenario)
 
 
+CHUNKED = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 BROKEN = {
     "no HTTP": (b"hello\r\n\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -371,6 +377,11 @@ BROKEN = {
     "an endless target": (b"GET /" + b"a" * 20 * MAX_HEAD_BYTES, 431),
     "an endless header": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
     "endless headers": (b"GET /a HTTP/1.1\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
+    "many headers": (b"GET /a HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
+    "a large head in one piece": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+    "endless trailers": (CHUNKED + b"0\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
+    "an endless trailer": (CHUNKED + b"0\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
+    "an endless extension": (CHUNKED + b"1;x=" + b"a" * 20 * MAX_HEAD_BYTES, 431),
 }
 
 
@@ -445,29 +456,73 @@ def test_a_client_that_does_not_read_costs_a_bounded_memory_and_ends(
     served(scenario, request_seconds=1.0)
 
 
-def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run) -> None:
+def test_a_client_that_reads_nothing_of_a_little_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 0.5)
+
     async def scenario(server: Server) -> None:
-        client = await server.client(b"GET /much HTTP/1.1\r\n\r\n" * 30)
-        await asyncio.sleep(0.2)  # for the socket to be full; too short, the test is only weaker
-        for _ in range(30):
-            assert len((await client.answer())[2]) == 1_000_000
+        for more in (b"", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"):
+            client = Client(*await asyncio.open_connection("127.0.0.1", server.port, limit=1))
+            asked = len(server.app.asked)
+            # Until the kernels take no more, and then a little that stays here.
+            while not any(one._transport.get_write_buffer_size() for one in server.connections.open):
+                client.send(b"GET /some HTTP/1.1\r\n\r\n")
+                await asyncio.sleep(0.001)
+            client.send(more)
+            assert len(server.app.asked) > asked
+            await server.until(lambda: not server.connections.open)
+            assert server.connections.in_flight == 0
+            client.writer.transport.abort()
 
     served(scenario)
 
 
-def test_one_request_too_many_is_refused_at_once_and_those_who_watch_are_not(served: Run) -> None:
+def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connections_module, "LINGER_SECONDS", 0.2)
+
     async def scenario(server: Server) -> None:
-        slow = [await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\nh") for _ in range(3)]
+        much = b"GET /much HTTP/1.1\r\n\r\n"
+        client = await server.client(much * 29 + much.replace(b"\r\n\r", b"\r\nConnection: close\r\n\r"))
+        for _ in range(30):
+            assert len((await client.answer())[2]) == 1_000_000
+            await asyncio.sleep(0.1)  # 3 s in all, 6 times what a client may take that reads nothing
+        assert await client.rest() == b""
+
+    served(scenario, request_seconds=1.0)
+
+
+def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
+        await client.answer()
+        (connection,) = server.connections.open
+        assert (connection._body, connection._headers, server.connections.in_flight) == (b"", {}, 0)
+
+    served(scenario)
+
+
+def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_nothing_else(served: Run) -> None:
+    half = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+
+    async def scenario(server: Server) -> None:
+        slow = [await server.client(half) for _ in range(2)]
+        slow.append(await server.client(b"GET /wait HTTP/1.1\r\n\r\n"))
         await server.until(lambda: server.connections.in_flight == 3)
-        client = await server.client(GET + b"GET /livez HTTP/1.1\r\n\r\n" + GET)
-        status, headers, _ = await client.answer()
-        assert (status, headers["retry-after"]) == (503, "1")
-        assert (await client.answer())[0] == 200
-        assert (await client.answer())[0] == 503
-        slow[0].send(b"i")
-        assert (await slow[0].answer())[0] == 200
-        client.send(GET)
-        assert (await client.answer())[0] == 200
+        client = await server.client(GET + b"GET /wait HTTP/1.1\r\n\r\n" + half + b"hi" + half)
+        for expected in (200, 503, 200, 503):
+            status, headers, _ = await client.answer()
+            assert (status, headers.get("retry-after")) == (expected, "1" if expected == 503 else None)
+        assert await client.rest() == b""
+        slow[2].send(GET)  # waits behind the one that is held
+        server.app.release.set()
+        assert (await slow[2].answer())[0] == 200
+        assert (await slow[2].answer())[0] == 503
+        client = await server.client(half)
+        await server.until(lambda: server.connections.in_flight == 3)
+        for each in (*slow[:2], client):
+            each.send(b"hi")
+            assert (await each.answer())[0] == 200
+        assert server.connections.in_flight == 0
 
     served(scenario, max_requests=3)
 

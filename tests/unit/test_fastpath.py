@@ -39,8 +39,8 @@ class App:
         self.flask = create_app(self.intake, Page(self.counters))
         self.fast = FastPath(self.intake, self.flask)
 
-    async def ask(self, request: Request) -> Answer:
-        answer = self.fast.answer(request)
+    async def ask(self, request: Request, busy: bool = False) -> Answer:
+        answer = self.fast.answer(request, busy)
         return answer if isinstance(answer, Answer) else await answer
 
 
@@ -201,3 +201,22 @@ def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractE
 )  # fmt: skip
 def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
     assert loop.run_until_complete(App().ask(asking()._replace(target=target))).status == status
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "asked", "status"),
+    [
+        ("buffer", asking(), 200), ("broker", asking(), 503),
+        ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 503),
+        *(("broker", asking(method="GET", path=path), 200) for path in ("/livez", "/readyz", "/metrics")),
+    ],
+)  # fmt: skip
+def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
+    loop: asyncio.AbstractEventLoop, acknowledged: str, asked: Request, status: int
+) -> None:
+    app = App(ACK=acknowledged)
+    answer = loop.run_until_complete(app.ask(asked, busy=True))
+    assert answer.status == status
+    assert ("retry-after", "1") in answer.headers or status == 200
+    assert app.counters.snapshot().get("refused_busy", 0) == (status == 503)
+    assert len(app.producer.sent) == (asked.method == b"POST" and status == 200)
