@@ -24,6 +24,7 @@ from emostream.intake import (
     FAILED,
     LONG_HEAD,
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
     NO_HTTP,
     REQUEST_SECONDS,
     TOO_SLOW,
@@ -43,7 +44,6 @@ IDLE_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 # Requests of one connection that may wait for the answer to the one before them.
 MAX_WAITING = 32
-MAX_HEADERS = 100
 # What is read at once is parsed in pieces of this size, so that a bound is noticed soon after it is exceeded.
 PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -284,13 +284,15 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers. What comes in that shape after the body is not looked at."""
-        if self._phase is HEAD:
-            name = name.lower()
-            if name in self._headers:
-                value = self._headers[name] + b"," + value
-            elif len(self._headers) == MAX_HEADERS:
-                self._refuse(LONG_HEAD)
+        if self._phase is not HEAD:
+            return
+        name = name.lower()
+        if name in self._headers:
+            self._headers[name] += b"," + value
+        elif len(self._headers) < MAX_HEADERS:
             self._headers[name] = value
+        else:
+            self._refuse(LONG_HEAD)
 
     def on_headers_complete(self) -> None:
         """Its body, if any, is next."""
@@ -338,7 +340,7 @@ class Connection(asyncio.Protocol):
             self._refuse(too_large(most))
 
     def _release(self) -> None:
-        """Forget the request that was read, of which an idle connection would remind the memory."""
+        """Forget the request that was read; a connection may be idle from now on."""
         self._headers, self._body = {}, b""
         if self._held:
             self._held = False

@@ -21,6 +21,7 @@ OF_TAPS = ("invalid", "rate", "full", "busy")  # why they are refused
 ACK_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
@@ -60,7 +61,7 @@ def too_large(most: int) -> Answer:
 
 
 NO_HTTP = said(400, "expected a request by HTTP/1.1, got what is none")
-LONG_HEAD = said(431, f"expected a request's head of at most {MAX_HEAD_BYTES} bytes, got a larger one")
+LONG_HEAD = said(431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one")
 TOO_SLOW = said(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got less")
 CUT_OFF = said(400, "expected a whole request, got one that is cut off")
 UNACKNOWLEDGED = retry(

@@ -65,7 +65,7 @@ INGEST: Stage = {
     "refused_http": _refused("http"),
     "gone": _counter("ingest_gone", "Requests whose sender had gone before the answer"),
     "not_acknowledged": _counter("ingest_not_acknowledged", "Requests that the broker did not acknowledge in time"),
-    "in_flight": _gauge("ingest_in_flight", "Requests that are being answered"),
+    "in_flight": _gauge("ingest_in_flight", "Requests that wait for something"),
     "buffered": _gauge("ingest_buffered", "Records that wait for the broker"),
     "produced": _counter("ingest_produced", "Records that the broker has acknowledged"),
     "send_errors": _counter("ingest_send_errors", "Records that the broker has refused for good; they are lost"),
