@@ -15,7 +15,8 @@ latency   open loop at half of the rate that the same server has just reached.
 overload  open loop at 3 × that rate over 4,000 connections, and over 8,000; then at half of it, to see it recover.
 
 Peers (PEERS below): Flask's development server, FastAPI + aiokafka, Go net/http + sarama, and ours by workers, ACK and
-events a request. Whatever was answered 200 is balanced against the topic's end offsets. The load generator has the
+events a request. Whatever was answered 200 is balanced against the topic's end offsets.
+The broker is warmed up first. The load generator has the
 last core for itself, because the phones that it stands for do not run on the server: on shared cores it would take from
 a server what its own work costs, the more the faster that is. Server and broker share the others. Needs Go, and PyPI
 and the Go proxy the first time; everything lies in DATA_DIR/benchmarks.
@@ -54,6 +55,7 @@ FLOOD_CONNECTIONS = (4000, 8000)
 # work, and 64 are few for two (1.6 x one).
 CORE_SHARE = 0.25
 SCALING_CONNECTIONS = 256
+WARM_UP_SECONDS = 60.0  # at most
 NONE: dict[str, list[Any]] = {"round": [], "rate": []}
 Report = dict[str, Any]
 Figures = dict[str, Any]
@@ -142,6 +144,11 @@ class Bench:
                 raise LeftOut(f"POST {peer.path} is answered {status}")
             self.ready_taps = 1
             yield server.pid
+
+    def warm_up(self, seconds: float) -> None:
+        """A broker that has just started spends its first minute under load on compiling itself."""
+        with self.serving(PEERS[OURS]) as server:
+            self.generate(PEERS[OURS], server, seconds=seconds, warm=0)
 
     def answer(self, server: subprocess.Popen[bytes], peer: Peer) -> int:
         """The status that one tap is answered with; 0 while nobody listens."""
@@ -402,9 +409,11 @@ def main() -> None:
     print(describe(), flush=True)
     generator_core = set_a_core_apart()
     with running_broker(environment_for(DATA_DIR / "broker", BIND_HOST="127.0.0.1")) as broker:
-        measure, seconds = measures[args.what]
+        measure, default_seconds = measures[args.what]
+        seconds = args.seconds or default_seconds
         bench = Bench(broker, DATA_DIR / "bin", venv, generator_core)
-        found = measure(bench, names, args.rounds, args.seconds or seconds)
+        bench.warm_up(min(WARM_UP_SECONDS, 5 * seconds))
+        found = measure(bench, names, args.rounds, seconds)
     write(args.json, f"ingest-{args.what}", found)
 
 
