@@ -15,11 +15,10 @@ latency   open loop at half of the rate that the same server has just reached.
 overload  open loop at 3 × that rate over 4,000 connections, and over 8,000; then at half of it, to see it recover.
 
 Peers (PEERS below): Flask's development server, FastAPI + aiokafka, Go net/http + sarama, and ours by workers, ACK and
-events a request. Whatever was answered 200 is balanced against the topic's end offsets.
-The broker is warmed up first. The load generator has the
-last core for itself, because the phones that it stands for do not run on the server: on shared cores it would take from
-a server what its own work costs, the more the faster that is. Server and broker share the others. Needs Go, and PyPI
-and the Go proxy the first time; everything lies in DATA_DIR/benchmarks.
+events a request. Whatever was answered 200 is balanced against the topic's end offsets. The broker is warmed up first.
+The load generator has the last core for itself, because the phones that it stands for do not run on the server: on
+shared cores it would take from a server what its own work costs, the more the faster that is. Server and broker share
+the others. Needs Go, and PyPI and the Go proxy the first time; everything lies in DATA_DIR/benchmarks.
 """
 
 from __future__ import annotations
