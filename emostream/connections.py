@@ -44,6 +44,8 @@ IDLE_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 # Requests of one connection that may wait for the answer to the one before them.
 MAX_WAITING = 32
+# A body that has been missing for so long makes room for one that has just begun.
+MISSING_SECONDS = 1.0
 # What is read at once is parsed in pieces of this size, so that a bound is noticed soon after it is exceeded.
 PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -95,6 +97,7 @@ class Connections:
         self.now = 0.0  # of the loop's clock, at most request_seconds / 10 ago
         self.closing = False
         self.open: set[Connection] = set()
+        self.halves: dict[Connection, None] = {}  # those of which a body is missing, the longest first
         self._none_open = asyncio.Event()
         self._rendered: tuple[Answer | None, bytes] = None, b""
         self._date = ""
@@ -120,6 +123,11 @@ class Connections:
     def busy(self) -> bool:
         """Whether no more requests can be held."""
         return self.in_flight >= self.max_requests
+
+    def make_room(self) -> None:
+        """Where no more can be held, give up the body that has been missing for the longest, if that is long."""
+        if self.busy and self.halves:
+            next(iter(self.halves)).end_if_missing()
 
     def remove(self, connection: Connection) -> None:
         """Forget one that has ended."""
@@ -184,7 +192,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
         self._frame_bytes = 0  # of the request that is being read, beside its body
-        self._held = False  # the rest of its body is waited for
+        self._header_lines = 0
 
     # What the event loop calls.
 
@@ -227,10 +235,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, for whatever reason."""
-        gone = len(self._waiting) + self._held
+        gone = len(self._waiting) + (self in self._all.halves)
+        self._all.in_flight -= len(self._waiting)
         self._waiting.clear()
-        self._held, self._phase = False, NOTHING
-        self._all.in_flight -= gone
+        self._phase = NOTHING
+        self._release()
         if gone:
             self._all.counters.add("gone", gone)
         self._all.remove(self)
@@ -276,7 +285,7 @@ class Connection(asyncio.Protocol):
         if self._phase is not NOTHING:
             self._phase = HEAD
             self._since = self._all.now
-            self._target, self._headers, self._frame_bytes = b"", {}, 0
+            self._target, self._headers, self._header_lines, self._frame_bytes = b"", {}, 0, 0
 
     def on_url(self, part: bytes) -> None:
         """Its target, or a part of it."""
@@ -286,13 +295,14 @@ class Connection(asyncio.Protocol):
         """One of its headers. What comes in that shape after the body is not looked at."""
         if self._phase is not HEAD:
             return
+        self._header_lines += 1
+        if self._header_lines > MAX_HEADERS:
+            self._refuse(LONG_HEAD)
+            return
         name = name.lower()
         if name in self._headers:
-            self._headers[name] += b"," + value
-        elif len(self._headers) < MAX_HEADERS:
-            self._headers[name] = value
-        else:
-            self._refuse(LONG_HEAD)
+            value = self._headers[name] + b"," + value
+        self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Its body, if any, is next."""
@@ -323,16 +333,23 @@ class Connection(asyncio.Protocol):
 
     def _hold(self) -> None:
         """Wait for the rest of a body, if there is room for it."""
-        if not self._held:
-            self._check_length(int(self._headers.get(b"content-length", b"0")))
+        if self not in self._all.halves:
+            # The parser has seen that it is a number; what Python makes none of is a long row of zeros before it.
+            self._check_length(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))
+            self._all.make_room()
             if self._phase is BODY and self._all.busy:
                 self._refuse(BUSY)
             if self._phase is NOTHING:
                 return
             self._all.in_flight += 1
-            self._held = True
+            self._all.halves[self] = None
         if not self._answering and not self._waiting and self._headers.pop(b"expect", b"") and not self._body:
             self._transport.write(CONTINUE)
+
+    def end_if_missing(self) -> None:
+        """Give up the rest of a body that should have been here."""
+        if self._all.now - self._since > MISSING_SECONDS:
+            self._refuse(BUSY)
 
     def _check_length(self, length: int) -> None:
         most = self._all.app.max_body_bytes(self._target)
@@ -341,9 +358,9 @@ class Connection(asyncio.Protocol):
 
     def _release(self) -> None:
         """Forget the request that was read; a connection may be idle from now on."""
-        self._headers, self._body = {}, b""
-        if self._held:
-            self._held = False
+        self._target, self._headers, self._body = b"", {}, b""
+        if self in self._all.halves:
+            del self._all.halves[self]
             self._all.in_flight -= 1
 
     # Answers.
@@ -355,7 +372,7 @@ class Connection(asyncio.Protocol):
             return
         if len(self._waiting) == MAX_WAITING or self._all.busy:
             self._phase = NOTHING
-            request = Request(request.headers, self._peer, refusal=request.refusal or BUSY)
+            request = request._replace(body=b"", refusal=request.refusal or BUSY)
         self._waiting.append(request)
         self._all.in_flight += 1
         self._transport.pause_reading()

@@ -75,7 +75,7 @@ class FastPath:
         # Whoever watches over this process asks when it is busy, too; and it must not be ended for that.
         elif request.method == b"GET" and path in (LIVEZ, READYZ):
             return self._headed(LIVE if path == LIVEZ else self._intake.ready(), headers.get(b"origin"))
-        if busy and path != METRICS:
+        if busy and not (path == METRICS and request.method == b"GET" and not body):
             return self.refusal(request, BUSY)
         return self.by_flask(request)
 

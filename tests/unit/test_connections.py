@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emostream import connections as connections_module
-from emostream.connections import MAX_WAITING, Connections, Request
+from emostream.connections import MAX_WAITING, MISSING_SECONDS, Connections, Request
 from emostream.intake import BUSY, FAILED, MAX_HEAD_BYTES, Answer
 from emostream.meters import Metrics
 from emostream.metrics import INGEST
@@ -377,6 +377,7 @@ BROKEN = {
     "an endless target": (b"GET /" + b"a" * 20 * MAX_HEAD_BYTES, 431),
     "an endless header": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
     "endless headers": (b"GET /a HTTP/1.1\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
+    "many equal headers": (b"GET /a HTTP/1.1\r\n" + b"X:\r\n" * 101 + b"\r\n", 431),
     "many headers": (b"GET /a HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
     "a large head in one piece": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
     "endless trailers": (CHUNKED + b"0\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
@@ -496,7 +497,8 @@ def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
         client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
         await client.answer()
         (connection,) = server.connections.open
-        assert (connection._body, connection._headers, server.connections.in_flight) == (b"", {}, 0)
+        kept = (connection._target, connection._body, connection._headers, server.connections.in_flight)
+        assert kept == (b"", b"", {}, 0)
 
     served(scenario)
 
@@ -525,6 +527,33 @@ def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_noth
         assert server.connections.in_flight == 0
 
     served(scenario, max_requests=3)
+
+
+def test_a_body_that_has_been_missing_for_long_makes_room_for_one_that_has_just_begun(served: Run) -> None:
+    half = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+
+    async def scenario(server: Server) -> None:
+        slow = [await server.client(half) for _ in range(3)]
+        await server.until(lambda: server.connections.in_flight == 3)
+        began = server.connections.now
+        await server.until(lambda: server.connections.now > began + MISSING_SECONDS + 1)
+        client = await server.client(half)
+        assert (await slow[0].answer())[0] == 503
+        for each in (slow[1], slow[2], client):
+            each.send(b"hi")
+            assert (await each.answer())[0] == 200
+
+    served(scenario, max_requests=3)
+
+
+def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: " + b"0" * 5_000 + b"2\r\n\r\nh")
+        await server.until(lambda: server.connections.in_flight == 1)
+        client.send(b"i")
+        assert (await client.answer())[2] == b"POST /a 2"
+
+    served(scenario)
 
 
 def test_a_connection_too_many_is_told_so(served: Run) -> None:

@@ -208,7 +208,8 @@ def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop
     [
         ("buffer", asking(), 200), ("broker", asking(), 503),
         ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 503),
-        *(("broker", asking(method="GET", path=path), 200) for path in ("/livez", "/readyz", "/metrics")),
+        ("buffer", asking(method="POST", path="/metrics"), 503), ("buffer", asking(method="GET", path="/metrics"), 503),
+        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz", "/metrics")),
     ],
 )  # fmt: skip
 def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
