@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emostream import connections as connections_module
@@ -40,17 +40,18 @@ class Echo:
 
     def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
         self.asked.append(request)
-        if request.target == b"/fail":
+        path = request.target.partition(b"?")[0]
+        if path == b"/fail":
             raise RuntimeError("secret")
-        if request.target == b"/fail-later":
+        if path == b"/fail-later":
             return self._fail()
-        if request.target == b"/wait":
+        if path == b"/wait":
             return BUSY if busy else self._wait(request)
-        if request.target == b"/much":
+        if path == b"/much":
             return Answer(200, b"x" * 1_000_000)
-        if request.target == b"/some":
+        if path == b"/some":
             return Answer(200, b"x" * 20_000)
-        if request.target == b"/unchanged":
+        if path == b"/unchanged":
             return Answer(304, b"")
         return self.said(request)
 
@@ -221,17 +222,140 @@ def test_it_makes_no_difference_in_what_pieces_requests_come(
 
 
 class Written(asyncio.Transport):
-    """A transport without a socket."""
+    """A transport without a socket, as full of unread answers as a test has it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.data = b""
+        self.unread = 0
+        self.reading, self.ended, self.closing = True, False, False
 
     def write(self, data: Any) -> None:
+        assert not self.ended, "written after the end"
         self.data += data
+        self.unread += len(data)
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class Life:
+    """A connection to which things happen, in any order that there can be."""
+
+    def __init__(self, wire: bytes, max_requests: int) -> None:
+        self.app = Echo()
+        self.connections = Connections(self.app, Metrics(Log("test"), INGEST), Log("test"), 1, max_requests)
+        self.connection = connections_module.Connection(self.connections)
+        self.transport = Written()
+        self.connection.connection_made(self.transport)
+        self.wire = wire
+        self.blocked = self.silent = self.lost = False
+
+    async def happens(self, what: str, size: int) -> None:
+        connection, transport = self.connection, self.transport
+        if what == "answered":
+            self.app.release.set()
+            await asyncio.sleep(0)
+            self.app.release.clear()
+        elif transport.closing:
+            self.lose()
+        elif what == "data" and transport.reading and not self.silent:
+            data, self.wire = self.wire[:size], self.wire[size:]
+            connection.data_received(data)
+        elif what == "blocked" and transport.unread and not self.blocked:
+            self.blocked = True
+            connection.pause_writing()
+        elif what == "read":
+            transport.unread = 0
+            if self.blocked:
+                self.blocked = False
+                connection.resume_writing()
+        elif what == "later":
+            self.connections.now += size
+            connection.end_if_overdue()
+        elif what == "silent" and transport.reading and not self.silent:
+            self.silent = True
+            if not connection.eof_received():
+                transport.closing = True
+        elif what == "finish":
+            self.connections.closing = True
+            connection.finish()
+        elif what == "lost":
+            transport.closing = True
+        for _ in range(3):
+            await asyncio.sleep(0)  # for tasks to go on
+
+    def lose(self) -> None:
+        if not self.lost:
+            self.lost = True
+            self.connection.connection_lost(None)
+
+
+BODY = b"Content-Length: 30\r\n\r\n" + b"x" * 30
+many_requests = st.lists(
+    st.sampled_from([
+        GET, b"GET /wait HTTP/1.1\r\n\r\n", b"GET /fail-later HTTP/1.1\r\n\r\n", b"POST /a HTTP/1.1\r\n" + BODY,
+        b"POST /wait HTTP/1.1\r\nExpect: 100-continue\r\n" + BODY,
+        b"POST /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + BODY,
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: y\r\n\r\n",
+        b"GET /wait HTTP/1.1\r\nConnection: close\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"BAD\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n",
+    ]),
+    min_size=1, max_size=50,
+)  # fmt: skip
+events = st.sampled_from(
+    ["data"] * 20 + ["blocked", "read"] * 3 + ["answered"] * 4 + ["later", "silent", "finish", "lost"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    many_requests,
+    st.lists(st.tuples(events, st.sampled_from([1, 7, 40, 300, 5_000])), max_size=60),
+    st.sampled_from([1, 2, 3, 100]),
+)
+@example([b"GET /wait HTTP/1.1\r\n\r\n", GET, GET], [("data", 5_000), ("lost", 1), ("later", 1)], 100)
+def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_held(
+    requests: list[bytes], happenings: list[tuple[str, int]], max_requests: int
+) -> None:
+    async def scenario() -> None:
+        numbered = (request.replace(b" HTTP", b"?%d HTTP" % number) for number, request in enumerate(requests))
+        life = Life(b"".join(numbered), max_requests)
+        for what, size in happenings:
+            await life.happens(what, size)
+        for _ in range(60):  # it is read from, answered and read by its client
+            await life.happens("answered", 0)
+            await life.happens("read", 0)
+        assert life.lost or life.transport.closing or life.silent or life.transport.reading, "nobody reads any more"
+        for _ in range(10):  # and nothing happens any more
+            await life.happens("later", 60)
+            await life.happens("read", 0)
+            await life.happens("answered", 0)
+        assert life.lost, "it never ends"
+        assert life.connections.in_flight == 0
+        assert not life.connections.halves
+        answered = [int(number) for number in re.findall(rb"\?(\d+) \d+", life.transport.data)]
+        assert answered == sorted(set(answered)), "answers are not in the order of their requests"
+
+    asyncio.new_event_loop().run_until_complete(scenario())
 
 
 async def fed(parts: list[bytes]) -> Echo:
