@@ -18,19 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import httptools
 
-from emostream.intake import (
-    BUSY,
-    CUT_OFF,
-    FAILED,
-    LONG_HEAD,
-    MAX_HEAD_BYTES,
-    MAX_HEADERS,
-    NO_HTTP,
-    REQUEST_SECONDS,
-    TOO_SLOW,
-    Answer,
-    too_large,
-)
+from emostream.intake import BUSY, FAILED, Answer, said, too_large
 from emostream.meters import Metrics
 from emostream.records import MAX_BODY_BYTES
 from emostream.runtime import Log
@@ -39,6 +27,9 @@ BACKLOG = 4_096
 # Connections beyond the most that are held, to be told so.
 SPARE_CONNECTIONS = 64
 IDLE_SECONDS = 30.0
+REQUEST_SECONDS = 10.0
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
 # Between the end of what we say and a connection's: closed at once, what the client still sends would make its kernel
 # throw our answer away.
 LINGER_SECONDS = 2.0
@@ -49,6 +40,10 @@ MISSING_SECONDS = 1.0
 # What is read at once is parsed in pieces of this size, so that a bound is noticed soon after it is exceeded.
 PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+NO_HTTP = said(400, "expected a request by HTTP/1.1, got what is none")
+LONG_HEAD = said(431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one")
+TOO_SLOW = said(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got less")
+CUT_OFF = said(400, "expected a whole request, got one that is cut off")
 
 
 class Request(NamedTuple):
@@ -124,10 +119,11 @@ class Connections:
         """Whether no more requests can be held."""
         return self.in_flight >= self.max_requests
 
-    def make_room(self) -> None:
-        """Where no more can be held, give up the body that has been missing for the longest, if that is long."""
+    def has_room(self) -> bool:
+        """Whether one more can be held; for that the body that has been missing for the longest may be given up."""
         if self.busy and self.halves:
             next(iter(self.halves)).end_if_missing()
+        return not self.busy
 
     def remove(self, connection: Connection) -> None:
         """Forget one that has ended."""
@@ -246,7 +242,6 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         headers, size = self._headers, len(self._body)
-        in_midst = self._phase is not NEXT
         try:
             self._feed(data)
         except httptools.HttpParserCallbackError as error:
@@ -254,7 +249,7 @@ class Connection(asyncio.Protocol):
             self._refuse(FAILED)
         except httptools.HttpParserError:
             self._refuse(NO_HTTP)
-        if in_midst and self._headers is headers and self._phase in (HEAD, BODY):  # it is still the same request
+        if self._headers is headers and self._phase in (HEAD, BODY):  # it is still the same request
             self._frame_bytes += len(data) - (len(self._body) - size)
             # A head; or chunks, which may be small, and what can be written between and after them.
             if self._frame_bytes > MAX_HEAD_BYTES + len(self._body):
@@ -336,8 +331,7 @@ class Connection(asyncio.Protocol):
         if self not in self._all.halves:
             # The parser has seen that it is a number; what Python makes none of is a long row of zeros before it.
             self._check_length(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))
-            self._all.make_room()
-            if self._phase is BODY and self._all.busy:
+            if self._phase is BODY and not self._all.has_room():
                 self._refuse(BUSY)
             if self._phase is NOTHING:
                 return

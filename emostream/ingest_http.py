@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthoriz
 
 from emostream import dashboard
 from emostream.gate import preflight
-from emostream.intake import ACK_SECONDS, JSON, LIVE, NDJSON, OPENAPI, UNACKNOWLEDGED, Answer, Intake, said
+from emostream.intake import ACK_SECONDS, JSON, LIVE, NDJSON, OPENAPI, UNACKNOWLEDGED, Answer, Intake, said, too_large
 from emostream.meters import CONTENT_TYPE, Page
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 
@@ -70,7 +70,7 @@ def create_app(intake: Intake, page: Page) -> Flask:
         except RequestEntityTooLarge:
             data = None
         if data is None or len(data) > max_bytes:
-            raise RequestEntityTooLarge(f"expected a body of at most {max_bytes} bytes, got a larger one")
+            raise RequestEntityTooLarge(too_large(max_bytes).error)
         return data
 
     def sender() -> str:

@@ -19,9 +19,6 @@ RETRY_AFTER_SECONDS = 1
 OF_TAPS = ("invalid", "rate", "full", "busy")  # why they are refused
 # With ACK=broker somebody waits for the broker's answer.
 ACK_SECONDS = 10.0
-REQUEST_SECONDS = 10.0
-MAX_HEAD_BYTES = 32 * 1024
-MAX_HEADERS = 100
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
@@ -47,23 +44,17 @@ def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer
     return said(status, error, ("retry-after", str(seconds)))
 
 
+def too_large(most: int) -> Answer:
+    """A body of more bytes than there may be."""
+    return said(413, f"expected a body of at most {most} bytes, got a larger one")
+
+
 TAKEN = Answer(200, msgspec.json.encode({"status": "success", "message": "Emoji sent to Kafka"}))
 LIVE = Answer(200, b'{"status":"live"}')
 READY = Answer(200, b'{"status":"ready"}')
 NOT_READY = retry(503, "not ready: the broker takes no events")
 BUSY = retry(503, "try again: expected fewer requests at a time, got more than can be answered at once")
 FAILED = said(500, "this should not have happened; the app's log says more")
-
-
-def too_large(most: int) -> Answer:
-    """A body of more bytes than there may be."""
-    return said(413, f"expected a body of at most {most} bytes, got a larger one")
-
-
-NO_HTTP = said(400, "expected a request by HTTP/1.1, got what is none")
-LONG_HEAD = said(431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one")
-TOO_SLOW = said(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got less")
-CUT_OFF = said(400, "expected a whole request, got one that is cut off")
 UNACKNOWLEDGED = retry(
     503, f"unknown whether it counts: the broker has not acknowledged the event in {ACK_SECONDS:g} s"
 )

@@ -13,7 +13,6 @@ from emostream.records import encode
 
 PATH = "/stream"
 MAX_REQUEST_BYTES = 16 * 1024
-MAX_HEADERS = 100
 FULL_RETRY_SECONDS = 5
 
 

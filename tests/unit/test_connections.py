@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emostream import connections as connections_module
-from emostream.connections import MAX_WAITING, MISSING_SECONDS, Connections, Request
-from emostream.intake import BUSY, FAILED, MAX_HEAD_BYTES, Answer
+from emostream.connections import MAX_HEAD_BYTES, MAX_WAITING, MISSING_SECONDS, Connections, Request
+from emostream.intake import BUSY, FAILED, Answer
 from emostream.meters import Metrics
 from emostream.metrics import INGEST
 from emostream.records import MAX_BODY_BYTES
