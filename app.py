@@ -6,8 +6,8 @@ usage: python3 app.py [KEY=VALUE ...]        for example APP_PORT=5000 LINGER_MS
 
 import sys
 
-from emostream.ingest import serve
-from emostream.runtime import run_script
+from emostream.ingest.master import serve
+from emostream.process import run_script
 
 if __name__ == "__main__":
     run_script(__doc__, serve, sys.argv[1:])

@@ -3,8 +3,8 @@
 
 import argparse
 
-from emostream.receive import ClientOptions, run
-from emostream.runtime import run_script
+from emostream.process import run_script
+from emostream.receive.client import ClientOptions, run
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: PORT=8001 python3 client.py --events 10")

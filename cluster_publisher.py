@@ -6,8 +6,8 @@ usage: python3 cluster_publisher.py CLUSTER-TOPIC=cluster1-emoji-topic [KEY=VALU
 
 import sys
 
+from emostream.process import run_script
 from emostream.route import run
-from emostream.runtime import run_script
 
 if __name__ == "__main__":
     run_script(__doc__, run, sys.argv[1:])

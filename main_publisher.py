@@ -7,8 +7,8 @@ usage: python3 main_publisher.py [KEY=VALUE ...]
 
 import sys
 
-from emostream.aggregate import run
-from emostream.runtime import run_script
+from emostream.aggregate.publisher import run
+from emostream.process import run_script
 
 if __name__ == "__main__":
     run_script(__doc__, run, sys.argv[1:])

@@ -162,7 +162,7 @@ setup() {
   ensure_jars
 }
 
-operate() { .venv/bin/python -m emostream.operate "$@" 9>&-; }
+operate() { .venv/bin/python -m emostream.operate.commands "$@" 9>&-; }
 
 command=run name=
 overrides=()
@@ -197,7 +197,7 @@ case $command in
   logs)
     logs=("$DATA_DIR"/log/${name:-*}.log)
     [ -f "${logs[0]}" ] || die "There is no log of ${name:-any process} in $DATA_DIR/log; ./start.sh status names the processes."
-    [ ! -t 1 ] || [ -n "${NO_COLOR:-}" ] || exec .venv/bin/python -m emostream.logs "${logs[@]}"
+    [ ! -t 1 ] || [ -n "${NO_COLOR:-}" ] || exec .venv/bin/python -m emostream.operate.logs "${logs[@]}"
     exec tail -n 20 -F "${logs[@]}" ;;
   run)
     if operate running; then

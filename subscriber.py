@@ -7,8 +7,8 @@ usage: CLUSTER_TOPIC=cluster1-emoji-topic SUBSCRIBER=1 python3 subscriber.py
 
 import sys
 
-from emostream.deliver import run
-from emostream.runtime import run_script
+from emostream.deliver.subscriber import run
+from emostream.process import run_script
 
 if __name__ == "__main__":
     run_script(__doc__, run, sys.argv[1:])

@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.figures import spread, write
 from benchmarks.machine import cpu_seconds, describe
 from emostream.broker import consumer, partitions
+from emostream.operate.supervisor import java
 from emostream.settings import load
-from emostream.supervise import java
 from tests.harness import Broker, environment_for, running_broker, script, wait_until
 
 TOOLS_VERSION = "4.3.0"  # the newest on Maven Central; it speaks with a broker of 4.4.0

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import BENCHMARKS_DIR, machine
+from emostream.operate.supervisor import java
 from emostream.settings import PROJECT_DIR, load
-from emostream.supervise import java
 
 PYTHON_LIBRARIES = ("confluent-kafka", "kafka-python", "pyspark", "httptools", "uvloop", "flask", "msgspec", "waitress")
 PEERS_OF_GO = ("github.com/IBM/sarama", "github.com/centrifugal/centrifuge")

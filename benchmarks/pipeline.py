@@ -40,9 +40,9 @@ from benchmarks.machine import build_go, describe, field, tree
 from benchmarks.samples import look_at
 from benchmarks.taps import Arrival, call_subscriber, receiving_client, send_open_loop
 from emostream.broker import consumer, partitions
+from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
-from emostream.supervise import Supervisor
-from emostream.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
 from tests.chaos.ledger import start_system, stop_system
 from tests.harness import environment_for
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.figures import slope
 from benchmarks.machine import cpu_seconds_of, field, tree
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import Settings
-from emostream.supervise import Supervisor
 
 Sample = dict[str, Any]
 

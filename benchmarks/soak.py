@@ -31,8 +31,8 @@ from benchmarks import figures
 from benchmarks.guests import Clients, Streams, StreamWitness, subscribers
 from benchmarks.machine import build_go, describe
 from benchmarks.samples import Sample, growth, look_at
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
-from emostream.supervise import Supervisor
 from tests.chaos.ledger import start_system, stop_system
 from tests.harness import Broker, HttpClient, call, environment_for, http_client, wait_until
 

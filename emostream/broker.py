@@ -14,8 +14,8 @@ from kafka.errors import InvalidProducerEpochError, KafkaConnectionError, KafkaE
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
-from emostream.meters import Metrics
-from emostream.runtime import Log
+from emostream.metrics.counters import Metrics
+from emostream.process import Log
 from emostream.settings import Settings
 
 PARTITIONS = 3

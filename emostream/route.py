@@ -14,10 +14,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from emostream.broker import Lag, Sent, commit, consumer, is_fenced, partitions, skip, transactional_producer
-from emostream.meters import Metrics, Page
-from emostream.metrics import ROUTE
+from emostream.metrics.catalogue import ROUTE
+from emostream.metrics.counters import Metrics
+from emostream.metrics.page import Page
+from emostream.process import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.records import InvalidRecord, parse_count
-from emostream.runtime import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.settings import CLUSTER_TOPICS, Settings
 from emostream.topics import wait_for_topics
 

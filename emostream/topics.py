@@ -19,7 +19,7 @@ from kafka.errors import (
 )
 
 from emostream.broker import PARTITIONS, admin_client
-from emostream.runtime import Log, StopFlag, run_script, stop_on_signals
+from emostream.process import Log, StopFlag, run_script, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 REMINDER_SECONDS = 5.0

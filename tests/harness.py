@@ -244,12 +244,12 @@ class Broker:
 def running_broker(environment: dict[str, str]) -> Iterator[Broker]:
     """A real broker with all topics, stopped at the end of the block."""
     broker = Broker(environment)
-    broker.operate("emostream.operate", "start", "kafka")
+    broker.operate("emostream.operate.commands", "start", "kafka")
     try:
         broker.replace_topics()
         yield broker
     finally:
-        broker.operate("emostream.operate", "stop")
+        broker.operate("emostream.operate.commands", "stop")
 
 
 @dataclass

@@ -13,9 +13,9 @@ from typing import Any
 from flask import Flask, Response, jsonify
 from werkzeug.serving import make_server
 
-from emostream.directory import Directory
-from emostream.pages import blueprint
+from emostream.discovery import Directory
 from emostream.settings import load
+from emostream.web.pages import blueprint
 from tests.harness import free_port_block
 
 STEP_SECONDS = 2

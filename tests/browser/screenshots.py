@@ -22,8 +22,8 @@ from pathlib import Path
 import requests
 from PIL import Image
 
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, load
-from emostream.supervise import Supervisor
 from tests.browser.support import Browser, FakeSystem, batch, fake_system
 from tests.harness import PROJECT_DIR, Broker, call, environment_for, http_client, wait_until
 
@@ -120,8 +120,8 @@ def take_dashboard(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as data, ExitStack() as stack:
         environment = environment_for(Path(data) / "data")
         broker, settings = Broker(environment), load([], environment)
-        stack.callback(broker.operate, "emostream.operate", "stop")
-        broker.operate("emostream.operate", "start")
+        stack.callback(broker.operate, "emostream.operate.commands", "stop")
+        broker.operate("emostream.operate.commands", "start")
         app = f"http://127.0.0.1:{settings.app_port}"
         crowd = Load(app)
         crowd.start()

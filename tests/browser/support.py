@@ -22,9 +22,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from werkzeug.serving import make_server
 
-from emostream.directory import Directory
-from emostream.pages import blueprint
+from emostream.discovery import Directory
 from emostream.settings import load
+from emostream.web.pages import blueprint
 from tests.harness import free_port_block, wait_until
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import resident_mb
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
-from emostream.supervise import Supervisor
 from emostream.topics import broker_missing
 from tests.chaos.ledger import start_system, stop_system
 from tests.harness import JSON, Broker, wait_until

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emostream.operate.supervisor import Process, Supervisor, all_names
 from emostream.settings import CLUSTER_TOPICS, load
-from emostream.supervise import Process, Supervisor, all_names
 from tests.harness import JSON, PROJECT_DIR, Broker, HttpClient, environment_for, http_client, wait_until
 
 RECOVERY_SECONDS = 120.0

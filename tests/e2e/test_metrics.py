@@ -21,7 +21,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from emostream.metrics import STAGES
+from emostream.metrics.catalogue import STAGES
 from tests.e2e.support import CLUSTERS, SUBSCRIBERS, System
 from tests.harness import PROJECT_DIR, environment_for, free_port_block, http_client, script, wait_until
 

@@ -17,8 +17,8 @@ import requests
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
+from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
-from emostream.supervise import Supervisor
 from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
 
 TIMESTAMP = "2026-01-31T20:15:00Z"
@@ -234,7 +234,7 @@ def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker)
 
 def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tmp_path: Path) -> None:
     away = Broker(environment_for(tmp_path))
-    away.operate("emostream.operate", "start", "kafka")
+    away.operate("emostream.operate.commands", "start", "kafka")
     away.replace_topics()
     with script(away.environment, "app.py", MAX_BUFFERED_EVENTS=10, APP_WORKERS=1) as app:
         serving(away, app)
@@ -251,12 +251,12 @@ def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tm
             os.kill(pid_of(away), signal.SIGCONT)
         wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
         wait_until("all are on the topic", lambda: users_on(away) == {f"user-{number}" for number in range(10)})
-        away.operate("emostream.operate", "stop")
+        away.operate("emostream.operate.commands", "stop")
         wait_until("it is not ready", lambda: call(f"{url}/readyz")[0] == 503)
-        away.operate("emostream.operate", "start", "kafka")
+        away.operate("emostream.operate.commands", "start", "kafka")
         wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
         assert "Traceback" not in app.log
-    away.operate("emostream.operate", "stop")
+    away.operate("emostream.operate.commands", "stop")
 
 
 def test_it_goes_on_when_its_topic_is_replaced(empty_topics: Broker) -> None:
@@ -291,14 +291,14 @@ def test_it_says_that_the_broker_is_missing_and_serves_when_it_comes(tmp_path: P
     with script(late.environment, "app.py") as app:
         app.wait_for(f"no broker at {late.servers}")
         try:
-            late.operate("emostream.operate", "start", "kafka")
+            late.operate("emostream.operate.commands", "start", "kafka")
             late.replace_topics()
             serving(late, app)
             assert call(url_of(late), tap("late"))[0] == 200
             wait_until("the tap on the late broker", lambda: users_on(late) == {"late"})
             assert "Traceback" not in app.log
         finally:
-            late.operate("emostream.operate", "stop")
+            late.operate("emostream.operate.commands", "stop")
 
 
 def test_it_ends_at_sigterm_while_it_waits_for_a_broker(tmp_path: Path) -> None:
@@ -342,8 +342,9 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
 # The app, of which one worker's producer fails once in a thread: at what `broken` names, after a tap.
 BREAKING = """
 import os, sys
-from emostream import bounded_producer, ingest
-from emostream.runtime import run_script
+from emostream.ingest.master import producer as bounded_producer
+from emostream.ingest.master import master as ingest
+from emostream.process import run_script
 
 name, once = sys.argv[1:3]
 method = getattr(bounded_producer.BoundedProducer, name)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from emostream import timeline
+from emostream.operate.dashboard import timeline
+from emostream.operate.dashboard.timeline import Away, Row, Timeline, read, to_csv
 from emostream.settings import Settings, load
-from emostream.timeline import Away, Row, Timeline, read, to_csv
 from tests.harness import Broker, call, environment_for, listening, script, wait_until
 
 EMOJIS = "🔥😊😂👏😍🎉🦕"

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hypothesis import strategies as st
 
-from emostream.bounded_producer import BufferFull, Receipt
-from emostream.directory import Directory, Subscriber
+from emostream.discovery import Directory, Subscriber
+from emostream.ingest.producer import BufferFull, Receipt
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR
 

@@ -14,8 +14,8 @@ from benchmarks.report import PARTS, collect, render
 from benchmarks.samples import growth
 from benchmarks.sections import SECTIONS
 from benchmarks.tables import by_stage, left_out, stage_of
+from emostream.operate.supervisor import all_names
 from emostream.settings import load
-from emostream.supervise import all_names
 
 
 @pytest.mark.parametrize(("percent", "wanted"), [(1, 1), (50, 50), (99, 99), (100, 100)])

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import Row
 
-from emostream.aggregate import resume_at
-from emostream.counting import summarize
+from emostream.aggregate.counting import summarize
+from emostream.aggregate.publisher import resume_at
 from emostream.settings import load
 
 SETTINGS = load(["EVENTS_PER_EMOJI=1"], environ={})

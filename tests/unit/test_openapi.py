@@ -7,16 +7,17 @@ from typing import cast
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from emostream import dashboard
-from emostream.bounded_producer import BoundedProducer
-from emostream.ingest_http import create_app
-from emostream.intake import OPENAPI, Intake
-from emostream.meters import Metrics, Page
-from emostream.metrics import INGEST
+from emostream.ingest.producer import BoundedProducer
+from emostream.ingest.routes import create_app
+from emostream.ingest.taps import OPENAPI, Intake
+from emostream.metrics.catalogue import INGEST
+from emostream.metrics.counters import Metrics
+from emostream.metrics.page import Page
+from emostream.operate.dashboard import routes as dashboard
+from emostream.operate.dashboard.scrape import MAX_CLIENTS
+from emostream.operate.dashboard.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
+from emostream.process import Log
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
-from emostream.runtime import Log
-from emostream.scrape import MAX_CLIENTS
-from emostream.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
 from tests.unit.support import FakeDirectory, FakeProducer, settings_with
 
 DOCUMENT = json.loads(OPENAPI)

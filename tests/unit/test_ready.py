@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from emostream import deliver, route
-from emostream.runtime import Heartbeat, StopFlag, heartbeat_path
+from emostream import route
+from emostream.deliver import subscriber as deliver
+from emostream.process import Heartbeat, StopFlag, heartbeat_path
 from emostream.settings import Settings
 from tests.unit.support import settings_with
 

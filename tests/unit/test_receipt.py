@@ -1,4 +1,4 @@
-"""emostream.bounded_producer.Receipt: told when the broker has all records, whoever still waits for that."""
+"""emostream.ingest.producer.Receipt: told when the broker has all records, whoever still waits for that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from emostream.bounded_producer import Receipt
+from emostream.ingest.producer import Receipt
 
 
 def test_it_is_done_when_no_record_is_missing_and_none_follows() -> None:

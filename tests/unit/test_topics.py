@@ -9,7 +9,7 @@ import pytest
 from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError
 
 from emostream import topics
-from emostream.runtime import Log, StopFlag
+from emostream.process import Log, StopFlag
 from tests.unit.support import settings_with
 
 

@@ -1,0 +1,1 @@
+"""EMOJI_TOPIC → one count per emoji and micro-batch on MAIN_TOPIC, with Spark."""

@@ -1,0 +1,1 @@
+"""One cluster's topic → registered clients (push) and browsers (stream)."""

@@ -1,0 +1,1 @@
+"""The history → HTTP POSTs to registered clients."""

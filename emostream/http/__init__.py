@@ -1,0 +1,1 @@
+"""HTTP: messages, the server, the client, CORS. No stage in here."""

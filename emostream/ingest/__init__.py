@@ -1,0 +1,1 @@
+"""POST /send-emoji → EMOJI_TOPIC."""

@@ -1,0 +1,168 @@
+"""One process of the app: its connections, its producer, and the thread that flushes by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import uvloop
+
+from emostream.discovery import Directory
+from emostream.http.server import SPARE_CONNECTIONS, Connections
+from emostream.ingest.fast_path import FastPath
+from emostream.ingest.producer import BoundedProducer
+from emostream.ingest.routes import create_app
+from emostream.ingest.taps import Intake
+from emostream.metrics.catalogue import INGEST
+from emostream.metrics.counters import Metrics
+from emostream.metrics.page import Page
+from emostream.metrics.workers import Workers
+from emostream.operate.dashboard import routes as dashboard
+from emostream.operate.supervisor import Supervised
+from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
+from emostream.settings import Settings
+from emostream.web import pages
+
+# Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
+BROKER_AWAY_AFTER_SECONDS = 5.0
+# A flush begins this long before a multiple of the linger: time until a consumer can read it, 4 to 19 ms at 2,000
+# events/s.
+FLUSH_LEAD_SECONDS = 0.03
+# With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
+SHORTEST_FLUSH_SECONDS = 0.1
+# What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
+FLUSH_SECONDS = 0.05
+WAITED_LINGER_MS = 20  # with ACK=broker, where somebody waits for the answer
+# Open connections that a worker holds at most, mostly idle ones of phones.
+MAX_CONNECTIONS = 8_192
+OTHER_FILES = 64 + SPARE_CONNECTIONS
+STOP_SECONDS = 0.1  # until a worker notices that it is to stop
+
+
+def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
+    """Serve in this process, which was forked for it, until `stop`; then drain."""
+    # A signal to all processes of the app comes here twice, the second time from its main process.
+    stop.listen(patient=True)
+    log = Log("ingest", worker=os.getpid())
+    waits = settings.ack == "broker"
+    linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
+    producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
+    counters = Metrics(log, INGEST)
+    intake = Intake(settings, producer, counters)
+    workers = Workers(metrics_path(settings), counters)
+    app = create_app(intake, Page(workers, Supervised(settings), pid=parent_pid))
+    directory = Directory(settings)
+    app.register_blueprint(pages.blueprint(settings, directory))
+    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
+    connections = Connections(
+        FastPath(intake, app), counters, log, _max_connections(), settings.max_concurrent_requests
+    )
+    counters.read(
+        in_flight=lambda: connections.in_flight,
+        buffered=lambda: producer.buffered,
+        broker_away=lambda: intake.broker_away,
+        produced=lambda: producer.counts()["acknowledged"],
+        send_errors=lambda: producer.counts()["lost"],
+        received=intake.received,
+    )
+    # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
+    threading.Thread(target=_watch, args=(settings, producer, intake, workers, log, parent_pid), name="watch").start()
+    uvloop.run(_serve(settings, connections, stop))
+
+
+async def _serve(settings: Settings, connections: Connections, stop: StopFlag) -> None:
+    """Take requests until `stop`; what has begun by then is answered."""
+    await connections.listen(settings.bind_host, settings.app_port)
+    while not stop.requested:
+        await asyncio.sleep(STOP_SECONDS)
+    await connections.close(settings.drain_seconds)
+
+
+def metrics_path(settings: Settings) -> Path:
+    """Where each worker leaves its numbers for the others."""
+    return settings.data_path / "run" / "metrics_app"
+
+
+def _max_connections() -> int:
+    """How many connections a worker may hold: MAX_CONNECTIONS, unless the system allows this user fewer files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return files - OTHER_FILES
+
+
+def seconds_to_flush(now: float, linger_ms: int) -> float:
+    """How long from `now`, in Unix seconds, until the next flush: one linger after the other, aligned to the clock.
+
+    Spark's micro-batches start at whole multiples of theirs. A flush that lands just before such a moment saves its
+    events the wait for the next batch; left to itself it would land anywhere.
+    """
+    linger_seconds = max(linger_ms / 1000, SHORTEST_FLUSH_SECONDS)
+    return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
+
+
+def _watch(
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, parent_pid: int
+) -> None:
+    """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
+    heartbeat = Heartbeat(settings, "app", parent_pid)
+    try:
+        _keep(settings, producer, intake, workers, log, heartbeat, parent_pid)
+    except BaseException as error:
+        log.error("a thread of this worker has failed; the worker ends, and a new one is started", reason=repr(error))
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.main_thread().join(settings.drain_seconds)
+        raise
+    finally:
+        heartbeat.end()
+        given_up = producer.drain(settings.drain_seconds)
+        workers.publish()
+        intake.counters.log_if_due(final=True)
+        log.info("drained", given_up=given_up, **producer.counts())
+
+
+def _keep(
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, heartbeat: Heartbeat,
+    parent_pid: int,
+) -> None:  # fmt: skip
+    """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
+    acknowledged, progress = 0, time.monotonic()
+    away = failed = False
+    main = threading.main_thread()
+    while main.is_alive():
+        to_flush_seconds = seconds_to_flush(time.time(), settings.linger_ms)
+        main.join(min(to_flush_seconds, HEARTBEAT_SECONDS))
+        if to_flush_seconds <= HEARTBEAT_SECONDS:
+            producer.flush(timeout_seconds=FLUSH_SECONDS)
+        now = time.monotonic()
+        if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
+            acknowledged, progress = producer.counts()["acknowledged"], now
+        was_away, away = away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
+        intake.broker_away = away
+        if away and not was_away:
+            log.warning(
+                "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
+            )
+        if was_away and not away:
+            log.info("the broker takes events again")
+        if not away:
+            heartbeat.beat()
+        workers.publish()
+        intake.counters.log_if_due()
+        if not failed and (producer.counts()["lost"] or not producer.running):
+            # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is
+            # told of what the broker has; a new worker starts anew.
+            failed = True
+            log.error("this worker's producer has failed; the worker ends, and a new one is started")
+            os.kill(os.getpid(), signal.SIGTERM)
+        if os.getppid() != parent_pid:
+            # An orphan would keep the port from the next app, and nobody would stop it.
+            log.error("the app's main process is gone; this worker ends too")
+            parent_pid = os.getppid()
+            os.kill(os.getpid(), signal.SIGTERM)

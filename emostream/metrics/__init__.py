@@ -1,0 +1,1 @@
+"""What every process counts, and its GET /metrics."""

@@ -1,0 +1,137 @@
+"""GET /, GET /overlay and GET /dashboard, the files under web/ that they are made of, and GET /subscribers."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jinja2
+import msgspec
+from flask import Blueprint, Response, abort, request
+
+from emostream.discovery import Directory, Listing
+from emostream.settings import SEED_EMOJIS, Settings
+
+WEB_DIR = Path(__file__).parent
+# Python does not know .js everywhere, and what it says depends on the system's own list.
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+# The name of a file holds the version of all of them, so a browser may keep it for good.
+FOREVER = "public, max-age=31536000, immutable"
+ASK_FIRST = "no-cache"
+# What a name or an IPv4 address in a Host header is made of; a policy cannot name an IPv6 address.
+_plain_host = re.compile(r"[A-Za-z0-9.-]{1,253}")
+
+
+@dataclass(frozen=True)
+class File:
+    """What is sent for one path, as it is and compressed."""
+
+    body: bytes
+    gzipped: bytes
+    mimetype: str
+    etag: str
+
+    @classmethod
+    def of(cls, body: bytes, suffix: str) -> File:
+        """A file that is compressed once for all who get it."""
+        etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+        return cls(body, gzip.compress(body, mtime=0), TYPES[suffix], etag)
+
+    def answer(self, cache_control: str) -> Response:
+        """200 with the file, or 304 where the browser has it."""
+        compressed = request.accept_encodings["gzip"] > 0
+        response = Response(self.gzipped if compressed else self.body, mimetype=self.mimetype)
+        if compressed:
+            response.content_encoding = "gzip"
+        response.vary.add("Accept-Encoding")
+        response.headers["Cache-Control"] = cache_control
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        # Two encodings are two representations.
+        response.set_etag(f"{self.etag}-gzip" if compressed else self.etag)
+        response.make_conditional(request)
+        return response
+
+
+def blueprint(settings: Settings, directory: Directory) -> Blueprint:
+    """The pages, and the directory of subscribers.
+
+    Everything is read, rendered and compressed here, once.
+    """
+    files = {path.name: File.of(path.read_bytes(), path.suffix) for path in _files()}
+    version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=6).hexdigest()
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(WEB_DIR), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+
+    def page(name: str) -> File:
+        html = templates.get_template(name).render(
+            files=f"/web/{version}",
+            emojis=settings.allowed_emojis or SEED_EMOJIS,
+            batch_seconds=f"{settings.batch_seconds:g}",
+        )
+        return File.of(html.encode(), ".html")
+
+    viewer, overlay, dashboard = page("viewer.html"), page("overlay.html"), page("dashboard.html")
+    pages = Blueprint("pages", __name__)
+
+    @pages.get("/")
+    def show_viewer() -> Response:
+        return _with_policy(viewer.answer(ASK_FIRST), frame_ancestors="'self'")
+
+    @pages.get("/overlay")
+    def show_overlay() -> Response:
+        # Made to lie over other people's pictures, so anybody may frame it.
+        return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*")
+
+    @pages.get("/dashboard")
+    def show_dashboard() -> Response:
+        return _with_policy(dashboard.answer(ASK_FIRST), frame_ancestors="'self'", streams=False)
+
+    @pages.get("/web/<asked_version>/<name>")
+    def show_file(asked_version: str, name: str) -> Response:
+        if name not in files:
+            abort(404)
+        # A page that is older than this process asks for other files than these: they must not stay.
+        return files[name].answer(FOREVER if asked_version == version else ASK_FIRST)
+
+    @pages.get("/subscribers")
+    def show_subscribers() -> Response:
+        host = _host() or settings.client_host
+        host = f"[{host}]" if ":" in host else host
+        listing = Listing([subscriber.listed(host) for subscriber in directory.now()])
+        return Response(
+            msgspec.json.encode(listing), mimetype="application/json", headers={"Cache-Control": "no-store"}
+        )
+
+    return pages
+
+
+def _files() -> Iterator[Path]:
+    return (path for path in sorted(WEB_DIR.iterdir()) if path.suffix in TYPES and path.suffix != ".html")
+
+
+def _host() -> str | None:
+    """The name by which the browser reached this app, without the port; None where it sent none that can be read."""
+    try:
+        return urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        return None
+
+
+def _with_policy(response: Response, frame_ancestors: str, streams: bool = True) -> Response:
+    """Let the page load our own files and ask this app, with `streams` also this host's other ports; no more."""
+    host = _host() or ""
+    allowed = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
+    connect = f"'self' {allowed}" if streams else "'self'"
+    response.headers["Content-Security-Policy"] = "; ".join((
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
+        f"connect-src {connect}", "base-uri 'none'", "form-action 'none'", f"frame-ancestors {frame_ancestors}",
+    ))  # fmt: skip
+    return response

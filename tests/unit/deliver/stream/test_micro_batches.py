@@ -1,0 +1,231 @@
+"""One event per micro-batch; resuming neither repeats nor leaves out a record."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emostream.deliver.history import Record
+from emostream.deliver.stream.micro_batches import WHOLE_WITHIN_SECONDS, Batches, gap
+from emostream.deliver.stream.resume import Place
+
+LONG_SECONDS = 3600.0
+
+
+def batches(
+    cluster: int = 1, max_age_seconds: float = LONG_SECONDS, max_records: int = 1000, before: int | None = None
+) -> Batches:
+    """`before` is the micro-batch of what partition 2 held before, if anything."""
+    known = {} if before is None else {2: before}
+    return Batches(cluster, {0: 0, 1: 0, 2: 0}, known, max_age_seconds, max_records, lambda: 4.2)
+
+
+def record(partition: int, offset: int, emoji: str = "x", timestamp_ms: int = 0, generation: int = 0, **more: Any) -> Record:  # fmt: skip # noqa: E501
+    value = json.dumps({"emoji": emoji, "count": 1} | more).encode()
+    return Record(partition, offset, timestamp_ms, value, generation)
+
+
+def parsed(wire: bytes) -> list[dict[str, Any]]:
+    """The events in a stream's text: their data, with id and event."""
+    found = []
+    for block in wire.decode().split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        found.append(json.loads(fields.pop("data")) | fields)
+    return found
+
+
+def test_the_records_of_a_micro_batch_are_one_event() -> None:
+    ours = batches(before=6)
+    times = {"first_accepted_ms": 10, "last_accepted_ms": 20, "batched_ms": 30}
+    later = {"first_accepted_ms": 5, "last_accepted_ms": 25, "batched_ms": 30}
+    whole = {"batch_id": 7, "batch_emojis": 2}
+    fire = record(0, 3, "🔥", 31, events=3, **whole, **times)
+    ours.add([fire, record(2, 0, "👏", 33, events=1001, **whole, **later)], 0)
+    assert ours.close_due(0) is None
+    [event] = parsed(ours.events(0, merge=False))
+    assert event == {
+        "id": "1-7-4.0.1", "batch_id": 7, "merged": 1,
+        "counts": [{"emoji": "🔥", "count": 1, "events": 3}, {"emoji": "👏", "count": 1, "events": 1001}],
+        "first_accepted_ms": 5, "last_accepted_ms": 25, "batched_ms": 30, "routed_ms": 33, "pushed_ms": 4200,
+    }  # fmt: skip
+
+
+def test_keys_that_the_records_lack_are_left_out() -> None:
+    ours = batches()
+    ours.add([record(0, 0)], 0)
+    assert parsed(ours.events(0, merge=False)) == [
+        {"id": "1--1.0.0", "counts": [{"emoji": "x", "count": 1}], "routed_ms": 0, "pushed_ms": 4200, "merged": 1}
+    ]
+
+
+@pytest.mark.parametrize("odd", [{"batch_id": "x"}, {"events": []}, {"batch_id": -1}, {"batched_ms": 1.5}])
+def test_optional_keys_that_are_not_what_they_should_be_do_not_cost_the_count(odd: dict[str, Any]) -> None:
+    ours = batches()
+    ours.add([record(0, 0, **odd)], 0)
+    ours.close_due(LONG_SECONDS)
+    assert [event["counts"][0]["count"] for event in parsed(ours.events(0, merge=False))] == [1]
+
+
+def test_a_micro_batch_that_knows_its_size_waits_for_its_last_record_but_not_for_long() -> None:
+    ours = batches(before=0)
+    ours.add([record(0, 0, batch_id=1, batch_emojis=2)], 0)
+    assert ours.close_due(0) == WHOLE_WITHIN_SECONDS
+    ours.add([record(1, 0, batch_id=1, batch_emojis=2)], 0.05)
+    assert (ours.close_due(0.05), ours.end) == (None, 1)
+    ours.add([record(0, 1, batch_id=2, batch_emojis=2)], 1)
+    assert (ours.close_due(1 + WHOLE_WITHIN_SECONDS), ours.end) == (None, 2)
+    ours.add([record(1, 1, batch_id=2, batch_emojis=2)], 2)
+    ours.close_due(2 + WHOLE_WITHIN_SECONDS)
+    ids = ["1-1-1.1.0", "1-2-2.1.0-2.1_1.1_0.0", "1-2-2.2.0"]  # the second says that it is not all of the micro-batch
+    assert [event["id"] for event in parsed(ours.events(0, merge=False))] == ids
+
+
+def test_merged_events_sum_what_is_waiting_per_emoji() -> None:
+    ours = batches()
+    for number in range(3):
+        whole = {"batch_id": number, "batch_emojis": 2}
+        ours.add([record(0, 2 * number, "🔥", events=10, **whole), record(0, 2 * number + 1, "👏", **whole)], 0)
+        ours.close_due(0)
+    [event] = parsed(ours.events(1, merge=True))
+    assert (event["id"], event["merged"], event["counts"]) == (
+        "1-2-6.0.0", 2, [{"emoji": "🔥", "count": 2, "events": 20}, {"emoji": "👏", "count": 2}],
+    )  # fmt: skip
+    assert len(parsed(ours.events(0, merge=False))) == 3
+
+
+def test_what_is_too_old_or_too_much_is_forgotten_and_a_stream_that_has_not_got_it_is_told() -> None:
+    ours = batches(max_age_seconds=1)
+    ours.add([record(0, 0, timestamp_ms=1000)], 0)
+    ours.add([record(0, 1, timestamp_ms=1500)], 0)
+    ours.forget(2001)
+    told, event = parsed(ours.events(0, merge=False))
+    assert (told["event"], "slow" in told["reason"], event["id"]) == ("gap", True, "1--2.0.0")
+    many = batches(max_records=2)
+    many.add([record(0, 0)], 0)
+    many.add([record(0, 1), record(0, 2)], 0)
+    many.forget(0)
+    assert many.first == 1
+
+
+def test_on_another_cluster_a_stream_goes_on_by_batch_id() -> None:
+    ours = batches(cluster=2)
+    for number in range(4):
+        ours.add([record(0, number, batch_id=number)], 0)
+    ours.close_due(0)
+    there = Place(1, 1, (900, 900, 900))
+    assert ours.why_gap(there) is None
+    assert [event["batch_id"] for event in parsed(ours.rest(there))] == [2, 3]
+    assert not ours.is_before(there)
+    assert ours.is_before(Place(1, 4, (0, 0, 0)))
+    assert ours.why_gap(Place(1, None, (0, 0, 0))) is not None
+
+
+def test_a_gap_is_told_only_where_a_record_is_missing() -> None:
+    ours = batches(max_age_seconds=1)
+    ours.add([record(0, 0, batch_id=1, timestamp_ms=0), record(1, 5, batch_id=2, timestamp_ms=5000)], 0)
+    ours.close_due(0)
+    assert ours.why_gap(Place(1, None, (0, 0, 0))) is None
+    ours.forget(5000)
+    assert ours.why_gap(Place(1, None, (0, 0, 0))) is not None
+    assert ours.why_gap(Place(1, 1, (1, 0, 0))) is None
+    assert ours.why_gap(Place(2, 0, (1, 0, 0))) is not None
+    assert ours.why_gap(Place(2, 1, (1, 0, 0))) is None
+    assert ours.why_gap(Place(1, 1, (1, 0))) is not None
+
+
+def test_a_replaced_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
+    ours = batches()
+    ours.add([record(0, 40, "old", batch_id=9, batch_emojis=1)], 0)
+    ours.close_due(0)
+    ours.add([record(0, 0, "new", batch_id=1, batch_emojis=1, generation=1)], 1)
+    ours.close_due(1)
+    [event] = parsed(ours.events(1, merge=False))
+    assert (event["id"], event["counts"][0]["emoji"]) == ("1-1-1.0.0", "new")
+    assert parsed(ours.rest(Place(1, 1, (0, 0, 0))))[0]["counts"][0]["emoji"] == "new"
+
+
+def test_records_that_were_lost_on_the_way_are_a_gap_for_everybody() -> None:
+    ours = batches()
+    ours.add([record(0, 0)], 0)
+    ours.lose()
+    ours.add([record(0, 10)], 0)
+    assert [event.get("event") for event in parsed(ours.events(1, merge=False))] == ["gap", None]
+    assert ours.why_gap(Place(1, None, (1, 0, 0))) is not None
+
+
+def test_a_reason_with_line_breaks_stays_one_field() -> None:
+    assert gap('a\nb"').count(b"\n") == 3
+
+
+# Several subscribers of a cluster read the same partitions, each in portions and moments of its own.
+logs = st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=4), max_size=8)
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> tuple[list[list[Record]], list[list[tuple[float, list[Record]]]]]:
+    """The partitions of a topic, and two ways to read them: portions, each with the seconds since the one before."""
+    partitions: list[list[Record]] = [[], [], []]
+    batch_id = 0
+    for batch in draw(logs):
+        batch_id = draw(st.sampled_from([batch_id + 1, batch_id + 1, batch_id + 1, 0]))
+        for partition, skipped in batch:
+            log = partitions[partition]
+            offset = (log[-1].offset + 1 if log else 0) + skipped  # markers take offsets, too
+            emoji = f"{partition}/{offset}"
+            log.append(record(partition, offset, emoji, batch_id=batch_id, batch_emojis=len(batch)))
+    ways = []
+    for _ in range(2):
+        left = [list(log) for log in partitions]
+        portions = []
+        while any(left):
+            log = draw(st.sampled_from([log for log in left if log]))
+            size = draw(st.integers(1, len(log)))
+            portions.append((draw(st.sampled_from([0.0, 0.05, 0.2])), log[:size]))
+            del log[:size]
+        ways.append(portions)
+    return partitions, ways
+
+
+def read(portions: list[tuple[float, list[Record]]]) -> Batches:
+    ours, now = batches(), 0.0
+    for seconds, portion in portions:
+        now += seconds
+        ours.close_due(now)
+        ours.add(portion, now)
+        ours.close_due(now)
+    ours.close_due(LONG_SECONDS)
+    return ours
+
+
+def emojis(wire: bytes) -> list[str]:
+    return [count["emoji"] for event in parsed(wire) for count in event["counts"]]
+
+
+@given(readings(), st.data())
+def test_wherever_a_stream_ends_it_goes_on_at_any_subscriber_with_exactly_what_it_has_not_got(
+    found: tuple[list[list[Record]], list[list[tuple[float, list[Record]]]]], data: st.DataObject
+) -> None:
+    partitions, ways = found
+    everything = Counter(f"{record.partition}/{record.offset}" for log in partitions for record in log)
+    here, there = read(ways[0]), read(ways[1])
+    assert Counter(emojis(here.events(0, merge=False))) == everything
+    events = parsed(here.events(0, merge=False))
+    got: list[str] = []
+    for event in events[: data.draw(st.integers(0, len(events)))]:
+        got += [count["emoji"] for count in event["counts"]]
+        place = Place.parse(event["id"])
+        assert place
+        for subscriber in (here, there):
+            rest = subscriber.rest(place)
+            assert Counter(got + emojis(rest)) == everything
+            # And once more, from the middle of what came then.
+            for again in parsed(rest)[:1]:
+                middle = Place.parse(again["id"])
+                assert middle
+                seen = got + [count["emoji"] for count in again["counts"]]
+                assert Counter(seen + emojis(here.rest(middle))) == everything

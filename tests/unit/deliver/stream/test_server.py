@@ -1,0 +1,383 @@
+"""emostream.deliver.stream.server.StreamServer over real sockets, from a history without Kafka."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+
+from emostream.deliver.history import History, Record
+from emostream.deliver.stream import server as stream
+from emostream.deliver.stream.micro_batches import Batches
+from emostream.deliver.stream.requests import MAX_REQUEST_BYTES
+from emostream.deliver.stream.server import StreamServer
+from emostream.http.cors import Cors
+from emostream.metrics.catalogue import DELIVER
+from emostream.metrics.counters import Metrics
+from emostream.process import Log, bound_socket
+from tests.harness import wait_until
+
+LONG_SECONDS = 3600.0
+GET = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@dataclass
+class Serving:
+    """A StreamServer, the port it listens on, and the history it serves."""
+
+    history: History
+    counters: Metrics
+    server: StreamServer
+    port: int
+    published: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/stream"
+
+    def publish(self, number: int = 1, padding: int = 0) -> None:
+        """So many micro-batches of one record."""
+        for _ in range(number):
+            count = {"emoji": "🔥", "count": 1, "events": 2}
+            value = count | {"batch_id": self.published, "batch_emojis": 1, "x": "x" * padding}
+            now_ms = round(time.time() * 1000)
+            record = Record(0, self.published, now_ms, json.dumps(value).encode())
+            self.published += 1
+            self.history.append([record], now_ms)
+
+    def count(self, name: str) -> int:
+        return self.counters.snapshot().get(name, 0)
+
+    def wait_for_streams(self, number: int) -> None:
+        wait_until(f"{number} streams", lambda: self.server.streams == number, timeout_seconds=20)
+
+
+@contextmanager
+def serving(
+    max_streams: int = 100, origins: str = "*", cluster: int = 1, records: int = 0,
+    max_age_seconds: float = LONG_SECONDS,
+) -> Iterator[Serving]:  # fmt: skip
+    listener = bound_socket("127.0.0.1", 0, setting="test")
+    history = History(max_age_seconds, 10_000)
+    log = Log("test")
+    counters = Metrics(log, DELIVER)
+    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
+    server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
+    found = Serving(history, counters, server, listener.getsockname()[1])
+    found.publish(records)
+    server.start()
+    try:
+        yield found
+    finally:
+        server.close(10)
+        assert not server.running
+
+
+@dataclass
+class Viewer:
+    """Someone who reads a stream line by line, as EventSource does."""
+
+    connection: socket.socket
+    headers: dict[str, str] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    last_event_id: str = ""
+    ended: bool = False
+
+    def read(self) -> None:
+        fields: dict[str, str] = {}
+        text = self.connection.makefile(encoding="utf-8", newline="\n")
+        assert next(text) == "HTTP/1.1 200 OK\r\n"
+        while line := next(text).strip():
+            name, _, value = line.partition(": ")
+            self.headers[name] = value
+        for line in text:
+            self.lines.append(line.removesuffix("\n"))
+            if line != "\n":
+                name, _, value = line.removesuffix("\n").partition(": ")
+                fields[name] = value
+                continue
+            self.last_event_id = fields.get("id", self.last_event_id)
+            if "data" in fields:
+                self.events.append(json.loads(fields["data"]) | {"event": fields.get("event")})
+            fields = {}
+        self.ended = True
+
+    def wait_for_batches(self, *batch_ids: int) -> None:
+        wait_until(f"batches {batch_ids}", lambda: self.batch_ids() == list(batch_ids), timeout_seconds=10)
+
+    def batch_ids(self) -> list[int]:
+        return [event["batch_id"] for event in self.events if "batch_id" in event]
+
+
+@contextmanager
+def viewer(ours: Serving, query: str = "", **headers: str) -> Iterator[Viewer]:
+    given = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    asked = f"GET /stream{query} HTTP/1.1\r\nHost: x\r\n{given}\r\n".encode("latin-1")
+    with raw(ours.port, asked) as connection:
+        found = Viewer(connection)
+        reader = threading.Thread(target=found.read, daemon=True)
+        reader.start()
+        wait_until("the greeting", lambda: "" in found.lines, timeout_seconds=10)
+        yield found
+        connection.shutdown(socket.SHUT_RDWR)
+        reader.join(10)
+
+
+def raw(port: int, data: bytes, receive_buffer: int = 0) -> socket.socket:
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(data)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    found = b""
+    while data := connection.recv(65536):
+        found += data
+    return found
+
+
+def test_a_viewer_gets_every_batch_from_then_on_as_an_event_of_the_type_message() -> None:
+    with serving(records=2) as ours, viewer(ours) as seen:
+        assert seen.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert "no-store" in seen.headers["Cache-Control"]
+        assert (seen.lines[0], seen.last_event_id) == ("retry: 1000", "1-1-2.0.0")
+        ours.publish(2)
+        seen.wait_for_batches(2, 3)
+        event = seen.events[0]
+        assert 0 <= event.pop("pushed_ms") - event.pop("routed_ms") < 30_000
+        assert event == {
+            "batch_id": 2, "counts": [{"emoji": "🔥", "count": 1, "events": 2}], "merged": 1, "event": None,
+        }  # fmt: skip
+        wait_until("both batches measured", lambda: ours.counters.histograms["stream"].count == 2)
+        assert seen.last_event_id == "1-3-4.0.0"
+
+
+@pytest.mark.parametrize("by", ["header", "query"])
+def test_a_viewer_goes_on_after_the_last_event_it_got(by: str) -> None:
+    with serving(records=5) as ours:
+        headers = {"Last-Event-ID": "1-2-3.0.0"} if by == "header" else {}
+        query = "" if by == "header" else "?last_event_id=1-2-3.0.0"
+        with viewer(ours, query, **headers) as seen:
+            ours.publish()
+            seen.wait_for_batches(3, 4, 5)
+            assert [event["merged"] for event in seen.events] == [1, 1, 1]
+
+
+def test_a_viewer_from_another_cluster_goes_on_by_batch_id() -> None:
+    with serving(records=5, cluster=2) as ours, viewer(ours, **{"Last-Event-ID": "1-3-77.0.0"}) as seen:
+        seen.wait_for_batches(4)
+
+
+def test_a_viewer_that_is_ahead_gets_nothing_again() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "1-2-3.0.0"}) as seen:
+        ours.publish(3)
+        seen.wait_for_batches(3)
+        ours.publish()
+        seen.wait_for_batches(3, 4)
+
+
+def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "1-900-900.0.0"}) as seen:
+        ours.publish()
+        seen.wait_for_batches(1)
+        assert [event["event"] for event in seen.events] == ["gap", None]
+
+
+def test_a_viewer_of_another_cluster_is_not_kept_waiting_for_a_batch_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    with serving() as ours:
+        ours.published = 1  # as if micro-batch 0 had had bad records only
+        ours.publish(2)
+        with viewer(ours, **{"Last-Event-ID": "2-1-900.0.0"}) as seen:
+            seen.wait_for_batches(2)
+            ours.publish()
+            seen.wait_for_batches(2, 3)
+            assert [event["event"] for event in seen.events] == [None, None]
+
+
+def test_a_viewer_waits_for_the_part_of_a_batch_that_it_has_seen_in_another_cluster() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0-1.1_1.1_"}) as seen:
+        ours.publish()
+        now_ms = round(time.time() * 1000)
+        late = {"emoji": "👏", "count": 1, "batch_id": 1, "batch_emojis": 1}
+        wait_until("it was taken", lambda: ours.server._batches.end == 2, timeout_seconds=10)
+        assert seen.events == []
+        ours.history.append([Record(1, 0, now_ms, json.dumps(late).encode())], now_ms)
+        ours.publish()
+        seen.wait_for_batches(2)
+
+
+@pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0"])
+def test_a_viewer_with_an_id_that_leads_nowhere_is_told_and_gets_what_comes(odd: str) -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": odd}) as seen:
+        ours.publish()
+        wait_until("the batch", lambda: 1 in seen.batch_ids(), timeout_seconds=10)
+        assert seen.events[0]["event"] == "gap"
+        assert seen.last_event_id == "1-1-2.0.0"
+
+
+def test_a_viewer_that_was_away_for_too_long_is_told_and_gets_what_is_left() -> None:
+    with serving(max_age_seconds=1, records=3) as ours:
+        with viewer(ours) as seen:
+            pass
+        time.sleep(1.1)  # the clock has to pass what is kept
+        ours.publish(2)
+        with viewer(ours, **{"Last-Event-ID": "1-0-1.0.0"}) as late:
+            wait_until("what is left", lambda: len(late.events) == 3, timeout_seconds=10)
+            assert [event["event"] for event in late.events] == ["gap", None, None]
+        with viewer(ours, **{"Last-Event-ID": seen.last_event_id}) as in_time:
+            in_time.wait_for_batches(3, 4)
+            assert [event["event"] for event in in_time.events] == [None, None]
+
+
+def test_a_comment_comes_while_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "COMMENT_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "TURN_SECONDS", 0.05)
+    with serving() as ours, viewer(ours) as seen:
+        wait_until("two comments", lambda: seen.lines.count(":") >= 2, timeout_seconds=10)
+
+
+def test_no_more_streams_than_max_streams_and_a_slot_is_free_again_when_one_leaves() -> None:
+    with serving(max_streams=2) as ours, viewer(ours):
+        with viewer(ours):
+            refused = requests.get(ours.url, timeout=10)
+            assert (refused.status_code, list(refused.json())) == (503, ["error"])
+            assert int(refused.headers["Retry-After"]) > 0
+            assert ours.server.streams == 2
+        ours.wait_for_streams(1)
+        with viewer(ours):
+            assert ours.count("streams_refused") == 1
+
+
+def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_nobody() -> None:
+    with serving() as ours, viewer(ours) as healthy:
+        with raw(ours.port, GET, receive_buffer=4096) as slow:
+            ours.wait_for_streams(2)
+
+            def somebody_is_behind() -> bool:
+                blocked = list(ours.server._blocked.values())
+                return any(stream.cursor <= ours.published - 50 for stream in blocked)
+
+            while not somebody_is_behind():
+                ours.publish(50)
+                healthy.wait_for_batches(*range(ours.published))
+            for _ in range(10):
+                ours.publish(50)
+                healthy.wait_for_batches(*range(ours.published))
+            # Now it reads, to the end of what there is.
+            text, last = b"", b'"batch_id":%d,' % (ours.published - 1)
+            while last not in text or not text.endswith(b"\n\n"):
+                text += slow.recv(65536)
+        events = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
+        assert sum(event["counts"][0]["events"] for event in events) == 2 * ours.published
+        assert sum(event["merged"] for event in events) == ours.published
+        assert max(event["merged"] for event in events) >= 500
+        assert all(event["merged"] == 1 for event in healthy.events)
+        wait_until("it is counted", lambda: ours.count("stream_merged") >= 499, timeout_seconds=10)
+
+
+def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STALLED_SECONDS", 0.3)
+    with serving() as ours, raw(ours.port, GET, receive_buffer=4096):
+        ours.wait_for_streams(1)
+        while not ours.server._blocked and ours.server.streams:
+            ours.publish(50)
+            wait_until("they were taken", lambda: ours.server._batches.end == ours.published, timeout_seconds=10)
+        ours.wait_for_streams(0)
+        assert ours.count("streams_stalled") == 1
+
+
+def test_who_never_finishes_asking_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "REQUEST_SECONDS", 0.2)
+    with serving() as ours, raw(ours.port, b"GET /stream HTTP/1.1\r\nHost:") as slow:
+        assert all_of(slow) == b""
+        assert ours.count("stream_requests_timed_out") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"\x16\x03\x01\x02\x00\x01", 400),
+        (b"GET /stream\r\n\r\n", 400),
+        (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_REQUEST_BYTES, 431),
+    ],
+)
+def test_whoever_asks_for_something_else_is_refused_in_json(asked: bytes, status: int) -> None:
+    with serving() as ours:
+        with raw(ours.port, asked) as connection:
+            head, _, body = all_of(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert "expected" in json.loads(body)["error"]
+        with viewer(ours):
+            pass
+
+
+def test_whoever_offers_another_protocol_gets_this_one() -> None:
+    asked = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with serving() as ours, raw(ours.port, asked) as connection:
+        assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, len(GET) - 1])
+def test_a_request_may_come_in_pieces(cut: int) -> None:
+    with serving() as ours, raw(ours.port, GET[:cut]) as connection:
+        wait_until("the first piece", lambda: ours.server._asking, timeout_seconds=10)
+        connection.sendall(GET[cut:])
+        assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_pages_of_the_origins_that_are_set_may_read() -> None:
+    with serving() as ours, viewer(ours, Origin="https://a.example") as seen:
+        assert seen.headers["Access-Control-Allow-Origin"] == "*"
+    with serving(origins="https://a.example,https://b.example") as ours:
+        with viewer(ours, Origin="https://b.example") as seen:
+            assert seen.headers["Access-Control-Allow-Origin"] == "https://b.example"
+            assert seen.headers["Vary"] == "Origin"
+        with viewer(ours, Origin="https://c.example") as seen:
+            assert "Access-Control-Allow-Origin" not in seen.headers
+        asked = requests.options(ours.url, headers={"Origin": "https://a.example"}, timeout=10)
+        assert (asked.status_code, asked.headers["Access-Control-Allow-Origin"]) == (204, "https://a.example")
+        assert "Last-Event-ID" in asked.headers["Access-Control-Allow-Headers"]
+
+
+def test_viewers_that_come_and_leave_at_once_leave_nothing_behind_and_others_miss_nothing() -> None:
+    with serving(max_streams=400) as ours, viewer(ours) as stays:
+        for _ in range(3):
+            with ExitStack() as crowd:
+                for _ in range(300):
+                    crowd.enter_context(raw(ours.port, GET))
+                ours.publish(2)
+                ours.wait_for_streams(301)
+                ours.publish(2)
+            ours.wait_for_streams(1)
+        stays.wait_for_batches(*range(12))
+        assert len(ours.server._connections) == 1
+
+
+def test_at_the_end_viewers_get_what_has_come_and_their_streams_end() -> None:
+    with serving() as ours, viewer(ours) as seen:
+        ours.publish(3)
+        ours.server.close(10)
+        wait_until("its end", lambda: seen.ended, timeout_seconds=10)
+        assert seen.batch_ids() == [0, 1, 2]

@@ -1,0 +1,134 @@
+"""emostream.deliver.routes around a registry of fakes: the answers of the contract, and no 5xx for junk."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from emostream.deliver.registry import NotYours, Registry
+from emostream.deliver.routes import MAX_BODY_BYTES, create_app
+from emostream.http.cors import Cors
+from tests.unit.support import json_values
+
+URL = "http://127.0.0.1:8001/"
+
+
+class FakeClient:
+    def close(self) -> None:
+        pass
+
+
+class FakeSubscriber:
+    """The registry of a subscriber without Kafka behind it."""
+
+    def __init__(self, capacity: int) -> None:
+        self._registry: Registry[FakeClient] = Registry(capacity)
+        self._tokens: dict[str, str] = {}
+
+    def register(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
+        added = self._registry.add(client_url, FakeClient)
+        self._tokens[client_url] = token
+        return added
+
+    def deregister(self, client_url: str, token: str) -> bool:
+        self._check(client_url, token)
+        return self._registry.remove(client_url)
+
+    def _check(self, client_url: str, token: str) -> None:
+        if self._registry.get(client_url) and self._tokens[client_url] not in ("", token):
+            raise NotYours
+
+    def status(self) -> dict[str, object]:
+        return {"available_slots": self._registry.free_slots()}
+
+    def metrics(self) -> bytes:
+        return b"a page"
+
+
+def http(capacity: int = 2) -> FlaskClient:
+    return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
+
+
+def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
+    answer = client.post(call, json={"client_url": url})
+    return answer.status_code, answer.json
+
+
+def test_a_client_registers_once_and_deregisters_once_in_the_words_of_the_contract() -> None:
+    client = http()
+    assert ask(client, "/register") == (200, {"status": "registered", "client_url": URL})
+    assert ask(client, "/register") == (200, {"status": "already_registered", "client_url": URL})
+    assert client.get("/status").json == {"available_slots": 1}
+    assert ask(client, "/deregister") == (200, {"status": "deregistered", "client_url": URL})
+    assert ask(client, "/deregister") == (404, {"status": "not_found", "client_url": URL})
+    assert client.get("/status").json == {"available_slots": 2}
+
+
+def test_a_registration_with_a_token_ends_only_with_it() -> None:
+    client = http()
+    ours, theirs = ({"client_url": URL, "token": token} for token in ("ours", "theirs"))
+    assert client.post("/register", json=ours).status_code == 200
+    for call, body in (("/register", theirs), ("/deregister", theirs), ("/deregister", {"client_url": URL})):
+        answer = client.post(call, json=body)
+        assert (answer.status_code, list(answer.json or {})) == (403, ["error"])
+    assert client.post("/deregister", json=ours).json == {"status": "deregistered", "client_url": URL}
+
+
+def test_a_full_subscriber_answers_503() -> None:
+    status, answer = ask(http(capacity=0), "/register")
+    assert (status, list(answer)) == (503, ["error"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", "ftp://h/", "http://", "http:///x", "http://h:99999/", "http://h:0/", "http://h:x/", "http://[/", "//h/",
+     "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd",
+     "http://user@h/", "http://user:secret@h/", "http://" + "a" * 64 + "/", "http://a..b/"],
+)  # fmt: skip
+def test_what_is_no_url_of_a_client_is_a_400_that_says_what_was_expected(url: str) -> None:
+    status, answer = ask(http(), "/register", url)
+    assert (status, "http://host:port/" in answer["error"]) == (400, True)
+    assert answer["error"].isprintable()
+
+
+near_bodies = st.fixed_dictionaries({"client_url": st.text() | st.text().map(lambda text: "http://" + text)})
+
+
+@given(
+    st.sampled_from(["/register", "/deregister"]),
+    st.binary() | (near_bodies | json_values).map(lambda value: json.dumps(value).encode()),
+)
+@example("/register", b'{"client_url": "http://h/", "x": ' + b"[" * 8000)
+def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
+    answer = http().post(call, data=data)
+    assert answer.status_code < 500
+    assert answer.json is not None
+
+
+def test_the_page_of_metrics_is_text_for_prometheus() -> None:
+    answer = http().get("/metrics")
+    assert (answer.data, answer.content_type) == (b"a page", "text/plain; version=0.0.4; charset=utf-8")
+
+
+def test_a_stream_is_at_another_port_of_the_host_that_was_asked() -> None:
+    answer = http().get("/stream?last_event_id=1-2-3", base_url="http://live.example:7001")
+    assert (answer.status_code, answer.location) == (307, "http://live.example:7101/stream?last_event_id=1-2-3")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "data"),
+    [(404, "GET", "/x", b""), (405, "GET", "/register", b""), (413, "POST", "/register", b"x" * (MAX_BODY_BYTES + 1))],
+)
+def test_a_refusal_is_json_with_an_error(status: int, method: str, path: str, data: bytes) -> None:
+    answer = http().open(path, method=method, data=data)
+    assert answer.status_code == status
+    assert answer.json is not None
+    assert list(answer.json) == ["error"]

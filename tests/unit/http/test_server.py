@@ -1,0 +1,731 @@
+"""emostream.http.server: HTTP/1.1 as clients speak it, well, badly and not at all; over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from emostream.http import server as connections_module
+from emostream.http.messages import BUSY, FAILED, Answer, Request
+from emostream.http.server import MAX_HEAD_BYTES, MAX_WAITING, MISSING_SECONDS, Connections
+from emostream.metrics.catalogue import INGEST
+from emostream.metrics.counters import Metrics
+from emostream.process import Log
+from emostream.records import MAX_BODY_BYTES
+from tests.harness import free_port_block
+
+SECONDS = 20.0  # for what should come at once
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Echo:
+    """An app that says what it was asked; /wait until it is released, /fail not at all."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.asked: list[Request] = []
+
+    def max_body_bytes(self, target: bytes) -> int:
+        return 2 * MAX_BODY_BYTES if target == b"/large" else MAX_BODY_BYTES
+
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        self.asked.append(request)
+        path = request.target.partition(b"?")[0]
+        if path == b"/fail":
+            raise RuntimeError("secret")
+        if path == b"/fail-later":
+            return self._fail()
+        if path == b"/wait":
+            return BUSY if busy else self._wait(request)
+        if path == b"/much":
+            return Answer(200, b"x" * 1_000_000)
+        if path == b"/some":
+            return Answer(200, b"x" * 20_000)
+        if path == b"/unchanged":
+            return Answer(304, b"")
+        return self.said(request)
+
+    def said(self, request: Request) -> Answer:
+        return Answer(200, request.method + b" " + request.target + b" %d" % len(request.body), (("said", "yes"),))
+
+    async def _wait(self, request: Request) -> Answer:
+        await self.release.wait()
+        return self.said(request)
+
+    async def _fail(self) -> Answer:
+        raise RuntimeError("secret")
+
+    def refusal(self, request: Request, answer: Answer) -> Answer:
+        return answer
+
+
+class Client:
+    """One connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, head: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """The next whole answer."""
+        lines = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), SECONDS)).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:-2])}
+        length = 0 if head else int(headers.get("content-length", 0))
+        return int(lines[0].split(" ")[1]), headers, await self.reader.readexactly(length)
+
+    async def rest(self) -> bytes:
+        """What comes until the end."""
+        return await asyncio.wait_for(self.reader.read(), SECONDS)
+
+
+class Server:
+    """The connections that are tested, and clients of theirs."""
+
+    def __init__(self, max_connections: int = 100, max_requests: int = 100, request_seconds: float = 10.0) -> None:
+        self.app = Echo()
+        self.counters = Metrics(Log("test"), INGEST)
+        self.connections = Connections(
+            self.app, self.counters, Log("test"), max_connections, max_requests, request_seconds
+        )
+        self.port = free_port_block(1)
+        self._clients: list[Client] = []
+
+    async def client(self, data: bytes = b"") -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._clients.append(client)
+        client.send(data)
+        return client
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async def turn() -> None:
+            while not what():
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(turn(), SECONDS)
+
+    async def end(self) -> None:
+        for client in self._clients:
+            client.writer.close()
+        await self.connections.close(SECONDS)
+        assert self.connections.in_flight == 0
+        assert not self.connections.open
+
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def served() -> Run:
+    """Runs a scenario with a server; at its end no request may be left."""
+
+    def run(scenario: Callable[[Server], Awaitable[None]], **bounds: Any) -> None:
+        async def whole() -> None:
+            server = Server(**bounds)
+            await server.connections.listen("127.0.0.1", server.port)
+            try:
+                await scenario(server)
+            finally:
+                server.app.release.set()
+                await server.end()
+
+        uvloop.run(whole())
+
+    return run
+
+
+def test_one_connection_carries_many_requests(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client()
+        for number in range(3):
+            client.send(b"POST /%d HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi" % number)
+            status, headers, body = await client.answer()
+            assert (status, body, headers["said"]) == (200, b"POST /%d 2" % number, "yes")
+            assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", headers["date"])
+            assert "connection" not in headers
+
+    served(scenario)
+
+
+def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wait(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        wanted = [b"/1", b"/wait", b"/3", b"/wait", b"/5"]
+        client = await server.client(b"".join(b"GET %b HTTP/1.1\r\n\r\n" % target for target in wanted))
+        assert (await client.answer())[2] == b"GET /1 0"
+        await server.until(lambda: len(server.app.asked) == 2)
+        assert server.connections.in_flight == 4
+        client.send(b"GET /6 HTTP/1.1\r\n\r\n")
+        server.app.release.set()
+        for target in [*wanted[1:], b"/6"]:
+            assert (await client.answer())[2] == b"GET %b 0" % target
+
+    served(scenario)
+
+
+def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"GET /wait HTTP/1.1\r\n\r\n" + GET * 5_000)
+        await server.until(lambda: server.connections.in_flight > MAX_WAITING)
+        server.app.release.set()
+        for _ in range(1 + MAX_WAITING):
+            assert (await client.answer())[0] == 200
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (503, "close")
+        assert await client.rest() == b""
+
+    served(scenario)
+
+
+def test_what_follows_a_body_in_the_shape_of_headers_is_none(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        trailed = b"Transfer-Encoding: chunked\r\nX-Forwarded-For: a\r\n\r\n2\r\nhi\r\n0\r\nX-Forwarded-For: b\r\n\r\n"
+        client = await server.client(b"POST /a HTTP/1.1\r\n" + trailed + GET)
+        assert (await client.answer())[2] == b"POST /a 2"
+        assert (await client.answer())[0] == 200
+        assert server.app.asked[0].headers[b"x-forwarded-for"] == b"a"
+
+    served(scenario)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=100), min_size=1, max_size=4),
+    st.booleans(),
+    st.lists(st.integers(1, 400), max_size=12, unique=True),
+)
+def test_it_makes_no_difference_in_what_pieces_requests_come(
+    bodies: list[bytes], chunked: bool, cuts: list[int]
+) -> None:
+    def framed(body: bytes) -> bytes:
+        if not chunked:
+            return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:30], body[30:]) if part)
+        return b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+    wire = b"".join(b"POST /a HTTP/1.1\r\nX-One: 1\r\nx-one: 2\r\n" + framed(body) for body in bodies)
+    parts = [wire[begin:end] for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(wire)], strict=True)]
+
+    app = asyncio.new_event_loop().run_until_complete(fed(parts))
+    assert [request.body for request in app.asked] == bodies
+    assert {request.headers[b"x-one"] for request in app.asked} == {b"1,2"}
+
+
+class Written(asyncio.Transport):
+    """A transport without a socket, as full of unread answers as a test has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+        self.unread = 0
+        self.reading, self.ended, self.closing = True, False, False
+
+    def write(self, data: Any) -> None:
+        assert not self.ended, "written after the end"
+        self.data += data
+        self.unread += len(data)
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class Life:
+    """A connection to which things happen, in any order that there can be."""
+
+    def __init__(self, wire: bytes, max_requests: int) -> None:
+        self.app = Echo()
+        self.connections = Connections(self.app, Metrics(Log("test"), INGEST), Log("test"), 1, max_requests)
+        self.connection = connections_module.Connection(self.connections)
+        self.transport = Written()
+        self.connection.connection_made(self.transport)
+        self.wire = wire
+        self.blocked = self.silent = self.lost = False
+
+    async def happens(self, what: str, size: int) -> None:
+        connection, transport = self.connection, self.transport
+        if what == "answered":
+            self.app.release.set()
+            await asyncio.sleep(0)
+            self.app.release.clear()
+        elif transport.closing:
+            self.lose()
+        elif what == "data" and transport.reading and not self.silent:
+            data, self.wire = self.wire[:size], self.wire[size:]
+            connection.data_received(data)
+        elif what == "blocked" and transport.unread and not self.blocked:
+            self.blocked = True
+            connection.pause_writing()
+        elif what == "read":
+            transport.unread = 0
+            if self.blocked:
+                self.blocked = False
+                connection.resume_writing()
+        elif what == "later":
+            self.connections.now += size
+            connection.end_if_overdue()
+        elif what == "silent" and transport.reading and not self.silent:
+            self.silent = True
+            if not connection.eof_received():
+                transport.closing = True
+        elif what == "finish":
+            self.connections.closing = True
+            connection.finish()
+        elif what == "lost":
+            transport.closing = True
+        for _ in range(3):
+            await asyncio.sleep(0)  # for tasks to go on
+
+    def lose(self) -> None:
+        if not self.lost:
+            self.lost = True
+            self.connection.connection_lost(None)
+
+
+BODY = b"Content-Length: 30\r\n\r\n" + b"x" * 30
+many_requests = st.lists(
+    st.sampled_from([
+        GET, b"GET /wait HTTP/1.1\r\n\r\n", b"GET /fail-later HTTP/1.1\r\n\r\n", b"POST /a HTTP/1.1\r\n" + BODY,
+        b"POST /wait HTTP/1.1\r\nExpect: 100-continue\r\n" + BODY,
+        b"POST /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + BODY,
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: y\r\n\r\n",
+        b"GET /wait HTTP/1.1\r\nConnection: close\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"BAD\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n",
+    ]),
+    min_size=1, max_size=50,
+)  # fmt: skip
+events = st.sampled_from(
+    ["data"] * 20 + ["blocked", "read"] * 3 + ["answered"] * 4 + ["later", "silent", "finish", "lost"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    many_requests,
+    st.lists(st.tuples(events, st.sampled_from([1, 7, 40, 300, 5_000])), max_size=60),
+    st.sampled_from([1, 2, 3, 100]),
+)
+@example([b"GET /wait HTTP/1.1\r\n\r\n", GET, GET], [("data", 5_000), ("lost", 1), ("later", 1)], 100)
+def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_held(
+    requests: list[bytes], happenings: list[tuple[str, int]], max_requests: int
+) -> None:
+    async def scenario() -> None:
+        numbered = (request.replace(b" HTTP", b"?%d HTTP" % number) for number, request in enumerate(requests))
+        life = Life(b"".join(numbered), max_requests)
+        for what, size in happenings:
+            await life.happens(what, size)
+        for _ in range(60):  # it is read from, answered and read by its client
+            await life.happens("answered", 0)
+            await life.happens("read", 0)
+        assert life.lost or life.transport.closing or life.silent or life.transport.reading, "nobody reads any more"
+        for _ in range(10):  # and nothing happens any more
+            await life.happens("later", 60)
+            await life.happens("read", 0)
+            await life.happens("answered", 0)
+        assert life.lost, "it never ends"
+        assert life.connections.in_flight == 0
+        assert not life.connections.halves
+        answered = [int(number) for number in re.findall(rb"\?(\d+) \d+", life.transport.data)]
+        assert answered == sorted(set(answered)), "answers are not in the order of their requests"
+
+    asyncio.new_event_loop().run_until_complete(scenario())
+
+
+async def fed(parts: list[bytes]) -> Echo:
+    """What an app was asked by a connection that got these parts."""
+    app = Echo()
+    connection = connections_module.Connection(Connections(app, Metrics(Log("test"), INGEST), Log("test"), 1, 1))
+    transport = Written()
+    connection.connection_made(transport)
+    for part in parts:
+        connection.data_received(part)
+    assert transport.data.count(b"HTTP/1.1 200 OK") == len(app.asked)
+    return app
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [GET.replace(b"Host", b"Connection: close\r\nHost"), GET.replace(b"1.1", b"1.0")],
+    ids=["Connection: close", "HTTP/1.0"],
+)
+def test_a_connection_that_is_to_close_closes_after_its_answer(served: Run, request_: bytes) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(request_ + GET)
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await client.rest() == b""
+        assert len(server.app.asked) == 1
+
+    served(scenario)
+
+
+def test_a_client_that_sends_no_more_still_gets_its_answer(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"GET /wait HTTP/1.1\r\n\r\n")
+        await server.until(lambda: bool(server.app.asked))
+        client.writer.write_eof()
+        await asyncio.sleep(0.1)  # for the end to arrive; too short, the test is only weaker
+        server.app.release.set()
+        assert (await client.answer())[0] == 200
+        assert await client.rest() == b""
+
+    served(scenario)
+
+
+def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        for data in (b"GET /wait HTTP/1.1\r\n\r\n", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"):
+            client = await server.client(data)
+            await server.until(lambda: server.connections.in_flight > 0)
+            linger = struct.pack(
+                "ii", 1, 0
+            )  # so that its kernel says that it is gone, and not only that it sends no more
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.writer.transport.abort()
+            await server.until(lambda: not server.connections.open)
+            server.app.release.set()
+            await server.until(lambda: server.connections.in_flight == 0)
+        assert server.counters.snapshot()["gone"] == 2
+
+    served(scenario)
+
+
+def test_a_head_alone_has_the_length_that_the_app_says_and_no_body(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"HEAD /a HTTP/1.1\r\n\r\n" + GET + b"GET /unchanged HTTP/1.1\r\n\r\n" + GET)
+        assert (await client.answer(head=True))[0] == 200
+        assert (await client.answer())[2] == b"GET /a 0"
+        status, headers, _ = await client.answer()
+        assert (status, "content-length" in headers) == (304, False)
+        assert (await client.answer())[2] == b"GET /a 0"
+
+    served(scenario)
+
+
+def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        ask = b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        client = await server.client(ask)
+        assert (await client.answer())[0] == 100
+        client.send(b"hi" + b"GET /wait HTTP/1.1\r\n\r\n" + ask)
+        assert (await client.answer())[2] == b"POST /a 2"
+        server.app.release.set()
+        assert (await client.answer())[2] == b"GET /wait 0"
+        assert (await client.answer())[0] == 100
+        client.send(b"hi" + ask.replace(b"2", b"999999"))
+        assert (await client.answer())[2] == b"POST /a 2"
+        assert (await client.answer())[0] == 413
+
+    served(scenario)
+
+
+def test_who_offers_another_protocol_is_answered_in_this_one(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        offer = (
+            b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi"
+        )
+        client = await server.client((offer + GET) * 3_000)
+        for number in range(6_000):
+            assert (await client.answer())[2] == (b"GET /a 0" if number % 2 else b"POST /a 2")
+        client.send(offer[:-1])
+        client.send(offer[-1:])
+        assert (await client.answer())[2] == b"POST /a 2"
+
+    served(scenario)
+
+
+def test_a_tunnel_is_answered_by_the_app_and_what_follows_by_nobody(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"CONNECT x:443 HTTP/1.1\r\n\r\n" + GET)
+        assert (await client.answer())[2] == b"CONNECT x:443 0"
+        assert await client.rest() == b""
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("target", "most"), [(b"/a", MAX_BODY_BYTES), (b"/large", 2 * MAX_BODY_BYTES)])
+def test_a_body_that_is_too_long_is_refused_before_the_app_sees_it(
+    served: Run, chunked: bool, target: bytes, most: int
+) -> None:
+    async def scenario(server: Server) -> None:
+        for length, expected in ((most, 200), (most + 1, 413), (50 * most, 413)):
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % length
+            client = await server.client(b"POST %b HTTP/1.1\r\n%b\r\n\r\n" % (target, framing))
+            client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (length, b"x" * length) if chunked else b"x" * length)
+            status, headers, _ = await client.answer()
+            assert (status, "connection" in headers) == (expected, expected == 413)
+        assert await client.rest() == b""
+        assert [len(request.body) for request in server.app.asked] == [most]
+
+    served(scenario)
+
+
+CHUNKED = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+BROKEN = {
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "two lengths": (b"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi", 400),
+    "a length and chunks": (
+        b"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "a bad chunk": (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    "an endless target": (b"GET /" + b"a" * 20 * MAX_HEAD_BYTES, 431),
+    "an endless header": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
+    "endless headers": (b"GET /a HTTP/1.1\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
+    "many equal headers": (b"GET /a HTTP/1.1\r\n" + b"X:\r\n" * 101 + b"\r\n", 431),
+    "many headers": (b"GET /a HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
+    "a large head in one piece": (b"GET /a HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+    "endless trailers": (CHUNKED + b"0\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
+    "an endless trailer": (CHUNKED + b"0\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
+    "an endless extension": (CHUNKED + b"1;x=" + b"a" * 20 * MAX_HEAD_BYTES, 431),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("before", [b"", GET, b"GET /wait HTTP/1.1\r\n\r\n"], ids=["first", "second", "behind one"])
+def test_what_is_no_request_is_refused_in_its_turn_and_ends_the_connection(
+    served: Run, what: str, before: bytes
+) -> None:
+    data, expected = BROKEN[what]
+
+    async def scenario(server: Server) -> None:
+        client = await server.client(before + data + (GET if expected == 400 else b""))
+        await asyncio.sleep(0.05)  # for the bad one to come while the one before waits; without it also right
+        server.app.release.set()
+        if before:
+            assert (await client.answer())[0] == 200
+        status, headers, body = await client.answer()
+        assert (status, headers["connection"]) == (expected, "close")
+        assert "expected" in json.loads(body)["error"]
+        assert await client.rest() == b""
+        assert len(server.app.asked) == bool(before)
+
+    served(scenario)
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET /a HT", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"], ids=["head", "body"]
+)
+def test_a_request_that_is_cut_off_or_does_not_come_is_refused_and_ends_the_connection(
+    served: Run, data: bytes
+) -> None:
+    async def scenario(server: Server) -> None:
+        cut = await server.client(data)
+        cut.writer.write_eof()
+        slow = await server.client(data)
+        for client, expected in ((cut, 400), (slow, 408)):
+            status, headers, _ = await client.answer()
+            assert (status, headers["connection"]) == (expected, "close")
+            assert await client.rest() == b""
+
+    served(scenario, request_seconds=0.5)
+
+
+def test_a_silent_connection_ends_and_one_that_waits_for_its_answer_does_not(
+    served: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 0.2)
+
+    async def scenario(server: Server) -> None:
+        waiting = await server.client(b"GET /wait HTTP/1.1\r\n\r\n")
+        for silent in (await server.client(), await server.client(GET)):
+            await silent.rest()
+        server.app.release.set()
+        assert (await waiting.answer())[0] == 200
+
+    served(scenario, request_seconds=0.5)
+
+
+def test_a_client_that_does_not_read_costs_a_bounded_memory_and_ends(
+    served: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 1.0)
+
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"GET /much HTTP/1.1\r\n\r\n" * 100)
+        await server.until(lambda: bool(server.app.asked))
+        await server.until(lambda: not server.connections.open)
+        assert len(server.app.asked) < 50
+        assert server.connections.in_flight == 0
+        client.writer.transport.abort()
+
+    served(scenario, request_seconds=1.0)
+
+
+def test_a_client_that_reads_nothing_of_a_little_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 0.5)
+
+    async def scenario(server: Server) -> None:
+        for more in (b"", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"):
+            client = Client(*await asyncio.open_connection("127.0.0.1", server.port, limit=1))
+            asked = len(server.app.asked)
+            # Until the kernels take no more, and then a little that stays here.
+            while not any(one._transport.get_write_buffer_size() for one in server.connections.open):
+                client.send(b"GET /some HTTP/1.1\r\n\r\n")
+                await asyncio.sleep(0.001)
+            client.send(more)
+            assert len(server.app.asked) > asked
+            await server.until(lambda: not server.connections.open)
+            assert server.connections.in_flight == 0
+            client.writer.transport.abort()
+
+    served(scenario)
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connections_module, "LINGER_SECONDS", 0.2)
+
+    async def scenario(server: Server) -> None:
+        much = b"GET /much HTTP/1.1\r\n\r\n"
+        client = await server.client(much * 29 + much.replace(b"\r\n\r", b"\r\nConnection: close\r\n\r"))
+        for _ in range(30):
+            assert len((await client.answer())[2]) == 1_000_000
+            await asyncio.sleep(0.1)  # 3 s in all, 6 times what a client may take that reads nothing
+        assert await client.rest() == b""
+
+    served(scenario, request_seconds=1.0)
+
+
+def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
+        await client.answer()
+        (connection,) = server.connections.open
+        kept = (connection._target, connection._body, connection._headers, server.connections.in_flight)
+        assert kept == (b"", b"", {}, 0)
+
+    served(scenario)
+
+
+def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_nothing_else(served: Run) -> None:
+    half = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+
+    async def scenario(server: Server) -> None:
+        slow = [await server.client(half) for _ in range(2)]
+        slow.append(await server.client(b"GET /wait HTTP/1.1\r\n\r\n"))
+        await server.until(lambda: server.connections.in_flight == 3)
+        client = await server.client(GET + b"GET /wait HTTP/1.1\r\n\r\n" + half + b"hi" + half)
+        for expected in (200, 503, 200, 503):
+            status, headers, _ = await client.answer()
+            assert (status, headers.get("retry-after")) == (expected, "1" if expected == 503 else None)
+        assert await client.rest() == b""
+        slow[2].send(GET)  # waits behind the one that is held
+        server.app.release.set()
+        assert (await slow[2].answer())[0] == 200
+        assert (await slow[2].answer())[0] == 503
+        client = await server.client(half)
+        await server.until(lambda: server.connections.in_flight == 3)
+        for each in (*slow[:2], client):
+            each.send(b"hi")
+            assert (await each.answer())[0] == 200
+        assert server.connections.in_flight == 0
+
+    served(scenario, max_requests=3)
+
+
+def test_a_body_that_has_been_missing_for_long_makes_room_for_one_that_has_just_begun(served: Run) -> None:
+    half = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+
+    async def scenario(server: Server) -> None:
+        slow = [await server.client(half) for _ in range(3)]
+        await server.until(lambda: server.connections.in_flight == 3)
+        began = server.connections.now
+        await server.until(lambda: server.connections.now > began + MISSING_SECONDS + 1)
+        client = await server.client(half)
+        assert (await slow[0].answer())[0] == 503
+        for each in (slow[1], slow[2], client):
+            each.send(b"hi")
+            assert (await each.answer())[0] == 200
+
+    served(scenario, max_requests=3)
+
+
+def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: " + b"0" * 5_000 + b"2\r\n\r\nh")
+        await server.until(lambda: server.connections.in_flight == 1)
+        client.send(b"i")
+        assert (await client.answer())[2] == b"POST /a 2"
+
+    served(scenario)
+
+
+def test_a_connection_too_many_is_told_so(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        held = [await server.client(GET) for _ in range(2)]
+        for client in held:
+            await client.answer()
+        beyond = await server.client(GET)
+        status, headers, _ = await beyond.answer()
+        assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+        assert await beyond.rest() == b""
+        held[0].writer.close()
+        beyond.writer.close()
+        await server.until(lambda: len(server.connections.open) == 1)
+        assert (await (await server.client(GET)).answer())[0] == 200
+
+    served(scenario, max_connections=2)
+
+
+@pytest.mark.parametrize("target", [b"/fail", b"/fail-later"])
+def test_what_nobody_foresaw_is_a_500_without_a_word_about_the_inside(served: Run, target: bytes) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.client(b"GET %b HTTP/1.1\r\n\r\n" % target + GET)
+        status, _, body = await client.answer()
+        assert (status, body) == (500, FAILED.body)
+        assert (await client.answer())[0] == 200
+
+    served(scenario)
+
+
+def test_at_the_end_what_has_begun_is_answered_and_nothing_more(served: Run) -> None:
+    async def scenario(server: Server) -> None:
+        silent = await server.client(GET)
+        await silent.answer()
+        waiting = await server.client(b"GET /wait HTTP/1.1\r\n\r\n")
+        half = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\nh")
+        await server.until(lambda: server.connections.in_flight == 2)
+        ending = asyncio.create_task(server.connections.close(SECONDS))
+        assert await silent.rest() == b""
+        half.send(b"i" + GET)
+        server.app.release.set()
+        for client in (waiting, half):
+            status, headers, _ = await client.answer()
+            assert (status, headers["connection"]) == (200, "close")
+            assert await client.rest() == b""
+            client.writer.close()
+        await asyncio.wait_for(ending, SECONDS)
+        with pytest.raises(ConnectionRefusedError):
+            await server.client(GET)
+
+    served(scenario)

@@ -1,0 +1,47 @@
+"""emostream.ingest.admission: who a request comes from, and that counting the many costs bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from emostream.ingest import admission as gate
+from emostream.ingest.admission import Gate, RateLimit, TooMany
+from tests.unit.support import settings_with
+
+PROXIES = "10.0.0.0/8,2001:db8:1::/48"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "address"),
+    [
+        ("192.0.2.1", None, "192.0.2.1"),
+        ("192.0.2.1", "198.51.100.1", "192.0.2.1"),  # no proxy of ours: anybody can write that header
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1, 10.0.0.2", "198.51.100.1"),  # what stands further left it says itself
+        ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.1", "[2001:db8:2:3::1]:4711", "2001:db8:2:3::/64"),
+        ("10.0.0.1", None, "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.2,10.0.0.3", "10.0.0.2"),
+        ("10.0.0.1", "unknown", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, nonsense", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("2001:db8:1::1", "198.51.100.1", "198.51.100.1"),
+        ("2001:db8:2:3:4:5:6:7", None, "2001:db8:2:3::/64"),
+        ("fe80::1%eth0", None, "fe80::/64"),
+        ("", "198.51.100.1", ""),
+    ],
+)
+def test_a_request_comes_from_the_last_hop_that_is_no_trusted_proxy(
+    peer: str, forwarded_for: str | None, address: str
+) -> None:
+    assert Gate(settings_with(TRUSTED_PROXIES=PROXIES)).address(peer, forwarded_for) == address
+
+
+def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "MAX_COUNTED", 100)
+    limit = RateLimit("1/hour", "of a user")
+    for number in range(950):
+        limit.take(f"user-{number}", 1)
+        assert limit.counted <= 100
+    with pytest.raises(TooMany):
+        limit.take("user-949", 1)

@@ -1,0 +1,224 @@
+"""emostream.ingest.fast_path: the same answers as Flask's, to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from emostream.http.messages import JSON, Answer, Request
+from emostream.ingest.fast_path import FastPath
+from emostream.ingest.producer import BoundedProducer, BufferFull
+from emostream.ingest.routes import create_app
+from emostream.ingest.taps import NDJSON, Intake
+from emostream.metrics.catalogue import INGEST
+from emostream.metrics.counters import Metrics
+from emostream.metrics.page import Page
+from emostream.process import Log
+from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from tests.harness import wait_until
+from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
+
+TAP = '{"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}'.encode()
+Pairs = Sequence[tuple[str, str]]
+
+
+class App:
+    """A fast path around a fake producer."""
+
+    def __init__(self, **values: object) -> None:
+        self.producer = FakeProducer()
+        self.counters = Metrics(Log("test"), INGEST)
+        self.intake = Intake(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
+        self.flask = create_app(self.intake, Page(self.counters))
+        self.fast = FastPath(self.intake, self.flask)
+
+    async def ask(self, request: Request, busy: bool = False) -> Answer:
+        answer = self.fast.answer(request, busy)
+        return answer if isinstance(answer, Answer) else await answer
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def asking(
+    body: bytes = TAP, method: str = "POST", path: str = "/send-emoji", pairs: Pairs = (("content-type", JSON),)
+) -> Request:
+    headers: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        headers.setdefault(name.encode(), value.encode("latin-1"))
+    return Request(headers, "192.0.2.1", method.encode(), quote(path, "/?").encode(), body)
+
+
+header_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+near_taps = st.fixed_dictionaries(
+    {name: json_scalars | st.just(value) for name, value in json.loads(TAP).items()},
+    optional={"count": st.integers(-1, 1002) | json_scalars},
+)
+taps = st.just(json.loads(TAP)) | st.builds(
+    lambda emoji: json.loads(TAP) | {"emoji_type": emoji}, any_text | st.sampled_from(["❤", "❤️", "👍🏽", "🔥"])
+)
+objects = taps | near_taps | json_values
+
+
+class TooLong(bytes):
+    """Good but for its length; does not fill the screen when a test fails."""
+
+    def __repr__(self) -> str:
+        return f"TooLong({len(self)} bytes)"
+
+
+bodies = (
+    st.just(TAP)
+    | st.binary(max_size=50)
+    | st.sampled_from([TooLong(b" " * most + TAP) for most in (MAX_BODY_BYTES, MAX_BATCH_BODY_BYTES)])
+    | objects.map(lambda value: json.dumps(value).encode())
+    | st.lists(objects, max_size=4).map(lambda values: json.dumps(values).encode())
+    | st.lists(objects, max_size=4).map(lambda values: b"\n".join(json.dumps(value).encode() for value in values))
+)
+media = st.sampled_from([JSON, NDJSON, f"{JSON}; charset=utf-8", "text/plain", ""]) | header_values
+one_header = (
+    st.tuples(st.just("content-type"), media)
+    | st.tuples(st.just("origin"), st.sampled_from(["https://a.example", "https://b.example", "null"]) | header_values)
+    | st.tuples(st.just("x-forwarded-for"), st.sampled_from(["198.51.100.7", "10.0.0.1, ::1"]) | header_values)
+    | st.tuples(st.just("authorization"), st.sampled_from(["Bearer k", "bearer  k", "Basic k"]) | header_values)
+    | st.tuples(st.just("x-api-key"), st.sampled_from(["k", ""]) | header_values)
+    | st.tuples(st.just("accept"), header_values)
+)
+paths = (
+    st.sampled_from(["/send-emoji", "/send-emojis"] * 4 + ["/livez", "/readyz", "/openapi.json", "/", "/é"]) | any_text
+)
+operators = st.fixed_dictionaries(
+    {},
+    optional={
+        "API_KEY": st.just("k"),
+        "EMOJIS": st.just("😊,❤️"),
+        "RATE_LIMIT_USER": st.sampled_from(["1/hour", "2/hour"]),
+        "RATE_LIMIT_ADDRESS": st.sampled_from(["1/hour", "3/hour"]),
+        "TRUSTED_PROXIES": st.just("192.0.2.0/24"),
+        "CORS_ORIGINS": st.sampled_from(["", "https://a.example", "*"]),
+        "ACK": st.just("broker"),
+    },
+)
+methods = st.sampled_from(["POST"] * 6 + ["GET", "HEAD", "OPTIONS", "PUT", "BREW"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    operators,
+    st.lists(
+        st.tuples(
+            bodies, methods, paths,
+            st.lists(one_header, max_size=3).map(lambda more: [*more, ("content-type", JSON)]),
+        ),
+        min_size=1, max_size=4,
+    ),
+    st.sampled_from([None, None, "full", "away"]),
+)  # fmt: skip
+@example({}, [(TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
+@example({"RATE_LIMIT_USER": "1/hour"}, [(TAP, "POST", "/send-emoji", [("content-type", JSON)])] * 2, None)
+@example(
+    {"RATE_LIMIT_ADDRESS": "1/hour", "TRUSTED_PROXIES": "192.0.2.0/24"},
+    [
+        (TAP, "POST", "/send-emoji", [("content-type", JSON), ("x-forwarded-for", f"198.51.100.{host}")])
+        for host in (7, 8, 7)
+    ],
+    None,
+)
+@example({}, [(b"[" + TAP + b",1]", "POST", "/send-emojis", [("content-type", JSON)])], None)
+@example({}, [(TAP + b"\n" + TAP, "POST", "/send-emojis", [("content-type", NDJSON)])], "full")
+def test_every_request_is_answered_as_flask_answers_it_to_the_byte(
+    loop: asyncio.AbstractEventLoop,
+    operator: dict[str, Any],
+    requests: list[tuple[bytes, str, str, Pairs]],
+    trouble: str | None,
+) -> None:
+    ours, reference = App(**operator), App(**operator)
+    for app in (ours, reference):
+        app.producer.failure = BufferFull("3 events wait") if trouble == "full" else None
+        app.intake.broker_away = trouble == "away"
+    for request in requests:
+        fast = loop.run_until_complete(ours.ask(asking(*request)))
+        slow = loop.run_until_complete(reference.fast.by_flask(asking(*request)))
+        assert (fast.status, sorted(fast.headers), fast.body) == (slow.status, sorted(slow.headers), slow.body)
+        assert fast.status < 500 or trouble
+    assert ours.producer.sent == reference.producer.sent
+    assert ours.counters.snapshot() == reference.counters.snapshot()
+
+
+def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) -> None:
+    app = App()
+    entered, release = threading.Event(), threading.Event()
+
+    @app.flask.get("/slow")
+    def slow() -> str:
+        entered.set()
+        release.wait(30)
+        return "done"
+
+    async def scenario() -> None:
+        waiting = asyncio.create_task(app.ask(asking(method="GET", path="/slow")))
+        await asyncio.to_thread(wait_until, "the slow route", entered.is_set)
+        assert (await app.ask(asking())).status == 200
+        assert not waiting.done()
+        release.set()
+        assert (await waiting).body == b"done"
+
+    loop.run_until_complete(scenario())
+
+
+def test_nearly_all_taps_get_the_same_answer_to_the_object(loop: asyncio.AbstractEventLoop) -> None:
+    app = App()
+    first, second = (loop.run_until_complete(app.ask(asking())) for _ in range(2))
+    assert first is second
+
+
+@pytest.mark.parametrize("header", [b"x_forwarded_for", b"content_length"])
+def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractEventLoop, header: bytes) -> None:
+    app = App(RATE_LIMIT_ADDRESS="1/hour", TRUSTED_PROXIES="192.0.2.0/24")
+    for number, status in ((7, 200), (8, 429)):
+        request = asking(pairs=[("content-type", JSON), ("x-forwarded-for", "198.51.100.7")])
+        request.headers[header] = b"198.51.100.%d" % number
+        assert loop.run_until_complete(app.fast.by_flask(request)).status == status
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/send-emoji?from=app", 200), (b"http://example.org/send-emoji", 200), (b"/send%2Demoji", 200),
+        (b"/nothing", 404), (b"*", 404), (b"example.org:443", 404), (b"/%ff", 404), (b"", 404),
+    ],
+)  # fmt: skip
+def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
+    assert loop.run_until_complete(App().ask(asking()._replace(target=target))).status == status
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "asked", "status"),
+    [
+        ("buffer", asking(), 200), ("broker", asking(), 503),
+        ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 503),
+        ("buffer", asking(method="POST", path="/metrics"), 503), ("buffer", asking(method="GET", path="/metrics"), 503),
+        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz", "/metrics")),
+    ],
+)  # fmt: skip
+def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
+    loop: asyncio.AbstractEventLoop, acknowledged: str, asked: Request, status: int
+) -> None:
+    app = App(ACK=acknowledged)
+    answer = loop.run_until_complete(app.ask(asked, busy=True))
+    assert answer.status == status
+    assert ("retry-after", "1") in answer.headers or status == 200
+    assert app.counters.snapshot().get("refused_busy", 0) == (status == 503)
+    assert len(app.producer.sent) == (asked.method == b"POST" and status == 200)

@@ -1,0 +1,170 @@
+"""emostream.operate.dashboard.scrape: what of a page of metrics is kept, and who is asked how often."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from emostream.discovery import Eviction, Subscriber
+from emostream.operate.dashboard import scrape
+from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
+from emostream.operate.supervisor import Process as Supervised
+from emostream.settings import Settings
+from tests.unit.support import Answer, FakeDirectory, http_server, settings_with
+
+HOSTILE = 'http://10.0.0.7:8001/"\\\n<script>'
+
+
+def page() -> bytes:
+    """What a subscriber would say, in Prometheus' own words."""
+    registry = CollectorRegistry()
+    Counter("emostream_deliver_delivered", "Pushes", registry=registry).inc(41)
+    refused = Counter("emostream_ingest_refused", "Taps", ["reason"], registry=registry)
+    refused.labels("full").inc(3)
+    stage = Histogram("emostream_deliver_stage_seconds", "Way", ["stage"], buckets=(0.5, 1), registry=registry)
+    for seconds in (0.25, 0.75, 7):
+        stage.labels("batch").observe(seconds)
+    behind = Gauge("emostream_deliver_client_behind_records", "Behind", ["client_url"], registry=registry)
+    failing = Gauge("emostream_deliver_client_failing_seconds", "Failing", ["client_url"], registry=registry)
+    for url, records, seconds in ((HOSTILE, 120, 0), ("http://a/", 0, 0), ("http://b/", 1, 9.5)):
+        behind.labels(url).set(records)
+        failing.labels(url).set(seconds)
+    Gauge("emostream_deliver_clients", "Clients", registry=registry).set(float("nan"))
+    Gauge("somebody_elses", "Series", registry=registry).set(1)
+    return generate_latest(registry)
+
+
+def test_counters_gauges_and_histograms_are_kept_under_the_names_that_prometheus_has_for_them() -> None:
+    found = parse(page())
+    assert found.series == {
+        "emostream_deliver_delivered_total": 41,
+        'emostream_ingest_refused_total{reason="full"}': 3,
+    }
+    batch = found.histograms['emostream_deliver_stage_seconds{stage="batch"}']
+    assert (batch.le, batch.at_most, batch.count, batch.sum) == ([0.5, 1.0], [1, 2], 3, 8.0)
+
+
+def test_of_the_clients_those_are_named_that_have_not_all_the_worst_first() -> None:
+    found = [(client.client_url, client.behind_records, client.failing_seconds) for client in parse(page()).clients]
+    assert found == [("http://b/", 1, 9.5), (HOSTILE, 120, 0)]
+
+
+def test_of_very_many_clients_only_the_worst_are_named() -> None:
+    lines = [f'emostream_deliver_client_behind_records{{client_url="http://{n}/"}} {n}\n' for n in range(200)]
+    found = parse("".join(lines).encode()).clients
+    assert len(found) == MAX_CLIENTS
+    assert found[0].client_url == "http://199/"
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b'emostream_x{a="', b"emostream_x 1 2 3 4 {", b"emostream_x abc", b"<html>", b"{" * 1000]
+)
+def test_what_is_no_page_of_metrics_is_no_answer(body: bytes) -> None:
+    with http_server(lambda _: Answer(200, body)) as server:
+        found = fetch(server.url)
+        assert found is None or not found.series
+
+
+def test_a_page_that_never_ends_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "MAX_PAGE_BYTES", 97)  # a byte less than seven lines
+    with http_server(lambda _: Answer(200, b"emostream_x 1\n" * 8)) as server:
+        assert fetch(server.url) is None
+    with http_server(lambda _: Answer(200, b"emostream_x 1\n" * 6)) as server:
+        assert fetch(server.url) == scrape.Page({"emostream_x": 1})
+
+
+def test_who_refuses_or_is_away_gives_no_answer() -> None:
+    with http_server(lambda _: Answer(500)) as server:
+        assert fetch(server.url) is None
+    assert fetch("http://127.0.0.1:1/") is None
+
+
+def test_each_process_is_asked_where_it_listens() -> None:
+    urls = metrics_urls(settings_with(SUBSCRIBER_BASE_PORT=9000))
+    assert len(urls) == 13
+    assert urls["subscriber_2_3"] == "http://127.0.0.1:9013/metrics"
+    assert metrics_urls(settings_with(BIND_HOST="::"))["subscriber_1_1"] == "http://[::1]:7001/metrics"
+
+
+class Operated:
+    """A system of which a test decides who answers what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.supervised: dict[str, Supervised] = {}
+        self.hold = threading.Event()
+        self.hold.set()
+        monkeypatch.setattr(scrape, "fetch", self._fetch)
+        monkeypatch.setattr(scrape, "supervised", self._supervised)
+        monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
+        evicted = (Eviction("http://gone/", "it answered 410 Gone", 1),)
+        directory = FakeDirectory(Subscriber(1, 2, 7002, alive=True, evicted=evicted))
+        self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
+
+    def _fetch(self, url: str) -> scrape.Page | None:
+        self.asked.append(url)
+        if ":7001/" in url:
+            raise OSError("an error that nobody thought of")
+        if ":7002/" in url:
+            self.hold.wait(10)
+        return None if ":7003/" in url else scrape.Page({"emostream_x": 1})
+
+    def _supervised(self, _settings: Settings) -> dict[str, Supervised]:
+        return self.supervised
+
+    def now(self) -> dict[str, Any]:
+        answer: dict[str, Any] = msgspec.json.decode(self.scraper.now())
+        return answer | {"processes": {process["name"]: process for process in answer["processes"]}}
+
+
+def test_everybody_is_asked_and_who_does_not_answer_costs_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = Operated(monkeypatch)
+    system.hold.clear()
+    found = system.now()
+    system.hold.set()
+    assert not found["supervised"]
+    assert found["processes"]["app"]["page"]["series"] == {"emostream_ingest_received_total": 7}
+    silent = {name for name, process in found["processes"].items() if process["page"] is None}
+    assert silent == {"subscriber_1_1", "subscriber_1_2", "subscriber_1_3"}
+    assert found["processes"]["subscriber_1_2"]["evicted"] == [
+        {"client_url": "http://gone/", "reason": "it answered 410 Gone", "at_ms": 1}
+    ]
+
+
+def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = Operated(monkeypatch)
+    system.supervised = {
+        "kafka_1": Supervised("kafka_1", "RUNNING", 1, 60, 0, True),
+        "app": Supervised("app", "RUNNING", 1, 60, 0, True),
+        "subscriber_1_1": Supervised("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
+    }
+    found = system.now()
+    assert found["supervised"]
+    assert list(found["processes"])[:3] == ["kafka_1", "app", "main_publisher"]
+    dead = found["processes"]["subscriber_1_1"]
+    assert (dead["state"], dead["ready"], dead["restarts"], dead["page"]) == ("BACKOFF", False, 4, None)
+
+
+def test_who_was_started_by_hand_beside_supervisors_broker_is_not_said_to_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = Operated(monkeypatch)
+    names = ("app", "main_publisher", "subscriber_1_1")
+    system.supervised = {name: Supervised(name, "STOPPED", 0, 0, 0, False) for name in names}
+    system.supervised["kafka_1"] = Supervised("kafka_1", "RUNNING", 1, 60, 0, True)
+    found = system.now()
+    assert not found["supervised"]
+    assert {name: found["processes"][name]["state"] for name in names} == dict.fromkeys(names)
+    assert found["processes"]["kafka_1"]["state"] == "RUNNING"
+
+
+def test_those_who_look_at_the_same_time_get_the_same_and_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "FRESH_SECONDS", 1000.0)
+    system = Operated(monkeypatch)
+    first = system.scraper.now()
+    assert system.scraper.now() == first
+    assert len(system.asked) == 13

@@ -1,0 +1,138 @@
+"""emostream.discovery: what is known of the subscribers, and that whoever asks never waits for one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import requests
+
+from emostream import discovery as directory
+from emostream.discovery import Directory, Listed, Subscriber, ask_app, ask_each, least_loaded_first
+from emostream.settings import Settings
+from tests.harness import free_port_block, wait_until
+from tests.unit.support import Answer, Asked, HttpServer, http_server, settings_with
+
+
+class FakeSubscriber:
+    def __init__(self, **status: object) -> None:
+        self.status: dict[str, object] = {"available_slots": 1} | status
+        self.body: bytes | None = None
+        self.hangs_seconds = 0.0
+
+    def answer(self, asked: Asked) -> Answer:
+        time.sleep(self.hangs_seconds)
+        return Answer(200, self.body or json.dumps(self.status).encode())
+
+
+@contextmanager
+def running(*subscribers: FakeSubscriber) -> Iterator[tuple[Settings, list[HttpServer]]]:
+    """Settings under which these are the subscribers 1-1, 1-2, ..., and nobody else is there."""
+    base_port = free_port_block(30)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(http_server(subscriber.answer, base_port + number))
+            for number, subscriber in enumerate(subscribers, start=1)
+        ]
+        yield settings_with(SUBSCRIBER_BASE_PORT=base_port), servers
+
+
+@contextmanager
+def kept(settings: Settings) -> Iterator[Directory]:
+    found = Directory(settings)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def alive(found: list[Subscriber]) -> list[tuple[int, int]]:
+    return [(one.cluster, one.subscriber) for one in found if one.alive]
+
+
+def test_all_are_listed_the_least_loaded_first_and_the_dead_last() -> None:
+    with (
+        running(FakeSubscriber(streams=9), FakeSubscriber(streams=2), FakeSubscriber()) as (settings, _),
+        kept(settings) as found,
+    ):
+        wait_until("all are known", lambda: len(alive(found.now())) == 3, timeout_seconds=10)
+        assert alive(found.now()[:3]) == [(1, 3), (1, 2), (1, 1)]
+        assert len(found.now()) == 9
+
+
+def test_with_equal_streams_the_most_free_slots_come_first() -> None:
+    one, other = Subscriber(1, 1, 7001, True, 0, streams=1), Subscriber(1, 2, 7002, True, 2, streams=1)
+    assert least_loaded_first([one, other]) == [other, one]
+
+
+def test_what_changes_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "FRESH_SECONDS", 0.05)
+    subscriber = FakeSubscriber(streams=1)
+    with running(subscriber) as (settings, servers), kept(settings) as found:
+        wait_until("it is known", lambda: found.now()[0].streams == 1, timeout_seconds=10)
+        subscriber.status["streams"] = 5
+        wait_until("it is known", lambda: found.now()[0].streams == 5, timeout_seconds=10)
+        servers[0].gone = True
+        wait_until("it is known to be dead", lambda: not alive(found.now()), timeout_seconds=10)
+
+
+def test_whoever_asks_does_not_wait_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "FRESH_SECONDS", 0.05)
+    hanging = FakeSubscriber()
+    with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
+        wait_until("both are known", lambda: len(alive(found.now())) == 2, timeout_seconds=10)
+        hanging.hangs_seconds = 3.0
+        slowest = 0.0
+        deadline = time.monotonic() + 10
+        known: list[Subscriber] = []
+        while alive(known) != [(1, 2)]:
+            assert time.monotonic() < deadline, "one that hangs is not marked as dead"
+            began = time.monotonic()
+            known = found.now()
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
+        assert slowest < 0.5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"junk",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"available_slots": "9"}',
+        b'{"available_slots": -1}',
+        b'{"available_slots": null}',
+        b'{"available_slots": 1, "stream_port": 0}',
+        b'{"available_slots": 1, "streams": "x"}',
+    ],
+)
+def test_one_that_answers_junk_is_as_good_as_dead(body: bytes) -> None:
+    odd = FakeSubscriber()
+    odd.body = body
+    with running(odd, FakeSubscriber()) as (settings, _):
+        found = ask_each(settings, requests.Session())
+        assert [one.alive for one in found] == [True] + [False] * 8
+
+
+def test_somebody_elses_subscriber_has_slots_and_no_stream() -> None:
+    with running(FakeSubscriber(extra=1)) as (settings, _):
+        first = ask_each(settings, requests.Session())[0]
+        assert (first.alive, first.available_slots, first.stream_url) == (True, 1, None)
+
+
+def test_what_the_app_lists_is_read_back() -> None:
+    body = b'{"subscribers": [{"url": "http://h:7001", "available_slots": 2, "new": 1}, {"url": "http://h:7002"}]}'
+    with http_server(lambda _: Answer(200, body)) as app:
+        expected = [Listed("http://h:7001", available_slots=2), Listed("http://h:7002")]
+        assert ask_app(app.url.rstrip("/"), requests.Session()) == expected
+
+
+@pytest.mark.parametrize("answer", [Answer(404), Answer(200, b"<html>"), Answer(200, b"[]"), Answer(500)], ids=repr)
+def test_an_app_without_such_a_list_has_none(answer: Answer) -> None:
+    with http_server(lambda _: answer) as app:
+        assert ask_app(app.url.rstrip("/"), requests.Session()) == []

@@ -1,0 +1,147 @@
+"""emostream.web.pages: what a browser gets, how long it may keep it, and what it may do with it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from emostream.discovery import Subscriber
+from emostream.settings import SEED_EMOJIS
+from emostream.web.pages import WEB_DIR, blueprint
+from tests.unit.support import FakeDirectory, settings_with
+
+FOUND = [
+    Subscriber(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
+    Subscriber(1, 1, 7001),
+]
+PAGES = ("/", "/overlay", "/dashboard")
+GZIP = {"Accept-Encoding": "gzip, br"}
+
+
+def client(**settings: object) -> FlaskClient:
+    app = Flask("test")
+    app.register_blueprint(blueprint(settings_with(**settings), FakeDirectory(*FOUND)))
+    return app.test_client()
+
+
+def files() -> list[str]:
+    """The paths that the pages name, and those that their modules import."""
+    pages = "".join(client().get(path).text for path in PAGES)
+    named = set(re.findall(r'(?:src|href)="(/web/[^"]+)"', pages))
+    folder = next(iter(named)).rsplit("/", 1)[0]
+    modules = "".join(path.read_text() for path in WEB_DIR.glob("*.js"))
+    return sorted(named | {f"{folder}/{name}" for name in re.findall(r'from "\./([^"]+)"', modules)})
+
+
+def test_every_file_that_a_page_needs_is_there_and_may_be_kept_for_good() -> None:
+    assert len(files()) == len([path for path in WEB_DIR.iterdir() if path.suffix in (".js", ".css", ".svg")])
+    for path in files():
+        answer = client().get(path)
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert answer.mimetype in ("text/javascript", "text/css", "image/svg+xml")
+
+
+def test_a_file_of_another_version_is_not_kept() -> None:
+    assert client().get("/web/000000000000/viewer.js").headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/web/x/nothing.js", "/web/x/viewer.html", "/web/x/..%2fpages.py", "/web/x"])
+def test_nothing_else_is_served(path: str) -> None:
+    assert client().get(path).status_code == 404
+
+
+@pytest.mark.parametrize("path", [*PAGES, *files()])
+def test_what_can_be_compressed_is_and_is_the_same(path: str) -> None:
+    plain, compressed = client().get(path), client().get(path, headers=GZIP)
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert "Content-Encoding" not in plain.headers
+    assert gzip.decompress(compressed.data) == plain.data
+    assert plain.headers["Vary"] == compressed.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != compressed.headers["ETag"]
+
+
+@pytest.mark.parametrize("path", [*PAGES, files()[0]])
+def test_what_a_browser_has_already_is_not_sent_again(path: str) -> None:
+    first = client().get(path, headers=GZIP)
+    again = client().get(path, headers=GZIP | {"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client().get(path, headers=GZIP | {"If-None-Match": '"another"'}).status_code == 200
+
+
+def buttons(page: str) -> list[str]:
+    return re.findall(r'<button type="button" value="([^"]*)"', page)
+
+
+def test_the_buttons_are_the_seeds_emojis_or_those_that_the_host_allows() -> None:
+    assert buttons(client().get("/").text) == list(SEED_EMOJIS)
+    assert buttons(client(EMOJIS="🏏,❤️").get("/").text) == ["🏏", "❤️"]
+
+
+def test_what_a_host_allows_cannot_break_out_of_the_page() -> None:
+    page = client(EMOJIS='"><script>1</script>').get("/").text
+    assert "<script>1" not in page
+
+
+def policy(path: str, **headers: Any) -> dict[str, str]:
+    found = client().get(path, headers=headers).headers["Content-Security-Policy"]
+    return dict(directive.split(" ", 1) for directive in found.split("; "))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_may_do_nothing_but_load_our_files_and_ask_this_host(path: str) -> None:
+    found = policy(path, Host="show.example:8080")
+    streams = "" if path == "/dashboard" else " http://show.example:*"
+    assert found.pop("connect-src") == f"'self'{streams}"
+    assert found.pop("default-src") == found.pop("base-uri") == found.pop("form-action") == "'none'"
+    assert found.pop("script-src") == found.pop("style-src") == found.pop("img-src") == "'self'"
+    assert list(found) == ["frame-ancestors"]
+
+
+@pytest.mark.parametrize("host", ["[::1]:5000", "a;script-src *", "a b", "'unsafe-inline'", "[", ""])
+def test_a_strange_host_adds_nothing_to_the_policy(host: str) -> None:
+    answer = client().get("/", headers={"Host": host})
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        assert "connect-src 'self' http://*:*; base-uri" in answer.headers["Content-Security-Policy"]
+
+
+def test_no_page_holds_script_or_style_of_its_own() -> None:
+    for path in PAGES:
+        page = client().get(path).text
+        assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=", page)
+        assert not re.search(r"https?:", page)
+
+
+def test_subscribers_are_listed_at_the_host_that_was_asked() -> None:
+    answer = client().get("/subscribers", headers={"Host": "show.example:5000"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json == {
+        "subscribers": [
+            {
+                "url": "http://show.example:7002", "stream_url": "http://show.example:7102/stream", "cluster": 1,
+                "subscriber": 2, "alive": True, "available_slots": 2, "available_streams": 10, "streams": 0,
+            },
+            {
+                "url": "http://show.example:7001", "stream_url": None, "cluster": 1,
+                "subscriber": 1, "alive": False, "available_slots": 0, "available_streams": None, "streams": None,
+            },
+        ]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("[::1]:5000", "http://[::1]:7002"), ("localhost", "http://localhost:7002"), ("[", "http://127.0.0.1:7002")],
+)
+def test_addresses_are_well_formed_whatever_the_host(host: str, url: str) -> None:
+    answer = client().get("/subscribers", headers={"Host": host})
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        assert answer.json is not None
+        assert answer.json["subscribers"][0]["url"] == url
