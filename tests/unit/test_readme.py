@@ -14,7 +14,8 @@ PROJECT_DIR = Path(__file__).resolve().parents[2]
 README = (PROJECT_DIR / "README.md").read_text()
 ARCHITECTURE = (PROJECT_DIR / "docs" / "architecture.md").read_text()
 SETTINGS = (PROJECT_DIR / "docs" / "settings.md").read_text()
-PAGES = [*sorted(PROJECT_DIR.glob("*.md")), *sorted((PROJECT_DIR / "docs").rglob("*.md"))]
+DECISIONS = PROJECT_DIR / "docs" / "decisions"
+PAGES = sorted([*PROJECT_DIR.glob("*.md"), *PROJECT_DIR.glob("docs/*.md"), *DECISIONS.glob("0*.md")])
 
 
 def rooms() -> list[str]:
@@ -36,6 +37,11 @@ def test_the_readme_is_short_enough_to_be_read() -> None:
 @pytest.mark.parametrize("room", rooms())
 def test_the_architecture_names_every_room_of_the_package(room: str) -> None:
     assert f"| `{room}` |" in ARCHITECTURE
+
+
+def test_the_index_of_decisions_has_every_page() -> None:
+    index = (DECISIONS / "README.md").read_text()
+    assert not [page.name for page in DECISIONS.glob("0*.md") if f"]({page.name})" not in index]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT_DIR)))
