@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +18,7 @@ from werkzeug.serving import make_server
 from emostream.discovery import Directory
 from emostream.settings import load
 from emostream.web.pages import blueprint
+from testkit.http_servers import Answer, Asked, HttpServer
 from testkit.ports import free_port_block
 
 
@@ -40,7 +39,7 @@ class FakeSubscriber:
     resumed_with: list[str] = field(default_factory=list)
     sent: list[tuple[int, str]] = field(default_factory=list)  # batch id, text
     open_streams: list[queue.Queue[bytes | None]] = field(default_factory=list)
-    server: ThreadingHTTPServer | None = None
+    server: HttpServer | None = None
 
     def send(self, data: Mapping[str, Any], event_id: str | None = None) -> None:
         """One event on every open stream; its id is that of the cluster and the batch."""
@@ -61,53 +60,39 @@ class FakeSubscriber:
     def kill(self) -> None:
         """No more connections, and an end to those there are."""
         assert self.server
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.close()
         for stream in list(self.open_streams):
             stream.put(None)
 
     @contextmanager
     def running(self) -> Iterator[FakeSubscriber]:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = urlsplit(self.path)
-                if path.path == "/status":
-                    self._answer("application/json", json.dumps(outer.status()).encode())
-                    return
-                [last_event_id] = parse_qs(path.query).get("last_event_id", [""])
-                outer.resumed_with.append(last_event_id)
-                newest = outer.sent[-1][0] if outer.sent else 0
-                begin = outer.missed(last_event_id) if last_event_id else f"id: {outer.cluster}-{newest}-{newest}\n\n"
-                stream: queue.Queue[bytes | None] = queue.Queue()
-                self._answer("text/event-stream", f"retry: 1000\n{begin}".encode())
-                outer.open_streams.append(stream)
-                with suppress(OSError):
-                    while (text := stream.get()) is not None:
-                        self.wfile.write(text)
-                outer.open_streams.remove(stream)
-                with suppress(OSError):
-                    self.connection.shutdown(socket.SHUT_RDWR)
-
-            def _answer(self, mimetype: str, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", mimetype)
-                self.send_header("Access-Control-Allow-Origin", "*")
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.server = HttpServer(self._answer, self.port)
         try:
             yield self
         finally:
-            with suppress(OSError):
-                self.kill()
+            self.kill()
+
+    def _answer(self, asked: Asked) -> Answer:
+        headers = {"Access-Control-Allow-Origin": "*"}
+        path = urlsplit(asked.path)
+        if path.path == "/status":
+            return Answer(200, json.dumps(self.status()).encode(), headers | {"Content-Type": "application/json"})
+        [last_event_id] = parse_qs(path.query).get("last_event_id", [""])
+        self.resumed_with.append(last_event_id)
+        stream = self._stream(last_event_id)
+        return Answer(200, headers=headers | {"Content-Type": "text/event-stream"}, stream=stream)
+
+    def _stream(self, last_event_id: str) -> Iterator[bytes]:
+        newest = self.sent[-1][0] if self.sent else 0
+        begin = self.missed(last_event_id) if last_event_id else f"id: {self.cluster}-{newest}-{newest}\n\n"
+        yield f"retry: 1000\n{begin}".encode()
+        stream: queue.Queue[bytes | None] = queue.Queue()
+        self.open_streams.append(stream)
+        try:
+            while (text := stream.get()) is not None:
+                yield text
+        finally:
+            self.open_streams.remove(stream)
 
     def status(self) -> dict[str, int]:
         streams = len(self.open_streams)
