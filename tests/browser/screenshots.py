@@ -24,8 +24,13 @@ from PIL import Image
 
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.browser.support import Browser, FakeSystem, batch, fake_system
-from tests.harness import PROJECT_DIR, Broker, call, environment_for, http_client, wait_until
+from testkit.broker import Broker
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch, fake_system
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.settings import PROJECT_DIR, environment_for
+from testkit.waiting import wait_until
 
 # How a crowd's minute goes: taps per batch of the whole, and each emoji's part of them, slowly changing.
 CROWD = (400, 420, 380, 500, 900, 2400, 3900, 3100, 2200, 1500, 1200, 900, 800, 760, 900, 1100, 1000, 950, 1400, 2600,

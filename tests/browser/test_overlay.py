@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.browser.support import Browser, FakeSystem, batch
-from tests.harness import wait_until
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch
+from testkit.waiting import wait_until
 
 
 def opened(browser: Browser, system: FakeSystem, query: str = "") -> None:

@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 import pytest
 import requests
 
-from tests.browser.support import Browser
-from tests.harness import Broker, Script, call, http_client, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.browser import Browser
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.ports import listening
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
 

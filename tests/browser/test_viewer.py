@@ -11,8 +11,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from emostream.settings import SEED_EMOJIS
-from tests.browser.support import Browser, FakeSystem, batch, fake_system
-from tests.harness import call, wait_until
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch, fake_system
+from testkit.http_calls import call
+from testkit.waiting import wait_until
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -29,7 +28,12 @@ from typing import Any
 
 from emostream.operate.supervisor import Process, Supervisor, all_names
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.harness import JSON, PROJECT_DIR, Broker, HttpClient, environment_for, http_client, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import JSON
+from testkit.http_servers import HttpClient, http_client
+from testkit.settings import environment_for
+from testkit.system import start_system, stop_system
+from testkit.waiting import wait_until
 
 RECOVERY_SECONDS = 120.0
 SENDERS = 16
@@ -274,22 +278,6 @@ def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
     for record in counts:
         total[record["emoji"]] += record["count"]
     return total
-
-
-def start_system(environment: dict[str, str]) -> None:
-    """./start.sh up; nothing is left of it where it fails."""
-    try:
-        subprocess.run(
-            ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
-        )
-    except subprocess.SubprocessError:
-        stop_system(environment)
-        raise
-
-
-def stop_system(environment: dict[str, str]) -> None:
-    """./start.sh down."""
-    subprocess.run(["./start.sh", "down"], cwd=PROJECT_DIR, env=environment, check=True, timeout=120)
 
 
 def main() -> int:

@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from tests.harness import PROJECT_DIR, Broker, Script, script, wait_until, with_children_gone
+from testkit.broker import Broker
+from testkit.scripts import Script, script, with_children_gone
+from testkit.settings import PROJECT_DIR
+from testkit.waiting import wait_until
 
 SIZES = {"one": 1, "999": 999, "1000": 1000, "1001": 1001, "3785": 3785}
 

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from testkit.broker import Broker
+from testkit.http_calls import JSON
+from testkit.ports import free_port_block, listening
+from testkit.scripts import script
+from testkit.waiting import wait_until
 from tests.fuzz import ingest
 from tests.fuzz.cases import Case, good_request, request
 from tests.fuzz.ingest import canary, examples, exchange, judge, run, slow_clients
-from tests.harness import JSON, Broker, free_port_block, listening, script, wait_until
 
 CASES = 4_000
 

@@ -19,7 +19,12 @@ from kafka.admin import NewTopic
 
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
-from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import JSON, call
+from testkit.ports import free_port_block, listening
+from testkit.scripts import Script, script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 TIMESTAMP = "2026-01-31T20:15:00Z"
 

@@ -13,7 +13,12 @@ import pytest
 from emostream.operate.dashboard import timeline
 from emostream.operate.dashboard.timeline import Away, Row, Timeline, read, to_csv
 from emostream.settings import Settings, load
-from tests.harness import Broker, call, environment_for, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import call
+from testkit.ports import listening
+from testkit.scripts import script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 EMOJIS = "🔥😊😂👏😍🎉🦕"
 

@@ -13,8 +13,10 @@ import requests
 from emostream import discovery as directory
 from emostream.discovery import Directory, Listed, Subscriber, ask_app, ask_each, least_loaded_first
 from emostream.settings import Settings
-from tests.harness import free_port_block, wait_until
-from tests.unit.support import Answer, Asked, HttpServer, http_server, settings_with
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.ports import free_port_block
+from testkit.settings import settings_with
+from testkit.waiting import wait_until
 
 
 class FakeSubscriber:

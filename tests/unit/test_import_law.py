@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.harness import PROJECT_DIR
+from testkit.settings import PROJECT_DIR
 
 PACKAGE = PROJECT_DIR / "emostream"
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}

@@ -16,8 +16,11 @@ from hypothesis import example, given
 from emostream import process as runtime
 from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
 from emostream.settings import SettingError
-from tests.harness import PROJECT_DIR
-from tests.unit.support import Answer, any_text, http_server, logged, run_python, settings_with
+from testkit.http_servers import Answer, http_server
+from testkit.logs import logged
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR, settings_with
+from testkit.strategies import any_text
 
 
 def line_of(message: str, **fields: object) -> str:

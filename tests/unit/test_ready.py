@@ -11,7 +11,7 @@ from emostream import route
 from emostream.deliver import subscriber as deliver
 from emostream.process import Heartbeat, StopFlag, heartbeat_path
 from emostream.settings import Settings
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 
 class Waiting:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, InvalidRecord, encode, parse_count
 from emostream.records import parse_request as parse
-from tests.unit.support import any_text, json_scalars, json_values
+from testkit.strategies import any_text, json_scalars, json_values
 
 VALID = {"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}
 TEXT_FIELDS = ["user_id", "emoji_type"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PROJECT_DIR
-from tests.unit.support import run_python
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR
 
 SCRIPTS = sorted(path.name for path in PROJECT_DIR.glob("*.py"))
 CLUSTER_SCRIPTS = ["cluster_publisher.py", "subscriber.py"]

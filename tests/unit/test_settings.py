@@ -12,8 +12,8 @@ from dotenv import dotenv_values
 
 from emostream import settings
 from emostream.settings import CLUSTER_TOPICS, DEFAULTS_FILE, SETTING_NAMES, SettingError, load
-from tests.harness import PROJECT_DIR
-from tests.unit.support import bare_environment, run_python, settings_with
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR, bare_environment, settings_with
 
 ODD_VALUE = """a b'c"d$HOME`id`\\;*&(é😊)!#\n=\te"""
 

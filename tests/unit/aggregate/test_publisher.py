@@ -18,7 +18,7 @@ from emostream.aggregate.counting import emoji_count, summarize
 from emostream.aggregate.publisher import BatchPublisher, Positions
 from emostream.aggregate.query_metrics import Progress
 from emostream.process import Log
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
 

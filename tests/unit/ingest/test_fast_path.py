@@ -23,8 +23,10 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import Page
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from tests.harness import wait_until
-from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
+from testkit.doubles import FakeProducer
+from testkit.settings import settings_with
+from testkit.strategies import any_text, json_scalars, json_values
+from testkit.waiting import wait_until
 
 TAP = '{"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}'.encode()
 Pairs = Sequence[tuple[str, str]]

@@ -22,7 +22,9 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import Page
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from tests.unit.support import FakeProducer, json_scalars, json_values, settings_with
+from testkit.doubles import FakeProducer
+from testkit.settings import settings_with
+from testkit.strategies import json_scalars, json_values
 
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
 

@@ -19,8 +19,10 @@ from emostream.metrics.page import Page, processes
 from emostream.metrics.workers import Workers
 from emostream.process import Log
 from emostream.settings import CLUSTER_TOPICS
-from tests.harness import PROJECT_DIR, free_port_block, listening, wait_until
-from tests.unit.support import logged, settings_with
+from testkit.logs import logged
+from testkit.ports import free_port_block, listening
+from testkit.settings import PROJECT_DIR, settings_with
+from testkit.waiting import wait_until
 
 TABLE_ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| (.+) \|$", re.MULTILINE)
 SERIES = [series for stage in STAGES for series in stage.values()]

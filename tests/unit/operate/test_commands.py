@@ -9,7 +9,8 @@ import pytest
 
 from emostream.operate import commands as operate
 from emostream.settings import SettingError
-from tests.unit.support import Answer, http_server, settings_with
+from testkit.http_servers import Answer, http_server
+from testkit.settings import settings_with
 
 
 def test_a_cluster_id_never_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,11 @@ from emostream.process import StopFlag
 from emostream.receive import client as receive
 from emostream.receive.client import MAX_PRINTED, Membership, Sender, Stream, create_app, flow, metrics_of
 from emostream.records import InvalidRecord, parse_request
-from tests.harness import free_port_block, wait_until
-from tests.unit.support import Answer, Asked, HttpServer, any_text, http_server, is_waiting, settings_with
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.ports import free_port_block
+from testkit.settings import settings_with
+from testkit.strategies import any_text
+from testkit.waiting import is_waiting, wait_until
 
 CLIENT_URL = "http://127.0.0.1:8001/"
 NO_PAGE = Page()

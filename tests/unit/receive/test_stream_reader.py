@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from emostream.process import StopFlag
 from emostream.receive import stream_reader as watch
 from emostream.receive.stream_reader import ServerSentEvent, Watcher, events
-from tests.harness import free_port_block, wait_until
-from tests.unit.support import Answer, Asked, HttpServer, http_server, settings_with
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.ports import free_port_block
+from testkit.settings import settings_with
+from testkit.waiting import wait_until
 
 
 def parsed(text: str, last_event_id: str = "") -> list[tuple[str, str, str]]:

@@ -13,7 +13,8 @@ from flask.testing import FlaskClient
 from emostream.discovery import Subscriber
 from emostream.settings import SEED_EMOJIS
 from emostream.web.pages import WEB_DIR, blueprint
-from tests.unit.support import FakeDirectory, settings_with
+from testkit.doubles import FakeDirectory
+from testkit.settings import settings_with
 
 FOUND = [
     Subscriber(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),

@@ -27,8 +27,8 @@ from emostream.http.client import PushError, Target
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
-from tests.harness import wait_until
-from tests.unit.support import Answer, Asked, HttpServer, http_server
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.waiting import wait_until
 
 LONG_SECONDS = 3600.0
 # A client is behind after this long; well above the time that a busy machine takes to make the first attempt.

@@ -23,7 +23,7 @@ from emostream.http.cors import Cors
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, bound_socket
-from tests.harness import wait_until
+from testkit.waiting import wait_until
 
 LONG_SECONDS = 3600.0
 GET = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from emostream.operate.dashboard.cache import Latest
-from tests.harness import wait_until
+from testkit.waiting import wait_until
 
 
 class Slow:

@@ -14,7 +14,9 @@ from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import Process as Supervised
 from emostream.settings import Settings
-from tests.unit.support import Answer, FakeDirectory, http_server, settings_with
+from testkit.doubles import FakeDirectory
+from testkit.http_servers import Answer, http_server
+from testkit.settings import settings_with
 
 HOSTILE = 'http://10.0.0.7:8001/"\\\n<script>'
 

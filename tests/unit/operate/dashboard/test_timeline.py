@@ -28,7 +28,9 @@ from emostream.operate.dashboard.timeline import BUCKETS, Away, Row, harmless, t
 from emostream.process import Log
 from emostream.records import encode
 from emostream.settings import Settings
-from tests.unit.support import FakeDirectory, FakeProducer, any_text, settings_with
+from testkit.doubles import FakeDirectory, FakeProducer
+from testkit.settings import settings_with
+from testkit.strategies import any_text
 
 NOW_MS = 1_785_000_000_000
 ROWS = [

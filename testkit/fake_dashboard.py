@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 from emostream.discovery import Directory
 from emostream.settings import load
 from emostream.web.pages import blueprint
-from tests.harness import free_port_block
+from testkit.ports import free_port_block
 
 STEP_SECONDS = 2
 START_MS = 1_785_000_000_000

@@ -18,7 +18,8 @@ from emostream.operate.dashboard.scrape import MAX_CLIENTS
 from emostream.operate.dashboard.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
 from emostream.process import Log
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
-from tests.unit.support import FakeDirectory, FakeProducer, settings_with
+from testkit.doubles import FakeDirectory, FakeProducer
+from testkit.settings import settings_with
 
 DOCUMENT = json.loads(OPENAPI)
 

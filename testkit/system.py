@@ -1,4 +1,4 @@
-"""What the tests of the real ./start.sh share: a system that it runs."""
+"""The whole system, run by ./start.sh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import urllib.request
 from typing import Any
 
-from tests.harness import JSON, PROJECT_DIR, HttpClient
+from testkit.http_calls import JSON
+from testkit.http_servers import HttpClient
+from testkit.settings import PROJECT_DIR
 
 CLUSTERS, SUBSCRIBERS = 3, 3
 
@@ -52,3 +54,19 @@ class System:
         request = urllib.request.Request(self.subscriber_url(cluster, subscriber) + path, body, JSON)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)["status"]
+
+
+def start_system(environment: dict[str, str]) -> None:
+    """./start.sh up; nothing is left of it where it fails."""
+    try:
+        subprocess.run(
+            ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
+        )
+    except subprocess.SubprocessError:
+        stop_system(environment)
+        raise
+
+
+def stop_system(environment: dict[str, str]) -> None:
+    """./start.sh down."""
+    subprocess.run(["./start.sh", "down"], cwd=PROJECT_DIR, env=environment, check=True, timeout=120)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PROJECT_DIR, Script, free_port_block, wait_until
-from tests.unit.support import Answer, Asked, bare_environment, http_server
+from testkit.http_servers import Answer, Asked, http_server
+from testkit.ports import free_port_block
+from testkit.scripts import Script
+from testkit.settings import PROJECT_DIR, bare_environment
+from testkit.waiting import wait_until
 
 
 @dataclass
