@@ -25,7 +25,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.aggregate.counting import Batch, count_events, largest, read_records, summarize, totals
 from emostream.aggregate.query_metrics import Progress
-from emostream.broker import commit, consumer, is_fenced, partitions, transactional_producer
+from emostream.broker import commit_transaction, consumer, is_fenced, partitions, transactional_producer
 from emostream.metrics.page import Page
 from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.records import encode
@@ -196,7 +196,7 @@ class BatchPublisher:
             for partition, offset in batch.next_offsets.items()
         }
         producer.send_offsets_to_transaction(offsets, GROUP)
-        commit(producer, sent)
+        commit_transaction(producer, sent)
 
 
 def make_session(settings: Settings) -> SparkSession:

@@ -17,7 +17,7 @@ from pyspark.sql.streaming.listener import (
     StreamingQueryListener,
 )
 
-from emostream.broker import Ends
+from emostream.broker import EndOffsets
 from emostream.metrics.catalogue import AGGREGATE
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
@@ -42,7 +42,7 @@ class Progress(StreamingQueryListener):
         self.next_offsets: Mapping[int, int] = {}  # per partition of EMOJI_TOPIC, where the next batch begins
         self.emojis: int | None = None  # of the last batch
         self._settings = settings
-        self._ends: Ends | None = None
+        self._ends: EndOffsets | None = None
         self._lock = threading.Lock()
         self._input: float | None = None
         self._processed: float | None = None
@@ -61,7 +61,7 @@ class Progress(StreamingQueryListener):
             return None
         with self._lock:
             try:
-                self._ends = self._ends or Ends(self._settings, self._settings.emoji_topic)
+                self._ends = self._ends or EndOffsets(self._settings, self._settings.emoji_topic)
                 ends = self._ends.now(ENDS_TIMEOUT_MS)
             except KafkaError:
                 return None
