@@ -25,7 +25,7 @@ from emostream.broker import (
 )
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.records import InvalidRecord, parse_count
 from emostream.settings import CLUSTER_TOPICS, Settings
@@ -118,7 +118,7 @@ def run(settings: Settings) -> int:
         return 0
     router = Router(settings, log)
     cluster = CLUSTER_TOPICS.index(cluster_topic) + 1
-    Page(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
+    MetricsPage(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
     try:
         router.start()
         _follow(router, Heartbeat(settings, f"cluster_publisher_{cluster}"), stop)

@@ -26,7 +26,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from emostream.aggregate.counting import Batch, count_events, largest, read_records, summarize, totals
 from emostream.aggregate.query_metrics import Progress
 from emostream.broker import commit_transaction, consumer, is_fenced, partitions, transactional_producer
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.records import encode
 from emostream.settings import Settings
@@ -290,7 +290,7 @@ def run(settings: Settings) -> int:
     warm_up(session)
     progress = Progress(settings, log)
     session.streams.addListener(progress)
-    Page(progress.metrics).serve(settings.bind_host, settings.metrics_port(), log)
+    MetricsPage(progress.metrics).serve(settings.bind_host, settings.metrics_port(), log)
     try:
         while not stop.requested:
             # Only now, so that Spark is warm when a broker that was away comes back.
