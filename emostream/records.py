@@ -203,9 +203,7 @@ def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-unty
         data.decode()  # msgspec does not check the strings that it skips, but other readers do
         return decoder.decode(data)
     except UnicodeDecodeError as error:
-        raise InvalidRecord(
-            f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}"
-        ) from None
+        raise InvalidRecord(f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}") from None
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidRecord(_plain(str(error))) from None
     except RecursionError:

@@ -14,9 +14,11 @@ from kafka.errors import KafkaError
 from pyspark.sql import Row
 
 from emostream.aggregate import publisher as aggregate
-from emostream.aggregate.counting import emoji_count, summarize
-from emostream.aggregate.publisher import BatchPublisher, Positions
-from emostream.aggregate.query_metrics import Progress
+from emostream.aggregate.counting import summarize
+from emostream.aggregate.events_per_count import emoji_count
+from emostream.aggregate.positions import Positions
+from emostream.aggregate.publisher import BatchPublisher
+from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.process import Log
 from tests.unit.support import settings_with
 
@@ -165,7 +167,7 @@ def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
     batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
-    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
+    publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
     publisher.publish(batch, 0)
     publisher.publish(batch, 1)
@@ -180,7 +182,7 @@ def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pyte
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
-    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
+    publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
     batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
     with pytest.raises(KafkaError, match="no coordinator"):
