@@ -1,8 +1,8 @@
 """Records of EMOJI_TOPIC → events, as columns of Spark. Pure: native functions, no UDF.
 
-What an event is stands in records.py. Here it is said again in Spark's expressions, from the same constants, because a
-Python function per record would be far too slow. tests/event_cases.py holds the two together. Spark asks less of what
-it does not count: user_id and timestamp only have to be strings.
+records.py says what an event is. These expressions say it again, from the same constants, because a call of Python for
+every record would be far too slow. Both are tested against tests/event_cases.py, which also lists what Spark takes
+although the app would refuse it: for example, user_id and timestamp only have to be there.
 """
 
 from __future__ import annotations
