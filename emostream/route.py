@@ -13,10 +13,19 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.broker import Lag, Sent, commit, consumer, is_fenced, partitions, skip, transactional_producer
+from emostream.broker import (
+    ConsumerLag,
+    SentRecord,
+    commit_transaction,
+    consumer,
+    is_fenced,
+    partitions,
+    skip_record,
+    transactional_producer,
+)
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
 from emostream.records import InvalidRecord, parse_count
 from emostream.settings import CLUSTER_TOPICS, Settings
@@ -38,7 +47,7 @@ class Router:
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self._consumer: KafkaConsumer = consumer(settings, self._group)
-        self._lag = Lag(self._consumer)
+        self._lag = ConsumerLag(self._consumer)
         self.counters.read(lag=lambda: self._lag.records)
 
     def start(self) -> None:
@@ -59,7 +68,7 @@ class Router:
         """
         with self._time_box.limit(poll_ms / 1000 + TRANSACTION_SECONDS, "polling"):
             polled: dict[TopicPartition, list[ConsumerRecord]] = self._consumer.poll(timeout_ms=poll_ms)
-            self._lag.look()
+            self._lag.update()
         if not polled:
             return 0
         began = time.monotonic()
@@ -68,7 +77,7 @@ class Router:
             sent = [self._route(record) for records in polled.values() for record in records]
             offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
             self._producer.send_offsets_to_transaction(offsets, self._group)
-            commit(self._producer, filter(None, sent))
+            commit_transaction(self._producer, filter(None, sent))
         self.counters.add("transactions")
         self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
@@ -77,11 +86,11 @@ class Router:
         """Whether `error` means that another publisher for this cluster has begun."""
         return is_fenced(self._producer, error)
 
-    def _route(self, record: ConsumerRecord) -> Sent | None:
+    def _route(self, record: ConsumerRecord) -> SentRecord | None:
         try:
             parse_count(record.value)
         except InvalidRecord as error:
-            skip(record, error, self.counters, self._log)
+            skip_record(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
         # The same partition, so that the order within it, which is that of each emoji, stays.
@@ -109,7 +118,7 @@ def run(settings: Settings) -> int:
         return 0
     router = Router(settings, log)
     cluster = CLUSTER_TOPICS.index(cluster_topic) + 1
-    Page(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
+    MetricsPage(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
     try:
         router.start()
         _follow(router, Heartbeat(settings, f"cluster_publisher_{cluster}"), stop)

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 from kafka.errors import KafkaError
 
-from emostream.broker import Sent, consumer, partitions, registry_producer
+from emostream.broker import SentRecord, consumer, partitions, registry_producer
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
@@ -159,5 +159,5 @@ class RegistryTopic:
         """Send what is left, bounded."""
         self._producer.close(timeout=SAVE_SECONDS)
 
-    def _send(self, client_url: str, value: bytes | None) -> Sent:
+    def _send(self, client_url: str, value: bytes | None) -> SentRecord:
         return self._producer.send(REGISTRY_TOPIC, key=(self._prefix + client_url).encode(), value=value)

@@ -26,7 +26,7 @@ from emostream.http.client import Target
 from emostream.http.cors import Cors
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
 from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
 from emostream.topics import wait_for_topics
@@ -71,7 +71,7 @@ class Subscriber:
         self.cluster_topic = settings.required_cluster_topic()
         self.number = settings.subscriber
         self.counters = Metrics(log, DELIVER)
-        self._page = Page(self.counters)
+        self._page = MetricsPage(self.counters)
         self._log = log
         self._policy = PushPolicy(
             self.cluster_topic, self.number, MERGE_AFTER_BATCHES * settings.batch_seconds,

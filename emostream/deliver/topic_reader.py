@@ -7,7 +7,7 @@ import time
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from emostream.broker import Ends, Lag, consumer, partitions, skip
+from emostream.broker import ConsumerLag, EndOffsets, consumer, partitions, skip_record
 from emostream.deliver.history import History, Record, Times
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
@@ -37,9 +37,9 @@ class Follower:
         self._counters = counters
         self._log = log
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
-        self.lag = Lag(self._consumer)
+        self.lag = ConsumerLag(self._consumer)
         # For whoever registers: the other one belongs to the thread that polls it.
-        self._ends = Ends(settings, cluster_topic)
+        self._ends = EndOffsets(settings, cluster_topic)
 
     def catch_up(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic. Raises KafkaError, also at a stop."""
@@ -75,7 +75,7 @@ class Follower:
                 try:
                     count = parse_whole_count(record.value)
                 except InvalidRecord as error:
-                    skip(record, error, self._counters, self._log)
+                    skip_record(record, error, self._counters, self._log)
                     continue
                 if record.offset < self.starts.get(record.partition, 0):
                     self._remember_before(record.partition, record.offset, count.batch_id)
@@ -84,7 +84,7 @@ class Follower:
                 records.append(Record(*where, record.value, self.generation, times=times(count)))
         self._history.append(records, now_ms=time.time() * 1000)
         self._counters.add("consumed", len(records))
-        self.lag.look()
+        self.lag.update()
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:

@@ -12,12 +12,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthoriz
 from emostream.http.messages import JSON, Answer, refusal, too_large
 from emostream.ingest.admission import preflight
 from emostream.ingest.taps import ACK_SECONDS, LIVE, NDJSON, OPENAPI, UNACKNOWLEDGED, Intake
-from emostream.metrics.page import CONTENT_TYPE, Page
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 
 
-def create_app(intake: Intake, page: Page) -> Flask:
+def create_app(intake: Intake, page: MetricsPage) -> Flask:
     """The HTTP interface; every answer is JSON, every refusal names what was expected and what came."""
     app = Flask("emostream.ingest.routes", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -20,8 +20,8 @@ from emostream.ingest.routes import create_app
 from emostream.ingest.taps import Intake
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
-from emostream.metrics.workers import Workers
+from emostream.metrics.page import MetricsPage
+from emostream.metrics.workers import WorkerMetrics
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import Supervised
 from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
@@ -54,11 +54,11 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
     counters = Metrics(log, INGEST)
     intake = Intake(settings, producer, counters)
-    workers = Workers(metrics_path(settings), counters)
-    app = create_app(intake, Page(workers, Supervised(settings), pid=parent_pid))
+    workers = WorkerMetrics(metrics_path(settings), counters)
+    app = create_app(intake, MetricsPage(workers, Supervised(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
-    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
+    app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
     connections = Connections(
         FastPath(intake, app), counters, log, _max_connections(), settings.max_concurrent_requests
     )
@@ -108,7 +108,7 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 
 
 def _watch(
-    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, parent_pid: int
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
     """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
     heartbeat = Heartbeat(settings, "app", parent_pid)
@@ -128,8 +128,8 @@ def _watch(
 
 
 def _keep(
-    settings: Settings, producer: BoundedProducer, intake: Intake, workers: Workers, log: Log, heartbeat: Heartbeat,
-    parent_pid: int,
+    settings: Settings, producer: BoundedProducer, intake: Intake, workers: WorkerMetrics, log: Log,
+    heartbeat: Heartbeat, parent_pid: int,
 ) -> None:  # fmt: skip
     """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()

@@ -22,7 +22,7 @@ from flask import Flask, Response, request
 from emostream.discovery import Listed, ask_app, ask_each
 from emostream.metrics.catalogue import RECEIVE
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import CONTENT_TYPE, Page
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import Log, StopFlag, bound_socket, stop_on_signals
 from emostream.receive.stream_reader import Watcher
 from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
@@ -183,7 +183,7 @@ class Membership:
             return None
 
 
-def create_app(stream: Stream, membership: Membership, page: Page) -> Flask:
+def create_app(stream: Stream, membership: Membership, page: MetricsPage) -> Flask:
     """POST / takes one record: 204, also for a repeat; 400 for what is none; 410 from a subscriber that was left.
 
     A challenge is echoed. GET /metrics says how many there were.
@@ -269,7 +269,7 @@ def run(settings: Settings, options: ClientOptions) -> int:
     else:
         source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
-        app = create_app(screen, source, Page(metrics_of(screen, sender)))
+        app = create_app(screen, source, MetricsPage(metrics_of(screen, sender)))
         server = waitress.create_server(app, sockets=[listener], threads=4)
         threading.Thread(target=server.run, name="http", daemon=True).start()
     threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()

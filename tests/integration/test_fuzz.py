@@ -59,7 +59,7 @@ def test_bytes_that_are_no_utf8_are_named_without_words_of_the_language(port: in
     url = f"http://127.0.0.1:{port}/send-emoji"
     answer = requests.post(url, b'{"user_id":"\xff"}', headers=JSON, timeout=10)
     assert answer.status_code == 400
-    assert answer.json() == {"error": "expected a JSON object in UTF-8, got a byte that is none at position 12"}
+    assert answer.json() == {"error": "expected a JSON object in UTF-8, got an invalid byte at position 12"}
 
 
 def test_two_requests_for_one_length_are_not_both_taken(port: int) -> None:

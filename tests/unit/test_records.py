@@ -10,9 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, InvalidRecord, encode, parse_count
+from emostream.records import (
+    CONTROL_CHARACTERS,
+    MAX_TEXT_BYTES,
+    Count,
+    InvalidRecord,
+    encode,
+    parse_count,
+    parse_merged_request,
+)
 from emostream.records import parse_request as parse
 from testkit.strategies import any_text, json_scalars, json_values
+from tests.event_cases import EVENT_CASES, EventCase, compact, request_of
 
 VALID = {"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}
 TEXT_FIELDS = ["user_id", "emoji_type"]
@@ -52,6 +61,17 @@ def test_any_bytes_either_parse_or_are_an_invalid_record(data: bytes) -> None:
         except InvalidRecord as error:
             reasons.append(str(error))
     assert all("expected" in reason and reason.encode() for reason in reasons)
+
+
+@pytest.mark.parametrize("case", EVENT_CASES, ids=lambda case: case.name)
+def test_the_app_takes_the_events_of_the_table_and_refuses_the_rest(case: EventCase) -> None:
+    for value in (case.value, compact(case.value)):
+        if case.refusal:
+            with pytest.raises(InvalidRecord, match=case.refusal):
+                parse_merged_request(request_of(value))
+        else:
+            event = parse_merged_request(request_of(value))
+            assert (event.emoji, event.count) == (case.emoji, case.taps)
 
 
 @given(valid_text, valid_text)

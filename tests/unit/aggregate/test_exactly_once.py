@@ -1,4 +1,4 @@
-"""Whatever a main publisher dies of and whenever, each event is counted once: the rule of aggregate.py on a model.
+"""Whatever a main publisher dies of and whenever, each event is counted once: a model of the main publisher's rule.
 
 The model keeps what Kafka keeps: the log, the counts of committed transactions, and the offsets committed with them.
 A life of the publisher starts at the committed offsets and counts one batch after the other until it crashes.
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyspark.sql import Row
 
 from emostream.aggregate.counting import summarize
-from emostream.aggregate.publisher import resume_at
+from emostream.aggregate.positions import resume_at
 from emostream.settings import load
 
 SETTINGS = load(["EVENTS_PER_EMOJI=1"], environ={})

@@ -20,7 +20,7 @@ from emostream.ingest.routes import create_app
 from emostream.ingest.taps import NDJSON, Intake
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from testkit.doubles import FakeProducer
@@ -39,7 +39,7 @@ class App:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
-        self.flask = create_app(self.intake, Page(self.counters))
+        self.flask = create_app(self.intake, MetricsPage(self.counters))
         self.fast = FastPath(self.intake, self.flask)
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:

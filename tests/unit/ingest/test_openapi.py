@@ -12,7 +12,7 @@ from emostream.ingest.routes import create_app
 from emostream.ingest.taps import OPENAPI, Intake
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.dashboard.scrape import MAX_CLIENTS
 from emostream.operate.dashboard.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
@@ -31,7 +31,7 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
     settings, counters = settings_with(), Metrics(Log("test"), INGEST)
-    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), Page(counters))
+    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
     app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
     pages = {"/", "/overlay", "/dashboard", "/subscribers"}
     calls = {

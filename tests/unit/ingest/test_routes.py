@@ -19,7 +19,7 @@ from emostream.ingest.taps import Intake
 from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from testkit.doubles import FakeProducer
@@ -36,7 +36,7 @@ class Ingest:
         self.producer = FakeProducer(failure, acknowledges)
         self.counters = Metrics(Log("test"), INGEST)
         self.intake = Intake(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
-        self.app = create_app(self.intake, Page(self.counters))
+        self.app = create_app(self.intake, MetricsPage(self.counters))
         self._client = self.app.test_client()
 
     def ask(self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP, **more: Any) -> TestResponse:

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
 from emostream.receive import client as receive
 from emostream.receive.client import MAX_PRINTED, Membership, Sender, Stream, create_app, flow, metrics_of
@@ -25,7 +25,7 @@ from testkit.strategies import any_text
 from testkit.waiting import is_waiting, wait_until
 
 CLIENT_URL = "http://127.0.0.1:8001/"
-NO_PAGE = Page()
+NO_PAGE = MetricsPage()
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
@@ -313,7 +313,9 @@ def test_a_client_tells_what_it_has_shown_and_sent() -> None:
     out, stop = Stream(io.StringIO()), StopFlag()
     sender = Sender(NO_APP, "u", stop)
     sender.sent, sender.failed = 3, 1
-    client = create_app(out, Membership(settings_with(), CLIENT_URL, stop, NO_APP), Page(metrics_of(out, sender)))
+    client = create_app(
+        out, Membership(settings_with(), CLIENT_URL, stop, NO_APP), MetricsPage(metrics_of(out, sender))
+    )
     for _ in range(2):
         client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
     page = client.test_client().get("/metrics").text
