@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.figures import spread, write
 from benchmarks.machine import cpu_seconds, describe
 from emostream.broker import consumer, partitions
-from emostream.operate.supervisor import java
+from emostream.operate.java import java
 from emostream.settings import load
 from tests.harness import Broker, environment_for, running_broker, script, wait_until
 

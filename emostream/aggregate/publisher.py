@@ -29,10 +29,10 @@ from emostream.broker import commit, consumer, is_fenced, partitions, transactio
 from emostream.metrics.page import Page
 from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.records import encode
+from emostream.roles import main_publisher
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 
-NAME = "main_publisher"
 GROUP = "main-publisher"
 TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 WARM_UP_BATCHES = 5
@@ -290,7 +290,7 @@ def run(settings: Settings) -> int:
     warm_up(session)
     progress = Progress(settings, log)
     session.streams.addListener(progress)
-    Page(progress.metrics).serve(settings.bind_host, settings.metrics_port(), log)
+    Page(progress.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
     try:
         while not stop.requested:
             # Only now, so that Spark is warm when a broker that was away comes back.
@@ -330,7 +330,7 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
 
 def _follow(query: StreamingQuery, settings: Settings, stop: StopFlag, log: Log) -> None:
     """Beat while the query runs; at a stop, let it count what is on the topic. Raises StreamingQueryException."""
-    heartbeat = Heartbeat(settings, NAME)
+    heartbeat = Heartbeat(settings, main_publisher(settings).name)
     while not stop.requested:
         if query.awaitTermination(1):
             return

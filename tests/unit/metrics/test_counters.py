@@ -18,7 +18,7 @@ from emostream.metrics.counters import Histogram, Metrics
 from emostream.metrics.page import Page, processes
 from emostream.metrics.workers import Workers
 from emostream.process import Log
-from emostream.settings import CLUSTER_TOPICS
+from emostream.roles import roles
 from tests.harness import PROJECT_DIR, free_port_block, listening, wait_until
 from tests.unit.support import logged, settings_with
 
@@ -203,7 +203,7 @@ def test_the_table_of_series_in_the_documents_is_that_of_the_code() -> None:
 
 def test_prometheus_is_told_where_every_process_is_by_default() -> None:
     settings = settings_with()
-    ports = [settings.app_port, *map(settings.metrics_port, range(len(CLUSTER_TOPICS) + 1)), *settings.subscriber_ports]
+    ports = [role.port for role in roles(settings) if role.kind != "kafka"]
     config = (PROJECT_DIR / "config" / "prometheus.yml").read_text()
     assert re.findall(r'"127.0.0.1:(\d+)"', config) == [str(port) for port in ports]
 
