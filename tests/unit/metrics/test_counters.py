@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from emostream import __version__
 from emostream.metrics.catalogue import INGEST, ROUTE, STAGES, TAP_BUCKETS, Series, Stage
 from emostream.metrics.counters import Histogram, Metrics
 from emostream.metrics.page import Page, processes
@@ -100,6 +101,10 @@ def test_the_buckets_of_a_tap_grow_and_are_50_ms_apart_where_it_belongs() -> Non
     assert sorted(set(TAP_BUCKETS)) == list(TAP_BUCKETS)
     around = [bound for bound in TAP_BUCKETS if 0.5 <= bound <= 3.0]
     assert [round(b - a, 6) for a, b in itertools.pairwise(around)] == [0.05] * 50
+
+
+def test_every_page_tells_the_version() -> None:
+    assert told()["emostream_build_info", __version__] == 1
 
 
 # --- the workers of one app ---
