@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.figures import spread, write
 from benchmarks.machine import describe
 from emostream.broker import consumer, partitions
-from emostream.operate.supervisor import java
+from emostream.operate.java import java
 from emostream.settings import load
 from testkit.broker import Broker, running_broker
 from testkit.processes import cpu_seconds

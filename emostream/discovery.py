@@ -14,7 +14,8 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream import roles
+from emostream.settings import Settings
 
 # To connect, and to answer. A subscriber answers in milliseconds; one that hangs is to be noticed soon.
 TIMEOUT_SECONDS = (1.0, 1.0)
@@ -94,11 +95,7 @@ class Subscriber(msgspec.Struct, frozen=True):
 
 def subscribers(settings: Settings) -> list[Subscriber]:
     """Every subscriber that ./start.sh runs, not asked yet."""
-    return [
-        Subscriber(cluster, number, settings.subscriber_port(topic, number))
-        for cluster, topic in enumerate(CLUSTER_TOPICS, start=1)
-        for number in range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-    ]
+    return [Subscriber(role.cluster, role.number, role.port) for role in roles.subscribers(settings)]
 
 
 def ask(

@@ -38,7 +38,7 @@ class Broker:
 
     def replace_topics(self) -> None:
         """Every topic, empty."""
-        self.operate("emostream.topics", "replace")
+        self.operate("emostream", "topics")
 
     def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""
@@ -124,9 +124,9 @@ class Broker:
 def running_broker(environment: dict[str, str]) -> Iterator[Broker]:
     """A real broker with all topics, stopped at the end of the block."""
     broker = Broker(environment)
-    broker.operate("emostream.operate.commands", "start", "kafka")
+    broker.operate("emostream", "kafka")
     try:
         broker.replace_topics()
         yield broker
     finally:
-        broker.operate("emostream.operate.commands", "stop")
+        broker.operate("emostream", "down")

@@ -16,10 +16,9 @@ from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
 from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
+from emostream.roles import main_publisher
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
-
-NAME = "main_publisher"
 
 
 def run(settings: Settings) -> int:
@@ -35,7 +34,7 @@ def run(settings: Settings) -> int:
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
-    MetricsPage(query_metrics.metrics).serve(settings.bind_host, settings.metrics_port(), log)
+    MetricsPage(query_metrics.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.
@@ -76,7 +75,7 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
 
 def _follow(query: StreamingQuery, query_metrics: QueryMetrics, settings: Settings, stop: StopFlag, log: Log) -> None:
     """Beat while the query runs. At a stop, let it count what is on the topic. Raises StreamingQueryException."""
-    heartbeat = Heartbeat(settings, NAME)
+    heartbeat = Heartbeat(settings, main_publisher(settings).name)
     while not stop.requested:
         if query.awaitTermination(1):
             return

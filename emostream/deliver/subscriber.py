@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import waitress
 from kafka.errors import KafkaError
 
+from emostream import roles
 from emostream.deliver.history import History
 from emostream.deliver.push.allowed_networks import AllowedNetworks, resolve
 from emostream.deliver.push.client import Position, PushClient, PushPolicy
@@ -28,7 +29,7 @@ from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals, within
-from emostream.settings import CLUSTER_TOPICS, REGISTRY_TOPIC, Settings
+from emostream.settings import REGISTRY_TOPIC, Settings
 from emostream.topics import wait_for_topics
 
 SAVE_EVERY_SECONDS = 1.0
@@ -112,9 +113,8 @@ class Subscriber:
     def open_streams(self, listener: socket.socket) -> None:
         """Serve event streams on a bound socket."""
         settings = self._settings
-        cluster = CLUSTER_TOPICS.index(self.cluster_topic) + 1
         batches = Batches(
-            cluster, self.follower.starts | self.follower.forgotten, self.follower.forgotten_batch_ids,
+            settings.cluster, self.follower.starts | self.follower.forgotten, self.follower.forgotten_batch_ids,
             settings.max_age_seconds, MAX_HISTORY_RECORDS,
         )  # fmt: skip
         max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
@@ -300,12 +300,10 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log):
         return 0
-    port = settings.subscriber_port(cluster_topic, settings.subscriber)
-    name = f"subscriber_{CLUSTER_TOPICS.index(cluster_topic) + 1}_{settings.subscriber}"
+    role = roles.subscriber(settings, settings.cluster, settings.subscriber)
     # Bound first, because that may fail, but not listened on before a client may register.
-    listener = bound_socket(settings.bind_host, port, setting="SUBSCRIBER_BASE_PORT")
-    stream_port = settings.stream_port(cluster_topic, settings.subscriber)
-    stream_listener = bound_socket(settings.bind_host, stream_port, setting="STREAM_BASE_PORT")
+    listener, stream_listener = [bound_socket(at.host, at.port, at.setting) for at in role.addresses]
+    stream_port = role.addresses[1].port
     try:
         subscriber = Subscriber(settings, log)
         subscriber.start(stop)
@@ -315,8 +313,8 @@ def run(settings: Settings) -> int:
         server = waitress.create_server(app, sockets=[listener], threads=4, asyncore_use_poll=True)
         http = threading.Thread(target=server.run, name="http", daemon=True)
         http.start()
-        log.info("listening", address=settings.bind_host, port=port, stream_port=stream_port)
-        _follow(subscriber, http, Heartbeat(settings, name), stop)
+        log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
+        _follow(subscriber, http, Heartbeat(settings, role.name), stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from emostream import roles
 from emostream.discovery import Directory
 from emostream.http.server import SPARE_CONNECTIONS, Connections
 from emostream.ingest.fast_path import FastPath
@@ -23,7 +24,7 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.metrics.workers import WorkerMetrics
 from emostream.operate.dashboard import routes as dashboard
-from emostream.operate.supervisor import Supervised
+from emostream.operate.supervisor import SupervisedMetrics
 from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
 from emostream.settings import Settings
 from emostream.web import pages
@@ -55,7 +56,7 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     counters = Metrics(log, INGEST)
     intake = Intake(settings, producer, counters)
     workers = WorkerMetrics(metrics_path(settings), counters)
-    app = create_app(intake, MetricsPage(workers, Supervised(settings), pid=parent_pid))
+    app = create_app(intake, MetricsPage(workers, SupervisedMetrics(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
@@ -111,7 +112,7 @@ def _watch(
     settings: Settings, producer: BoundedProducer, intake: Intake, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
     """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
-    heartbeat = Heartbeat(settings, "app", parent_pid)
+    heartbeat = Heartbeat(settings, roles.app(settings).name, parent_pid)
     try:
         _keep(settings, producer, intake, workers, log, heartbeat, parent_pid)
     except BaseException as error:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from emostream import __version__
+
 # For steps that take milliseconds unless something is wrong.
 STEP_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 # For a tap's time from the app to a client: 50 ms apart up to 3 s, where it should be, then up to a minute.
@@ -182,4 +184,5 @@ PROCESS: Stage = {
     "open_fds": Series("process_open_fds", "gauge", "Open file descriptors of the process and its children"),
     "max_fds": Series("process_max_fds", "gauge", "File descriptors that the process can open"),
 }
-STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, RECEIVE, PROCESS)
+BUILD = Series("emostream_build_info", "gauge", "Always 1; the label is the version", "version", __version__)
+STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, RECEIVE, PROCESS, {"build": BUILD})

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from emostream.metrics.catalogue import PROCESS, Series
+from emostream.metrics.catalogue import BUILD, PROCESS, Series
 from emostream.metrics.counters import MetricsSource
 from emostream.process import Log
 
@@ -53,6 +53,9 @@ class MetricsPage(Collector):
                     for value, number in samples.get(key, {}).items():
                         family.add_metric([value] if one.label else [], number)
             yield from families.values()
+        build = GaugeMetricFamily(BUILD.name, BUILD.meaning, labels=[BUILD.label])
+        build.add_metric([BUILD.value], 1)
+        yield build
         found = process_numbers(self._pid)
         for key, one in PROCESS.items():
             if key in found:

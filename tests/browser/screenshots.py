@@ -23,6 +23,7 @@ import requests
 from PIL import Image
 
 from emostream.operate.supervisor import Supervisor
+from emostream.roles import subscribers
 from emostream.settings import CLUSTER_TOPICS, load
 from testkit.broker import Broker
 from testkit.browser import Browser
@@ -125,12 +126,12 @@ def take_dashboard(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as data, ExitStack() as stack:
         environment = environment_for(Path(data) / "data")
         broker, settings = Broker(environment), load([], environment)
-        stack.callback(broker.operate, "emostream.operate.commands", "stop")
-        broker.operate("emostream.operate.commands", "start")
+        stack.callback(broker.operate, "emostream", "down")
+        broker.operate("emostream", "up")
         app = f"http://127.0.0.1:{settings.app_port}"
         crowd = Load(app)
         crowd.start()
-        ports = settings.subscriber_ports
+        ports = [role.port for role in subscribers(settings)]
         clients = [stack.enter_context(http_client()) for _ in range(12)]
         for client, port in zip(clients, ports * 2, strict=False):
             assert call(f"http://127.0.0.1:{port}/register", {"client_url": client.url})[0] == 200

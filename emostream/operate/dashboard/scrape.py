@@ -19,9 +19,9 @@ from prometheus_client.samples import Sample
 
 from emostream.discovery import Directory, Eviction
 from emostream.operate.dashboard.cache import Latest
-from emostream.operate.supervisor import Process as Supervised
-from emostream.operate.supervisor import Supervisor, all_names
-from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.operate.supervisor import SupervisedProcess, Supervisor
+from emostream.roles import roles, subscriber
+from emostream.settings import Settings
 
 FRESH_SECONDS = 1.0
 # To connect, and between two pieces of an answer; and for all of them together.
@@ -114,16 +114,16 @@ class Scraper:
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
-        evicted = {f"subscriber_{s.cluster}_{s.subscriber}": s.evicted for s in self._directory.now()}
+        evicted = {subscriber(self._settings, s.cluster, s.subscriber).name: s.evicted for s in self._directory.now()}
         processes = [
-            _process(name, known.get(name), pages.get(name), evicted.get(name, ()))
-            for name in all_names(self._settings)
-            if name in known or name in urls or name == "app"
+            _process(role.name, known.get(role.name), pages.get(role.name), evicted.get(role.name, ()))
+            for role in roles(self._settings)
+            if role.name in known or role.kind != "kafka"
         ]
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
 
 
-def _process(name: str, known: Supervised | None, page: Page | None, evicted: tuple[Eviction, ...]) -> Process:
+def _process(name: str, known: SupervisedProcess | None, page: Page | None, evicted: tuple[Eviction, ...]) -> Process:
     if known is None:
         return Process(name, None, None, None, None, page, evicted)
     return Process(name, known.state, known.ready, known.restarts, known.uptime_seconds, page, evicted)
@@ -132,22 +132,16 @@ def _process(name: str, known: Supervised | None, page: Page | None, evicted: tu
 def metrics_urls(settings: Settings) -> dict[str, str]:
     """Where each process but the app has its GET /metrics, by its name."""
     host = f"[{settings.client_host}]" if ":" in settings.client_host else settings.client_host
-    base = settings.metrics_base_port
-    urls = {"main_publisher": f"http://{host}:{base}/metrics"}
-    for cluster, _ in enumerate(CLUSTER_TOPICS, start=1):
-        urls[f"cluster_publisher_{cluster}"] = f"http://{host}:{base + cluster}/metrics"
-    names = (name for name in all_names(settings) if name.startswith("subscriber_"))
-    for name, port in zip(names, settings.subscriber_ports, strict=True):
-        urls[name] = f"http://{host}:{port}/metrics"
-    return urls
+    asked = [role for role in roles(settings) if role.kind not in ("kafka", "app")]
+    return {role.name: f"http://{host}:{role.port}/metrics" for role in asked}
 
 
-def supervised(settings: Settings) -> dict[str, Supervised]:
+def supervised(settings: Settings) -> dict[str, SupervisedProcess]:
     """What supervisor says of each process; nothing where there is no supervisor."""
     return {process.name: process for process in Supervisor(settings).processes(ask_brokers=False)}
 
 
-def started_by_it(known: dict[str, Supervised]) -> dict[str, Supervised]:
+def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedProcess]:
     """Those whose state is supervisor's to tell: after `./start.sh kafka` the others are started by hand."""
     if "app" in known and known["app"].running:
         return known

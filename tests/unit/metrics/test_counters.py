@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from emostream import __version__
 from emostream.metrics.catalogue import INGEST, ROUTE, STAGES, TAP_BUCKETS, Series, Stage
 from emostream.metrics.counters import Histogram, Metrics
 from emostream.metrics.page import MetricsPage, process_numbers
 from emostream.metrics.workers import WorkerMetrics
 from emostream.process import Log
-from emostream.settings import CLUSTER_TOPICS
+from emostream.roles import roles
 from testkit.logs import logged
 from testkit.ports import free_port_block, listening
 from testkit.settings import PROJECT_DIR, settings_with
@@ -102,6 +103,10 @@ def test_the_buckets_of_a_tap_are_50_ms_apart_from_half_a_second_to_3_s() -> Non
     assert sorted(set(TAP_BUCKETS)) == list(TAP_BUCKETS)
     around = [bound for bound in TAP_BUCKETS if 0.5 <= bound <= 3.0]
     assert [round(b - a, 6) for a, b in itertools.pairwise(around)] == [0.05] * 50
+
+
+def test_every_page_shows_the_version() -> None:
+    assert page_of()["emostream_build_info", __version__] == 1
 
 
 # --- the workers of one app ---
@@ -203,7 +208,7 @@ def test_the_table_in_the_documents_is_the_catalogue() -> None:
 
 def test_the_configuration_of_prometheus_lists_the_default_port_of_every_process() -> None:
     settings = settings_with()
-    ports = [settings.app_port, *map(settings.metrics_port, range(len(CLUSTER_TOPICS) + 1)), *settings.subscriber_ports]
+    ports = [role.port for role in roles(settings) if role.kind != "kafka"]
     config = (PROJECT_DIR / "config" / "prometheus.yml").read_text()
     assert re.findall(r'"127.0.0.1:(\d+)"', config) == [str(port) for port in ports]
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from emostream.discovery import Eviction, Subscriber
 from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
-from emostream.operate.supervisor import Process as Supervised
+from emostream.operate.supervisor import SupervisedProcess
 from emostream.settings import Settings
 from testkit.doubles import FakeDirectory
 from testkit.http_servers import Answer, http_server
@@ -97,7 +97,7 @@ class Operated:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
-        self.supervised: dict[str, Supervised] = {}
+        self.supervised: dict[str, SupervisedProcess] = {}
         self.hold = threading.Event()
         self.hold.set()
         monkeypatch.setattr(scrape, "fetch", self._fetch)
@@ -115,7 +115,7 @@ class Operated:
             self.hold.wait(10)
         return None if ":7003/" in url else scrape.Page({"emostream_x": 1})
 
-    def _supervised(self, _settings: Settings) -> dict[str, Supervised]:
+    def _supervised(self, _settings: Settings) -> dict[str, SupervisedProcess]:
         return self.supervised
 
     def now(self) -> dict[str, Any]:
@@ -140,9 +140,9 @@ def test_everybody_is_asked_and_who_does_not_answer_costs_nobody_else(monkeypatc
 def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     system = Operated(monkeypatch)
     system.supervised = {
-        "kafka_1": Supervised("kafka_1", "RUNNING", 1, 60, 0, True),
-        "app": Supervised("app", "RUNNING", 1, 60, 0, True),
-        "subscriber_1_1": Supervised("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
+        "kafka_1": SupervisedProcess("kafka_1", "RUNNING", 1, 60, 0, True),
+        "app": SupervisedProcess("app", "RUNNING", 1, 60, 0, True),
+        "subscriber_1_1": SupervisedProcess("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
     }
     found = system.now()
     assert found["supervised"]
@@ -156,8 +156,8 @@ def test_who_was_started_by_hand_beside_supervisors_broker_is_not_said_to_be_sto
 ) -> None:
     system = Operated(monkeypatch)
     names = ("app", "main_publisher", "subscriber_1_1")
-    system.supervised = {name: Supervised(name, "STOPPED", 0, 0, 0, False) for name in names}
-    system.supervised["kafka_1"] = Supervised("kafka_1", "RUNNING", 1, 60, 0, True)
+    system.supervised = {name: SupervisedProcess(name, "STOPPED", 0, 0, 0, False) for name in names}
+    system.supervised["kafka_1"] = SupervisedProcess("kafka_1", "RUNNING", 1, 60, 0, True)
     found = system.now()
     assert not found["supervised"]
     assert {name: found["processes"][name]["state"] for name in names} == dict.fromkeys(names)
