@@ -61,10 +61,10 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
-    `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
-    milliseconds: when the emoji's oldest and newest event of the batch were accepted, and when it was counted.
-    `batch_emojis` is how many counts the batch has, so that whoever gathers them knows when it has all.
-    Only `emoji` and `count` are promised; what another publisher left out is None.
+    `events` is exact; EVENTS_PER_EMOJI and ROUNDING make `count` of it. The times are Unix milliseconds: when the
+    emoji's oldest and newest event of the micro-batch were accepted, and when they were counted.
+    `batch_emojis` is how many counts the micro-batch has, so a reader knows when it has all of them.
+    Only `emoji` and `count` are promised. A key that another publisher leaves out is None.
     """
 
     emoji: str
@@ -84,25 +84,25 @@ class _Challenge(msgspec.Struct, gc=False):
 
 
 class _PlainCount(msgspec.Struct, gc=False):
-    """What every reader needs of a count; all other keys ride along unread."""
+    """The promised keys of a count; other keys are not read."""
 
     emoji: str
     count: int
 
 
 class _PlainBatch(msgspec.Struct, gc=False):
-    """What a viewer needs of a stream's event."""
+    """What a viewer reads of a stream's event."""
 
     counts: list[_PlainCount]
 
 
-_counts_decoder = msgspec.json.Decoder(_PlainBatch)
 _request_decoder = msgspec.json.Decoder(TapRequest)
 _merged_decoder = msgspec.json.Decoder(MergedTapRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _challenge_decoder = msgspec.json.Decoder(_Challenge)
-_count_decoder = msgspec.json.Decoder(_PlainCount)
-_whole_count_decoder = msgspec.json.Decoder(Count)
+_count_decoder = msgspec.json.Decoder(Count)
+_plain_count_decoder = msgspec.json.Decoder(_PlainCount)
+_plain_batch_decoder = msgspec.json.Decoder(_PlainBatch)
 _encoder = msgspec.json.Encoder()
 
 
@@ -155,34 +155,33 @@ def _event(request: TapRequest, count: int = 1) -> Event:
     return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
 
 
-def parse_count(value: bytes | None) -> tuple[str, int]:
-    """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
-    return _checked(_decode(_count_decoder, value or b""))
+def parse_count(value: bytes | None) -> Count:
+    """The count in a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord.
+
+    A wrong value of an optional key does not cost the count: all optional keys are None then.
+    """
+    data = value or b""
+    try:
+        count: Count = _decode(_count_decoder, data)
+    except InvalidRecord:
+        plain: _PlainCount = _decode(_plain_count_decoder, data)
+        count = Count(plain.emoji, plain.count)
+    _check_count(count.emoji, count.count)
+    return count
 
 
 def parse_batch(data: bytes) -> list[tuple[str, int]]:
     """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
-    batch: _PlainBatch = _decode(_counts_decoder, data)
-    return [_checked(count) for count in batch.counts]
+    batch: _PlainBatch = _decode(_plain_batch_decoder, data)
+    for count in batch.counts:
+        _check_count(count.emoji, count.count)
+    return [(count.emoji, count.count) for count in batch.counts]
 
 
-def _checked(count: _PlainCount) -> tuple[str, int]:
-    _check_text("emoji", count.emoji)
-    if count.count < 1:
-        raise InvalidRecord(f"count: expected at least 1, got {count.count}")
-    return count.emoji, count.count
-
-
-def parse_whole_count(value: bytes) -> Count:
-    """A count with its optional keys, which are None where one of them is not what it should be.
-
-    Raises InvalidRecord as parse_count does.
-    """
-    emoji, count = parse_count(value)
-    try:
-        return _whole_count_decoder.decode(value)
-    except msgspec.ValidationError:
-        return Count(emoji, count)
+def _check_count(emoji: str, count: int) -> None:
+    _check_text("emoji", emoji)
+    if count < 1:
+        raise InvalidRecord(f"count: expected at least 1, got {count}")
 
 
 def parse_challenge(body: bytes) -> str | None:

@@ -69,7 +69,7 @@ class Stream:
 
         A record without a key, from a publisher that sends none, is always new.
         """
-        emoji, count = parse_count(value)
+        counted = parse_count(value)
         with self._lock:
             if record_key is not None:
                 # With the value, because keys start over when a topic is replaced.
@@ -81,7 +81,7 @@ class Stream:
                 if len(self._seen) > REMEMBERED_RECORDS:
                     self._seen.popitem(last=False)
             self.records += 1
-            self._out.write(flow(emoji, count))
+            self._out.write(flow(counted.emoji, counted.count))
             self._out.flush()
             return True
 

@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 
 from emostream.broker import PARTITIONS, bulk_consumer
 from emostream.operate.dashboard.cache import Latest
-from emostream.records import InvalidRecord, parse_whole_count
+from emostream.records import InvalidRecord, parse_count
 from emostream.settings import Settings
 
 MAX_MINUTES = 360
@@ -192,7 +192,7 @@ def _starts(consumer: Consumer, topic: str, since_ms: int, next_offsets: dict[in
 
 def _row(message: Message) -> Row | None:
     try:
-        count = parse_whole_count(message.value() or b"")
+        count = parse_count(message.value())
     except InvalidRecord:
         return None
     _, published_ms = message.timestamp()
