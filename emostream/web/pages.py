@@ -14,7 +14,7 @@ import jinja2
 import msgspec
 from flask import Blueprint, Response, abort, request
 
-from emostream.discovery import Directory, Listing
+from emostream.discovery import Directory, SubscriberList
 from emostream.settings import SEED_EMOJIS, Settings
 
 WEB_DIR = Path(__file__).parent
@@ -105,7 +105,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     def show_subscribers() -> Response:
         host = _host() or settings.client_host
         host = f"[{host}]" if ":" in host else host
-        listing = Listing([subscriber.listed(host) for subscriber in directory.now()])
+        listing = SubscriberList([subscriber.entry(host) for subscriber in directory.now()])
         return Response(
             msgspec.json.encode(listing), mimetype="application/json", headers={"Cache-Control": "no-store"}
         )

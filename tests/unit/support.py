@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hypothesis import strategies as st
 
-from emostream.discovery import Directory, Subscriber
+from emostream.discovery import Directory, SubscriberState
 from emostream.ingest.producer import BufferFull, Receipt
 from emostream.settings import SETTING_NAMES, Settings, load
 from tests.harness import PROJECT_DIR
@@ -147,10 +147,10 @@ def http_server(answer: Callable[[Asked], Answer], port: int = 0) -> Iterator[Ht
 class FakeDirectory(Directory):
     """Knows these subscribers and asks nobody."""
 
-    def __init__(self, *found: Subscriber) -> None:
+    def __init__(self, *found: SubscriberState) -> None:
         self._found = list(found)
 
-    def now(self) -> list[Subscriber]:
+    def now(self) -> list[SubscriberState]:
         return self._found
 
 

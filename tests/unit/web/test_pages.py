@@ -10,14 +10,14 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from emostream.discovery import Subscriber
+from emostream.discovery import SubscriberState
 from emostream.settings import SEED_EMOJIS
 from emostream.web.pages import WEB_DIR, blueprint
 from tests.unit.support import FakeDirectory, settings_with
 
 FOUND = [
-    Subscriber(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
-    Subscriber(1, 1, 7001),
+    SubscriberState(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
+    SubscriberState(1, 1, 7001),
 ]
 PAGES = ("/", "/overlay", "/dashboard")
 GZIP = {"Accept-Encoding": "gzip, br"}

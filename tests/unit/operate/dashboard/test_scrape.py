@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from emostream.discovery import Eviction, Subscriber
+from emostream.discovery import Eviction, SubscriberState
 from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import Process as Supervised
@@ -102,7 +102,7 @@ class Operated:
         monkeypatch.setattr(scrape, "supervised", self._supervised)
         monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
         evicted = (Eviction("http://gone/", "it answered 410 Gone", 1),)
-        directory = FakeDirectory(Subscriber(1, 2, 7002, alive=True, evicted=evicted))
+        directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
     def _fetch(self, url: str) -> scrape.Page | None:
