@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Receive: register with a subscriber, or read its stream; send emojis, print those that come. Type unsub to end."""
+"""Receive: print the emojis that a subscriber delivers, and send some. Type unsub to end."""
 
 import sys
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from emostream.discovery import Directory, Subscriber
+from emostream.discovery import Directory, SubscriberState
 from emostream.ingest.producer import BufferFull, Receipt
 
 
 class FakeDirectory(Directory):
     """Knows these subscribers and asks nobody."""
 
-    def __init__(self, *found: Subscriber) -> None:
+    def __init__(self, *found: SubscriberState) -> None:
         self._found = list(found)
 
-    def now(self) -> list[Subscriber]:
+    def now(self) -> list[SubscriberState]:
         return self._found
 
 

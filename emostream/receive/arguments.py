@@ -9,8 +9,7 @@ from typing import NoReturn
 from emostream.process import run_script
 from emostream.receive.client import ClientOptions, run
 
-ABOUT = """Receive: register with a subscriber, or read its stream; send emojis, print those that come.
-Type unsub to end."""
+ABOUT = "Receive: print the emojis that a subscriber delivers, and send some. Type unsub to end."
 
 
 def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
@@ -18,11 +17,11 @@ def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
     parser = argparse.ArgumentParser(command, description=ABOUT, epilog=f"example: PORT=8001 {command} --events 10")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, for example PORT=8001")
     parser.add_argument("--events", type=int, default=100, help="emojis to send (%(default)s)")
-    parser.add_argument("--interval", type=float, default=0.1, help="seconds between two (%(default)s)")
-    parser.add_argument("--send-only", action="store_true", help="do not register; end when all are sent")
+    parser.add_argument("--interval", type=float, default=0.1, help="seconds between two emojis (%(default)s)")
+    parser.add_argument("--send-only", action="store_true", help="receive nothing; end when all are sent")
     parser.add_argument("--receive-only", action="store_true", help="send nothing")
-    parser.add_argument("--stream", action="store_true", help="read an event stream instead of being called on PORT")
-    parser.add_argument("--app", metavar="URL", help="where the app is, for example http://192.0.2.7:5000")
+    parser.add_argument("--stream", action="store_true", help="read a subscriber's stream instead of listening on PORT")
+    parser.add_argument("--app", metavar="URL", help="address of the app, for example http://192.0.2.7:5000")
     parser.add_argument("--no-wait", action="store_true", help="exit with 1 when all subscribers are full")
     args = parser.parse_intermixed_args(arguments)
     options = ClientOptions(

@@ -15,7 +15,8 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.dashboard.scrape import MAX_CLIENTS
-from emostream.operate.dashboard.timeline import MAX_MINUTES, MAX_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
+from emostream.operate.dashboard.timeline import SHOWN_EMOJIS, WINDOW_MINUTES
+from emostream.operate.dashboard.timeline_csv import MAX_MINUTES, MAX_ROWS
 from emostream.process import Log
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
 from testkit.doubles import FakeDirectory, FakeProducer

@@ -1,4 +1,4 @@
-"""client.py as a process between fake subscribers and a terminal that is a pipe."""
+"""client.py as a process: with a fake subscriber, and a pipe in place of the terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ENDINGS = pytest.mark.parametrize("end", [type_unsub, interrupt])
 
 
 @ENDINGS
-def test_a_client_shows_what_is_pushed_and_deregisters_at_its_end(
+def test_the_client_shows_what_is_pushed_and_deregisters_when_it_ends(
     end: Callable[[Script], None], tmp_path: Path
 ) -> None:
     subscriber = FakeSubscriber()
@@ -88,7 +88,7 @@ def test_a_client_that_waits_for_a_slot_can_be_ended(end: Callable[[Script], Non
         wait_until("its end", lambda: client.process.poll() is not None, timeout_seconds=10)
 
 
-def test_a_client_reads_a_stream_without_a_port_of_its_own(tmp_path: Path) -> None:
+def test_a_client_that_reads_a_stream_needs_no_port(tmp_path: Path) -> None:
     data = '{"counts": [{"emoji": "🔥", "count": 3}]}'
 
     def answer(asked: Asked) -> Answer:
@@ -107,7 +107,7 @@ def test_a_client_reads_a_stream_without_a_port_of_its_own(tmp_path: Path) -> No
         assert client.process.wait(30) == 0
 
 
-def test_a_client_that_may_not_wait_says_so_and_ends_with_1(tmp_path: Path) -> None:
+def test_a_client_that_may_not_wait_says_that_all_are_full_and_ends_with_1(tmp_path: Path) -> None:
     with running_client(FakeSubscriber(slots=0), tmp_path / "log", "--no-wait") as client:
         assert client.process.wait(30) == 1
         assert "no subscriber has a free slot" in client.log

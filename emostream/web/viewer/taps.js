@@ -1,7 +1,7 @@
-// Taps → POST /send-emojis: those of half a second travel together; what could not be sent is tried again for a while.
+// Taps → POST /send-emojis. Taps of half a second are sent together; what could not be sent is tried again for 10 s.
 
 const MERGE_MS = 500;
-const MOST_PER_EVENT = 1000; // what the app takes as `count`
+const MOST_PER_EVENT = 1000; // the highest `count` that the app accepts
 const MOST_WAITING = 20_000;
 const TRY_FOR_MS = 10_000;
 const PAUSE_MS = 1000;
@@ -10,11 +10,11 @@ const TIMEOUT_MS = 8000;
 export class Taps {
   /**
    * @param {string} userId
-   * @param {(sentence: string) => void} tell called with what went wrong, and with "" when it works again
+   * @param {(sentence: string) => void} tell called with what went wrong, and with "" when sending works again
    */
   constructor(userId, tell) {
     this.userId = userId;
-    // Where senders must show a key, the page's address brings it: behind the #, so that it is sent nowhere else.
+    // If senders need a key, it is in the page's address, after the #, so that the browser sends it nowhere else.
     this.key = new URLSearchParams(location.hash.slice(1)).get("key");
     this.tell = tell;
     this.waiting = new Map(); // emoji → {count, since}
@@ -39,7 +39,7 @@ export class Taps {
     this.sending = true;
     let pause = 0;
     try {
-      // keepalive: a page that is closed still sends its last taps.
+      // keepalive lets a page that is being closed send its last taps.
       const answer = await fetch("/send-emojis", {
         method: "POST",
         headers: { "Content-Type": "application/json", ...(this.key && { Authorization: `Bearer ${this.key}` }) },
@@ -52,22 +52,22 @@ export class Taps {
         this.tell(rejected.length ? `Not sent: ${rejected[0].error}` : "");
       } else if (answer.status === 503) {
         pause = Math.max(PAUSE_MS, Number(answer.headers.get("Retry-After")) * 1000 || 0);
-        this.#keep(taps, "EmoStream is busy; your reactions follow in a moment.");
+        this.#putBack(taps, "EmoStream is busy; your reactions will follow in a moment.");
       } else {
         const { error = answer.statusText } = await answer.json().catch(() => ({}));
         this.tell(`Not sent: ${error}`);
       }
     } catch {
       pause = PAUSE_MS;
-      this.#keep(taps, "EmoStream cannot be reached; your reactions follow when it can.");
+      this.#putBack(taps, "EmoStream cannot be reached; your reactions will follow.");
     } finally {
       this.sending = false;
       if (this.waiting.size > 0) this.timer ??= setTimeout(() => this.send(), pause || MERGE_MS);
     }
   }
 
-  /** Put back what was not taken, unless it is too old to be worth showing. */
-  #keep(taps, sentence) {
+  /** Put back taps that were not sent, unless they are too old to be worth showing. */
+  #putBack(taps, sentence) {
     const oldest = Date.now() - TRY_FOR_MS;
     let dropped = false;
     for (const [emoji, tap] of taps) {
@@ -96,7 +96,7 @@ function events(taps, userId) {
   return list;
 }
 
-/** A random name for this browser, the same at its next visit where it may be kept. */
+/** A random name for this browser. It stays the same at the next visit if the browser may store it. */
 export function userId() {
   const made = `viewer-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
   try {
@@ -104,7 +104,7 @@ export function userId() {
     if (kept) return kept;
     localStorage.setItem("emostream-user", made);
   } catch {
-    // Storage is forbidden here: a new name at each visit is as good.
+    // The browser forbids storage. A new name at each visit works too.
   }
   return made;
 }

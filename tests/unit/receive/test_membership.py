@@ -1,4 +1,4 @@
-"""emostream.receive.client: what the viewer sees, with whom the client registers, which pushes it takes."""
+"""emostream.receive.membership: with which subscriber the client registers, and how it stays registered."""
 
 from __future__ import annotations
 
@@ -9,117 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from flask.testing import FlaskClient
-from hypothesis import given
-from hypothesis import strategies as st
 
 from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
-from emostream.receive import client as receive
-from emostream.receive.client import MAX_PRINTED, Membership, Sender, Stream, create_app, flow, metrics_of
-from emostream.records import InvalidRecord, parse_request
+from emostream.receive import membership as membership_module
+from emostream.receive.membership import Membership
+from emostream.receive.routes import create_app
+from emostream.receive.screen import Screen
 from testkit.http_servers import Answer, Asked, HttpServer, http_server
 from testkit.ports import free_port_block
 from testkit.settings import settings_with
-from testkit.strategies import any_text
 from testkit.waiting import is_waiting, wait_until
 
 CLIENT_URL = "http://127.0.0.1:8001/"
-NO_PAGE = MetricsPage()
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
-COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
-
-
-@pytest.mark.parametrize(
-    ("count", "printed"), [(1, "😊"), (3, "😊😊😊"), (50, "😊" * 50), (51, " 😊×51 "), (10**9, " 😊×1000000000 ")]
-)
-def test_an_emoji_flows_as_often_as_it_counts_until_that_would_flood(count: int, printed: str) -> None:
-    assert flow("😊", count) == printed
-
-
-def shown(*pushes: tuple[str | None, bytes]) -> str:
-    out = io.StringIO()
-    stream = Stream(out)
-    for key, value in pushes:
-        stream.show(key, value)
-    return out.getvalue()
-
-
-def test_a_repeat_is_shown_once() -> None:
-    assert shown(("t/0/1", COUNT), ("t/0/2", COUNT), ("t/0/1", COUNT), ("t/0/2", COUNT)) == "😊" * 6
-
-
-def test_a_record_without_a_key_is_always_new() -> None:
-    assert shown((None, COUNT), (None, COUNT)) == "😊" * 6
-
-
-def test_a_known_key_with_another_value_is_new() -> None:
-    assert shown(("t/0/1", COUNT), ("t/0/1", b'{"emoji": "x", "count": 1}')) == "😊😊😊x"
-
-
-def test_only_so_many_records_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receive, "REMEMBERED_RECORDS", 2)
-    one, two, three = ((f"t/0/{number}", b'{"emoji": "%d", "count": 1}' % number) for number in (1, 2, 3))
-    assert shown(one, two, three, two, three, one) == "1231"
-
-
-@given(any_text, st.integers())
-def test_nothing_that_steers_a_terminal_is_printed(emoji: str, count: int) -> None:
-    try:
-        printed = shown((None, json.dumps({"emoji": emoji, "count": count}).encode()))
-    except InvalidRecord:
-        return
-    assert not [c for c in printed if c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029\u202e\u2066"]
-    assert len(printed) <= 64 * MAX_PRINTED
-
-
-# --- the client's own HTTP server ---
-
-
-def client_app(identity: str | None = None) -> tuple[FlaskClient, io.StringIO]:
-    out = io.StringIO()
-    membership = Membership(settings_with(), CLIENT_URL, StopFlag(), NO_APP)
-    membership.identity = identity
-    return create_app(Stream(out), membership, NO_PAGE).test_client(), out
-
-
-def test_a_push_and_its_repeat_are_both_taken_and_shown_once() -> None:
-    client, out = client_app()
-    taken = [client.post("/", data=COUNT, headers={"Idempotency-Key": "t/0/1"}).status_code for _ in range(2)]
-    assert (taken, out.getvalue()) == ([204, 204], "😊😊😊")
-
-
-def test_a_push_of_someone_elses_subscriber_needs_only_a_body() -> None:
-    client, out = client_app(identity="cluster1-emoji-topic/1")
-    assert client.post("/", data=COUNT).status_code == 204
-    assert out.getvalue() == "😊😊😊"
-
-
-def test_a_push_that_is_no_count_is_a_400() -> None:
-    client, out = client_app()
-    assert client.post("/", data=b'{"emoji": "\\u001b[31m", "count": 1}').status_code == 400
-    assert out.getvalue() == ""
-
-
-def test_a_challenge_is_echoed_and_not_shown() -> None:
-    client, out = client_app()
-    assert client.post("/", data=b'{"challenge": "abc"}').json == {"challenge": "abc"}
-    assert client.post("/", data=b'{"challenge": 5}').status_code == 400
-    assert out.getvalue() == ""
-
-
-def test_a_stranger_is_told_that_it_may_go() -> None:
-    client, out = client_app(identity="cluster1-emoji-topic/1")
-    assert client.post("/", data=COUNT, headers={"Subscriber": "cluster2-emoji-topic/1"}).status_code == 410
-    assert client.post("/", data=COUNT, headers={"Subscriber": "cluster1-emoji-topic/1"}).status_code == 204
-    assert out.getvalue() == "😊😊😊"
-
-
-# --- with whom it registers ---
+COUNT = b'{"emoji": "x", "count": 3}'
 
 
 class FakeSubscriber:
-    """A subscriber as the contract has it, whose slots a test decides."""
+    """A subscriber that follows the contract. A test decides how many slots it has."""
 
     def __init__(self, slots: int, number: int = 1) -> None:
         self.slots = slots
@@ -145,7 +53,7 @@ class FakeSubscriber:
 
 
 class Cluster:
-    """Fake subscribers on the ports where a client looks for them; most ports have none."""
+    """Fake subscribers on some of the ports where a client looks for subscribers."""
 
     def __init__(self, *subscribers: FakeSubscriber) -> None:
         self._base_port = free_port_block(30)
@@ -174,7 +82,7 @@ def found(*subscribers: FakeSubscriber) -> bool:
 
 @contextmanager
 def kept(cluster: Cluster) -> Iterator[None]:
-    """A client that has registered and goes on keeping that up, in another thread."""
+    """A client that has registered, and that keeps its registration in another thread."""
     with cluster.member() as membership:
         assert membership.find(wait=False)
         keeper = threading.Thread(target=membership.keep, daemon=True)
@@ -187,22 +95,22 @@ def kept(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receive, "CONFIRM_SECONDS", 0.02)
-    monkeypatch.setattr(receive, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(receive, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(membership_module, "CONFIRM_SECONDS", 0.02)
+    monkeypatch.setattr(membership_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(membership_module, "RETRY_SECONDS", 0.02)
 
 
-def test_a_client_registers_where_most_slots_are_free() -> None:
+def test_the_client_registers_where_most_slots_are_free() -> None:
     full, scarce, roomy = FakeSubscriber(0), FakeSubscriber(1), FakeSubscriber(2)
     assert found(full, scarce, roomy)
     assert (full.clients, scarce.clients, roomy.clients) == ([], [], [CLIENT_URL])
 
 
-def test_a_client_that_does_not_wait_goes_when_all_are_full() -> None:
+def test_a_client_that_does_not_wait_gives_up_when_all_are_full() -> None:
     assert not found(FakeSubscriber(0), FakeSubscriber(0))
 
 
-def test_a_client_whose_slot_was_taken_a_moment_before_tries_the_next_subscriber() -> None:
+def test_a_client_whose_slot_was_just_taken_tries_the_next_subscriber() -> None:
     tempting, other = FakeSubscriber(5), FakeSubscriber(1)
     tempting.refuses = True
     assert found(tempting, other)
@@ -223,7 +131,7 @@ def test_a_client_whose_slot_was_taken_a_moment_before_tries_the_next_subscriber
         b'{"available_slots": null}',
     ],
 )
-def test_a_subscriber_that_answers_junk_is_passed_over(status: bytes) -> None:
+def test_a_subscriber_that_answers_junk_is_skipped(status: bytes) -> None:
     odd, good = FakeSubscriber(9), FakeSubscriber(1)
     odd.status = status
     assert found(odd, good)
@@ -235,7 +143,7 @@ def listing(*slots: tuple[str, int]) -> Answer:
     return Answer(200, json.dumps({"subscribers": listed}).encode())
 
 
-def test_a_client_asks_the_app_alone_for_all_subscribers() -> None:
+def test_the_client_asks_only_the_app_when_it_lists_a_free_slot() -> None:
     elsewhere = FakeSubscriber(1)
     cluster = Cluster(FakeSubscriber(1))
     with http_server(elsewhere.answer) as server, http_server(lambda _: listing((server.url[:-1], 1))) as app:
@@ -247,7 +155,7 @@ def test_a_client_asks_the_app_alone_for_all_subscribers() -> None:
 
 
 @pytest.mark.parametrize("answer", [Answer(404), listing(), listing(("http://127.0.0.1:9", 2))], ids=repr)
-def test_a_client_asks_each_subscriber_where_the_app_is_of_no_help(answer: Answer) -> None:
+def test_the_client_asks_each_subscriber_when_the_app_is_of_no_help(answer: Answer) -> None:
     subscriber = FakeSubscriber(1)
     cluster = Cluster(subscriber)
     with http_server(lambda _: answer) as app:
@@ -258,7 +166,7 @@ def test_a_client_asks_each_subscriber_where_the_app_is_of_no_help(answer: Answe
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_client_waits_until_a_slot_is_free() -> None:
+def test_the_client_waits_until_a_slot_is_free() -> None:
     subscriber = FakeSubscriber(0)
     cluster = Cluster(subscriber)
     with cluster.member() as membership:
@@ -284,7 +192,7 @@ def test_a_waiting_client_ends_at_a_stop() -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_client_moves_on_when_its_subscriber_goes_away() -> None:
+def test_the_client_moves_on_when_its_subscriber_goes_away() -> None:
     first, second = FakeSubscriber(2), FakeSubscriber(1)
     cluster = Cluster(first, second)
     with kept(cluster):
@@ -294,7 +202,7 @@ def test_a_client_moves_on_when_its_subscriber_goes_away() -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_client_registers_again_where_it_was_forgotten() -> None:
+def test_the_client_registers_again_with_a_subscriber_that_forgot_it() -> None:
     subscriber = FakeSubscriber(1)
     with kept(Cluster(subscriber)):
         subscriber.clients.clear()
@@ -309,28 +217,12 @@ def test_a_client_that_leaves_deregisters() -> None:
     assert subscriber.clients == []
 
 
-def test_a_client_tells_what_it_has_shown_and_sent() -> None:
-    out, stop = Stream(io.StringIO()), StopFlag()
-    sender = Sender(NO_APP, "u", stop)
-    sender.sent, sender.failed = 3, 1
-    client = create_app(
-        out, Membership(settings_with(), CLIENT_URL, stop, NO_APP), MetricsPage(metrics_of(out, sender))
-    )
-    for _ in range(2):
-        client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
-    page = client.test_client().get("/metrics").text
-    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_"))
-    assert {name.removeprefix("emostream_receive_"): float(number) for name, number in told.items()} == {
-        "shown_total": 1, "repeats_total": 1, "sent_total": 3, "failed_total": 1,
-    }  # fmt: skip
-
-
 @pytest.mark.usefixtures("_impatient")
 def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> None:
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Stream(io.StringIO()), membership, NO_PAGE).test_client()
+        client = create_app(Screen(io.StringIO()), membership, MetricsPage()).test_client()
         pushed: list[int] = []
 
         def push() -> None:
@@ -338,27 +230,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
 
         second.on_register = push
         assert membership.find(wait=False)
-        assert membership.identity == "t/1"
+        assert membership.subscriber_name == "t/1"
         cluster.servers[0].gone = True
         assert membership.find(wait=False)
     assert pushed == [204]
-
-
-# --- what it sends ---
-
-
-def test_what_a_client_sends_is_what_the_app_takes() -> None:
-    with http_server(lambda _: Answer()) as app:
-        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
-        sender.run(events=5, interval_seconds=0)
-    assert [(asked.path, parse_request(asked.body).user_id) for asked in app.asked] == [
-        ("/send-emoji", "client-8001")
-    ] * 5
-    assert (sender.sent, sender.failed) == (5, 0)
-
-
-def test_taps_that_are_refused_are_counted_apart() -> None:
-    with http_server(lambda _: Answer(503)) as app:
-        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
-        sender.run(events=2, interval_seconds=0)
-    assert (sender.sent, sender.failed) == (0, 2)

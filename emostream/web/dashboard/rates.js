@@ -1,9 +1,9 @@
-// Answers of GET /dashboard.json → what has happened between them: increases, rates, quantiles.
+// Answers of GET /dashboard.json → increases, rates and quantiles, from the differences between the answers.
 
 const KEPT_MS = 65_000;
 
-/** Whether a process is of this kind: "subscriber_2" is of all subscribers of cluster 2. */
-function is(name, kind) {
+/** Whether a process is of this kind. The kind "subscriber_2" is every subscriber of cluster 2. */
+function isOfKind(name, kind) {
   return name === kind || name.startsWith(`${kind}_`);
 }
 
@@ -13,7 +13,7 @@ export class Answers {
     this.list = [];
   }
 
-  /** Take an answer in, unless there is one as new as that. */
+  /** Keep an answer, unless it is not newer than the newest one. */
   add(answer) {
     if (this.list.length && answer.at_ms <= this.newest.at_ms) return;
     this.list.push(answer);
@@ -24,7 +24,7 @@ export class Answers {
     return this.list[this.list.length - 1];
   }
 
-  /** The answers from the last one at least `seconds` before the newest, or from the first. */
+  /** The answers of the last `seconds`, starting with the last one before that time; up to `until` seconds ago. */
   #within(seconds, until = 0) {
     const first = this.newest.at_ms - seconds * 1000;
     const last = this.newest.at_ms - until * 1000;
@@ -33,22 +33,22 @@ export class Answers {
     return this.list.slice(start).filter((answer) => answer.at_ms <= last);
   }
 
-  /** How many of these seconds there are answers for. */
+  /** How many of these seconds the answers cover. */
   span(seconds, until = 0) {
     const found = this.#within(seconds, until);
     return found.length < 2 ? 0 : (found[found.length - 1].at_ms - found[0].at_ms) / 1000;
   }
 
   /**
-   * By how much numbers of all processes of a kind have grown, `get(page)` being such a number.
-   * A number that has become smaller has begun anew at 0; a process without an answer has the one it had.
+   * The growth of a number, summed over all processes of a kind. `get(page)` reads the number.
+   * A number that became smaller has started again at 0. A process without an answer keeps its last number.
    */
   #grown(kind, get, seconds, until) {
     const before = new Map();
     let sum = 0;
     for (const answer of this.#within(seconds, until)) {
       for (const { name, page } of answer.processes) {
-        if (!page || !is(name, kind)) continue;
+        if (!page || !isOfKind(name, kind)) continue;
         const value = get(page) ?? 0;
         if (before.has(name)) sum += value < before.get(name) ? value : value - before.get(name);
         before.set(name, value);
@@ -61,16 +61,16 @@ export class Answers {
     return this.#grown(kind, (page) => page.series[series], seconds, until);
   }
 
-  /** Per second; 0 where there is only one answer. */
+  /** The increase per second; 0 if there is only one answer. */
   rate(kind, series, seconds) {
     const span = this.span(seconds);
     return span ? this.increase(kind, series, seconds) / span : 0;
   }
 
-  /** What was observed within these seconds by all processes of a kind. */
+  /** What all processes of a kind have observed within these seconds. */
   histogram(kind, name, seconds) {
     const within = this.#within(seconds);
-    const one = within.flatMap((answer) => answer.processes).find((p) => is(p.name, kind) && p.page?.histograms[name]);
+    const one = within.flatMap((answer) => answer.processes).find((p) => isOfKind(p.name, kind) && p.page?.histograms[name]);
     const le = one ? one.page.histograms[name].le : [];
     const part = (get) => this.#grown(kind, (page) => page.histograms[name] && get(page.histograms[name]), seconds);
     return {
@@ -81,11 +81,11 @@ export class Answers {
     };
   }
 
-  /** The series of one name with each of its labels: [value of the label, rate]. */
+  /** The rate of a series for each value of its label: [value, rate]. */
   ratesBy(kind, series, label, seconds) {
     const found = new Set();
     for (const { name, page } of this.newest.processes) {
-      if (page && is(name, kind)) for (const key of Object.keys(page.series)) if (key.startsWith(`${series}{`)) found.add(key);
+      if (page && isOfKind(name, kind)) for (const key of Object.keys(page.series)) if (key.startsWith(`${series}{`)) found.add(key);
     }
     return [...found].map((key) => [key.slice(series.length + label.length + 3, -2), this.rate(kind, key, seconds)]);
   }
@@ -93,7 +93,7 @@ export class Answers {
   /** What each process of a kind says now: [name, value], of those that say it. */
   now(kind, series) {
     return this.newest.processes
-      .filter(({ name, page }) => is(name, kind) && page && series in page.series)
+      .filter(({ name, page }) => isOfKind(name, kind) && page && series in page.series)
       .map(({ name, page }) => [name, page.series[series]]);
   }
 
@@ -107,8 +107,8 @@ export class Answers {
 }
 
 /**
- * The value below which a part `q` of the observations lies, found in its bucket by a straight line; null where there
- * are none. Beyond the last bound it is that bound.
+ * The value below which a part `q` of the observations lies, by linear interpolation within its bucket. It is null if
+ * there are no observations, and the last bound if it lies beyond that.
  */
 export function quantile(q, { le, atMost, count }) {
   if (!count) return null;
@@ -125,7 +125,7 @@ export function quantile(q, { le, atMost, count }) {
   return le.length ? le[le.length - 1] : null;
 }
 
-/** p50, p99 and mean of a histogram; null where nothing was observed. */
+/** p50, p99 and mean of a histogram; null if nothing was observed. */
 export function summary(histogram) {
   const { count, sum } = histogram;
   if (!count) return null;

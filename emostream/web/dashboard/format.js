@@ -1,4 +1,4 @@
-// Numbers → words, the same everywhere on the operator's page.
+// Numbers, times and lists → the text that the operator's page shows.
 
 /** "1 event", "12,000 events". */
 export function count(number, noun) {
@@ -9,7 +9,7 @@ export function whole(number) {
   return Math.round(number).toLocaleString("en");
 }
 
-/** A rate: with a digit behind the point while it is small. */
+/** A rate. Below 10 it has a digit after the point. */
 export function perSecond(number) {
   return number > 0 && number < 10 ? number.toFixed(1) : whole(number);
 }
@@ -34,7 +34,7 @@ export function list(names, shown) {
   return `${names.slice(0, shown).join(", ")} and ${names.length - shown} more`;
 }
 
-/** The time of day, in the browser's zone. */
+/** The time of day, in the browser's time zone. */
 export function clock(ms, seconds = false) {
   return new Date(ms).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(seconds && { second: "2-digit" }) });
 }

@@ -1,19 +1,17 @@
-// Answers → everything that the operator's page shows, as plain numbers and words. No element is touched here.
+// Answers → everything that the operator's page shows, as plain numbers and words. This file touches no element.
 
 import { summary } from "./rates.js";
+import { isSlowClient } from "./what_is_slow.js";
 
-const RATE_SECONDS = 10; // five micro-batches; with fewer, a rate would jump as batches fall in or out
+const RATE_SECONDS = 10; // five micro-batches; over a shorter time a rate would jump with each micro-batch
 const LATENCY_SECONDS = 60;
-// A client is slow when it fails, or when more micro-batches wait for it than the one that is under way.
-const SLOW_BATCHES = 3;
-const SLOW_FAILING_SECONDS = 3;
-// How long a process may take to be ready: Spark on a busy machine.
+// How long a process may take until it is ready. Spark on a busy machine is the slowest.
 const START_SECONDS = 90;
 const STAGES = ["batch", "route", "push"];
 
 const DOWN = { BACKOFF: "keeps failing", EXITED: "down", FATAL: "failed", STOPPED: "stopped", STOPPING: "stopping" };
 
-/** A word for how a process is, and whether that is "well", "new" or "bad". */
+/** The state of a process as a word, and whether that is "well", "new" or "bad". */
 export function stateOf(process) {
   const { state, ready, page, uptime_seconds: up } = process;
   if (state === null) return page ? ["running", "well"] : ["no answer", "bad"];
@@ -24,8 +22,11 @@ export function stateOf(process) {
   return ["running", "well"];
 }
 
-/** @param {import("./rates.js").Answers} answers at least one; `seen` are the names of processes that ever answered */
-export function lookAt(answers, seen) {
+/**
+ * @param {import("./rates.js").Answers} answers at least one answer
+ * @param {Set<string>} seen the names of the processes that have ever answered
+ */
+export function figuresOf(answers, seen) {
   const { at_ms: atMs, supervised, batch_seconds: batchSeconds } = answers.newest;
   const rate = (kind, series) => answers.rate(kind, series, RATE_SECONDS);
   const latency = (name) => summary(answers.histogram("subscriber", name, LATENCY_SECONDS));
@@ -40,12 +41,12 @@ export function lookAt(answers, seen) {
     refused: answers.ratesBy("app", "emostream_ingest_refused_total", "reason", RATE_SECONDS).filter(([, r]) => r > 0),
     brokerAway: answers.most("app", "emostream_ingest_broker_away") > 0,
     hops: hops(answers, rate),
-    out: {
-      rate: countsOut(rate),
+    screens: {
+      rate: countsDelivered(rate),
       clients: answers.sum("subscriber", "emostream_deliver_clients"),
       streams: answers.sum("subscriber", "emostream_deliver_streams"),
     },
-    whole: latency("emostream_deliver_tap_to_screen_seconds"),
+    tapToScreen: latency("emostream_deliver_tap_to_screen_seconds"),
     stream: latency("emostream_deliver_stream_seconds"),
     stages: STAGES.map((name) => ({ name, ...latency(`emostream_deliver_stage_seconds{stage="${name}"}`) })),
     processes,
@@ -54,12 +55,12 @@ export function lookAt(answers, seen) {
       .flatMap(({ name, evicted }) => evicted.map((one) => ({ ...one, subscriber: name })))
       .sort((a, b) => b.at_ms - a.at_ms)
       .slice(0, 10),
-    standing: standing(answers, batchSeconds),
+    stuck: stuckProcesses(answers, batchSeconds),
   };
 }
 
-/** Counts a second that came to screens: one for each push and what was merged into it, all of a batch for each stream. */
-function countsOut(rate) {
+/** Counts per second that reached screens. A push has one, and those merged into it; a stream has all of a micro-batch. */
+function countsDelivered(rate) {
   const batches = rate("main_publisher", "emostream_aggregate_batches_total");
   const perBatch = batches ? rate("main_publisher", "emostream_aggregate_counts_total") / batches : 0;
   return rate("subscriber", "emostream_deliver_delivered_total") + rate("subscriber", "emostream_deliver_merged_total")
@@ -67,27 +68,27 @@ function countsOut(rate) {
 }
 
 /**
- * The hops of an emoji: what each does a second, what comes to it a second, and how much of that waits. Of several
- * processes of a kind, `waiting` is what waits for `worst`, who is furthest behind.
+ * The hops of an emoji: what each handles per second (`rate`), what arrives per second, and how much waits. Of several
+ * processes of a kind, `furthest` is the name of the one that is furthest behind, and `waiting` is what waits for it.
  */
 function hops(answers, rate) {
   const events = rate("app", "emostream_ingest_accepted_total");
   const counts = rate("main_publisher", "emostream_aggregate_counts_total");
-  const furthest = (kind, lag) =>
-    answers.now(kind, lag).reduce((found, [worst, waiting]) => (waiting > found.waiting ? { worst, waiting } : found), { waiting: 0 });
+  const furthestBehind = (kind, lag) =>
+    answers.now(kind, lag).reduce((most, [furthest, waiting]) => (waiting > most.waiting ? { furthest, waiting } : most), { waiting: 0 });
   return [
-    { name: "ingest", unit: "event", rate: events, comes: events, waiting: answers.sum("app", "emostream_ingest_buffered") },
+    { name: "ingest", unit: "event", rate: events, arriving: events, waiting: answers.sum("app", "emostream_ingest_buffered") },
     {
-      name: "aggregate", unit: "event", rate: rate("main_publisher", "emostream_aggregate_events_total"), comes: events,
+      name: "aggregate", unit: "event", rate: rate("main_publisher", "emostream_aggregate_events_total"), arriving: events,
       waiting: answers.sum("main_publisher", "emostream_aggregate_lag_events"),
     },
     {
-      name: "route", unit: "count", rate: rate("cluster_publisher", "emostream_route_records_total"), comes: counts,
-      ...furthest("cluster_publisher", "emostream_route_lag_records"),
+      name: "route", unit: "count", rate: rate("cluster_publisher", "emostream_route_records_total"), arriving: counts,
+      ...furthestBehind("cluster_publisher", "emostream_route_lag_records"),
     },
     {
-      name: "deliver", unit: "count", rate: rate("subscriber", "emostream_deliver_consumed_total"), comes: counts,
-      ...furthest("subscriber", "emostream_deliver_lag_records"),
+      name: "deliver", unit: "count", rate: rate("subscriber", "emostream_deliver_consumed_total"), arriving: counts,
+      ...furthestBehind("subscriber", "emostream_deliver_lag_records"),
     },
   ];
 }
@@ -109,34 +110,34 @@ function upSince(startSeconds) {
 }
 
 function slowClients(answers) {
-  const batch = Math.max(1, answers.most("main_publisher", "emostream_aggregate_emojis"));
+  const emojis = Math.max(1, answers.most("main_publisher", "emostream_aggregate_emojis"));
   return answers.newest.processes
     .flatMap(({ name, page }) => (page?.clients ?? []).map((client) => ({ ...client, subscriber: name })))
-    .filter((client) => client.failing_seconds >= SLOW_FAILING_SECONDS || client.behind_records > SLOW_BATCHES * batch)
+    .filter((client) => isSlowClient(client, emojis))
     .sort((a, b) => b.failing_seconds - a.failing_seconds || b.behind_records - a.behind_records)
     .slice(0, 20);
 }
 
 /**
- * Who stands still: something came to its topic four to seven micro-batches ago, and it has taken nothing since. A process
- * that hangs does not say how far it is behind.
+ * The processes that hang: something arrived on their topic four to seven micro-batches ago, and they have read nothing
+ * since. Their own lag does not show it, because a process that hangs does not update its lag.
  */
-function standing(answers, batchSeconds) {
+function stuckProcesses(answers, batchSeconds) {
   const from = 7 * batchSeconds;
   const until = 4 * batchSeconds;
   if (answers.span(from) < from || answers.span(from, until) === 0) return [];
   const found = [];
-  const follow = (source, made, kind, taken) => {
+  const compare = (source, made, kind, taken) => {
     if (answers.increase(source, made, from, until) > 0) {
       const names = new Set(answers.now(kind, taken).map(([name]) => name));
       for (const name of names) if (answers.increase(name, taken, from) === 0) found.push(name);
     }
   };
-  follow("app", "emostream_ingest_produced_total", "main_publisher", "emostream_aggregate_events_total");
-  follow("main_publisher", "emostream_aggregate_counts_total", "cluster_publisher", "emostream_route_records_total");
+  compare("app", "emostream_ingest_produced_total", "main_publisher", "emostream_aggregate_events_total");
+  compare("main_publisher", "emostream_aggregate_counts_total", "cluster_publisher", "emostream_route_records_total");
   for (const [name] of answers.now("cluster_publisher", "emostream_route_records_total")) {
     const cluster = name.slice("cluster_publisher_".length);
-    follow(name, "emostream_route_records_total", `subscriber_${cluster}`, "emostream_deliver_consumed_total");
+    compare(name, "emostream_route_records_total", `subscriber_${cluster}`, "emostream_deliver_consumed_total");
   }
   return found;
 }

@@ -1,17 +1,17 @@
-// Counts → emojis that rise over a layer, at most MAX_FLOATS at a time, spread over the time to the next batch.
+// Counts → emojis that rise over a layer, spread over the time until the next batch.
 
-export const MAX_FLOATS = 70;
-// What one batch may show: two are in the air at a time, and taps of one's own besides. In a small or narrow
-// layer fewer, so that a quarter of it is covered, not all.
+const MAX_IN_THE_AIR = 70;
+// How many emojis one batch may show. Two batches are in the air at a time, and the viewer's own taps besides.
 const MOST_PER_BATCH = 32;
 const FEWEST_PER_BATCH = 8;
+// In a small layer a batch shows fewer, so that both batches together cover only this part of it.
 const COVERED = 0.25;
 const RISE_SECONDS = 4;
-// Steps of this much, modulo 1, keep away from each other better than chance would.
+// Places that are this far apart, modulo 1, spread more evenly than random ones.
 const GOLDEN = 0.618;
 
 /**
- * How often each emoji of a batch is shown: once per event while there are few, else in proportion, at least once.
+ * How often each emoji of a batch is shown: once per event if all fit, else in proportion, but at least once.
  * @param {{emoji: string, events: number}[]} counts
  * @returns {string[]} at most `limit` emojis, in random order
  */
@@ -22,7 +22,7 @@ export function share(counts, limit) {
   if (total <= limit) {
     parts = shown.map((count) => count.events);
   } else {
-    // One each, and the rest by largest remainder, so that the sum is exactly the limit.
+    // One for each emoji, the rest by largest remainder, so that the sum is exactly the limit.
     const rest = limit - shown.length;
     const exact = shown.map((count) => (count.events / total) * rest);
     parts = exact.map((part) => 1 + Math.floor(part));
@@ -36,10 +36,11 @@ export function share(counts, limit) {
   return shuffled(shown.flatMap((count, index) => Array(parts[index]).fill(count.emoji)));
 }
 
-export class Floats {
+export class FloatingEmojis {
   /**
    * @param {HTMLElement} layer
-   * `size` in CSS px; `speed` 1 is RISE_SECONDS from bottom to top; `floor()` is where they start, in px from the top.
+   * `size` is in CSS px. At `speed` 1 an emoji takes RISE_SECONDS to the top. `floor()` says how far below the top of
+   * the layer emojis start, in px.
    */
   constructor(layer, { size = 40, speed = 1, side = "full", floor = () => layer.clientHeight } = {}) {
     Object.assign(this, { layer, size, speed, side, floor });
@@ -52,15 +53,15 @@ export class Floats {
     const emojis = share(counts, this.#perBatch());
     const step = (seconds * 1000) / Math.max(1, emojis.length);
     emojis.forEach((emoji, index) => {
-      // The first at once: who waits for a lone one has waited long enough.
+      // The first one starts at once, because a batch of a single emoji should not wait.
       setTimeout(() => this.launch(emoji), index && step * (index + Math.random() * 0.8));
     });
   }
 
-  /** Let one rise from `from`, in px of the layer, or from somewhere at its bottom. Returns whether there was room. */
+  /** Let an emoji rise from `from` (px in the layer), or from the bottom. Returns whether there was space for it. */
   launch(emoji, from = null) {
-    // In a page that nobody sees, animations never end.
-    if (document.hidden || this.layer.childElementCount >= MAX_FLOATS) {
+    // In a hidden page animations do not run, so the emojis would pile up.
+    if (document.hidden || this.layer.childElementCount >= MAX_IN_THE_AIR) {
       this.skipped += 1;
       return false;
     }
@@ -99,7 +100,7 @@ export class Floats {
     return Math.round(Math.max(FEWEST_PER_BATCH, Math.min(MOST_PER_BATCH, covered / 2)));
   }
 
-  /** From where to where, in px, they start. */
+  /** The part of the width where emojis start: [first, last], in px. */
   #band(width) {
     const band = Math.min(width, Math.max(width * 0.22, this.size * 3));
     return { left: [0, band], right: [width - band, width], full: [0, width] }[this.side];

@@ -1,14 +1,14 @@
-// GET /subscribers → one of them → its batches, each once; and on with another subscriber when that one is gone.
+// GET /subscribers → the stream of one of them → its batches, each once; from another subscriber when that one is gone.
 
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 5000;
 const ASK_TIMEOUT_MS = 4000;
 const OPEN_TIMEOUT_MS = 5000;
-const SILENCE_MS = 40_000; // a stream that is well sends a comment every 15 s
-const AVOID_MS = 10_000; // how long one that has failed is not tried again while there are others
+const SILENCE_MS = 40_000; // a healthy stream sends a comment every 15 s
+const AVOID_MS = 10_000; // how long a subscriber that has failed is not tried while there are others
 const REMEMBERED = 5000;
 
-/** The states, in the words of the page. */
+/** The states of the connection, as the page shows them. */
 export const STATES = {
   connecting: "Connecting…",
   live: "Live",
@@ -18,13 +18,13 @@ export const STATES = {
 };
 
 /**
- * The better of two at random among those that have room, so that not all viewers go to the same one.
- * Of `cluster` where it has any: only there does a resumption know exactly what was sent.
+ * Pick two subscribers with free streams at random, and take the one with fewer streams. So not all viewers go to the
+ * same one. Those of `cluster` come first, because only they know exactly what this page has seen.
  */
 export function choose(subscribers, { cluster = null, avoid = new Set(), random = Math.random } = {}) {
-  const roomy = subscribers.filter((s) => s.alive && s.stream_url && s.available_streams !== 0);
-  const fresh = roomy.filter((s) => !avoid.has(s.stream_url));
-  const good = fresh.length ? fresh : roomy;
+  const free = subscribers.filter((s) => s.alive && s.stream_url && s.available_streams !== 0);
+  const untried = free.filter((s) => !avoid.has(s.stream_url));
+  const good = untried.length ? untried : free;
   const near = good.filter((s) => s.cluster === cluster);
   const pool = near.length ? near : good;
   if (pool.length === 0) return null;
@@ -35,20 +35,21 @@ export function choose(subscribers, { cluster = null, avoid = new Set(), random 
 
 export class Stream {
   /**
-   * @param {(batch: object, atMs: number) => void} onBatch each batch once; when it was counted, by this browser's clock
+   * @param {(batch: object, atMs: number) => void} onBatch gets each batch once, and when it was counted, by this
+   *   browser's clock
    * @param {(state: keyof STATES) => void} onState
-   * @param {(reason: string) => void} onGap batches were missed that no subscriber has any more
+   * @param {(reason: string) => void} onGap is told when batches were missed that no subscriber keeps any more
    */
   constructor({ onBatch, onState = () => {}, onGap = () => {} }) {
     Object.assign(this, { onBatch, onState, onGap });
     this.connection = new AbortController();
     this.attempt = 0;
     this.lastId = "";
-    this.lastCluster = null; // which gave lastId
+    this.lastCluster = null; // the cluster that lastId is from
     this.pause = FIRST_PAUSE_MS;
     this.avoided = new Map(); // stream_url → until when
     this.ids = new Remembered();
-    this.counts = new Remembered(); // each by its micro-batch and emoji
+    this.counts = new Remembered(); // each as micro-batch and emoji
     this.skewMs = Infinity;
   }
 
@@ -57,7 +58,7 @@ export class Stream {
     this.#connect();
     addEventListener("offline", () => this.onState("offline"));
     addEventListener("online", () => this.#again(0));
-    // A page that is left gives its place free at once; the browser may keep it, and show it again.
+    // A page that is left frees its stream at once. The browser may keep the page, and show it again later.
     addEventListener("pagehide", () => this.#stop());
     addEventListener("pageshow", (event) => event.persisted && this.#again(0));
   }
@@ -77,14 +78,14 @@ export class Stream {
       }
       await this.#read(subscriber, connection);
     } catch (error) {
-      if (!(error instanceof Lost)) reportError(error); // a mistake of this page's; the stream goes on all the same
+      if (!(error instanceof Lost)) reportError(error); // a bug in this page, which must not end the stream
     }
-    if (attempt !== this.attempt) return; // somebody else has begun anew
+    if (attempt !== this.attempt) return; // another attempt has begun
     if (subscriber) this.avoided.set(subscriber.stream_url, Date.now() + AVOID_MS);
     this.#again();
   }
 
-  /** Take what a subscriber sends until the connection ends, or has been silent for too long. */
+  /** Read what a subscriber sends until the connection ends, or is silent for too long. */
   async #read(subscriber, connection) {
     const url = new URL(subscriber.stream_url);
     if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
@@ -111,26 +112,27 @@ export class Stream {
   }
 
   /**
-   * Hand a batch on without what is a repetition. One connection repeats nothing, and may send a batch in parts; what an
-   * earlier one has brought is known by the event's id if that was of the same cluster, and by batch and emoji if not.
+   * Hand on a batch without the counts that an earlier connection has brought. (One connection repeats nothing, but may
+   * send a batch in parts.) Within a cluster a repetition has the same event id. In another cluster it has another id, so
+   * there each count is compared by micro-batch and emoji.
    */
   #take(batch, id, exact, before) {
     this.pause = FIRST_PAUSE_MS;
-    // A sum over several micro-batches does not say which counts are in it.
+    // The sum of several micro-batches does not say which counts are in it.
     const known = batch.batch_id !== undefined && !(batch.merged > 1);
     const key = ({ emoji }) => known && `${batch.batch_id} ${batch.batched_ms} ${emoji}`;
     const fresh = batch.counts.filter((count) => !before.counts.has(key(count)));
     this.ids.add(id);
     batch.counts.forEach((count) => this.counts.add(key(count)));
     const counts = exact ? batch.counts : fresh;
-    if (exact ? !before.ids.has(id) : fresh.length) this.onBatch({ ...batch, counts }, this.#here(batch.batched_ms));
+    if (exact ? !before.ids.has(id) : fresh.length) this.onBatch({ ...batch, counts }, this.#localTime(batch.batched_ms));
   }
 
-  /** Connect again after a pause; at once where it is 0. */
+  /** Connect again after a pause; at once if `pauseMs` is 0. */
   #again(pauseMs = null, state = "reconnecting") {
     this.#stop();
     this.onState(navigator.onLine ? state : "offline");
-    // Up to twice as long at random: the viewers of a subscriber that dies do not all come back at the same moment.
+    // Up to twice as long at random, so that the viewers of a dead subscriber do not all come back at the same moment.
     this.timer = setTimeout(() => this.#connect(), (pauseMs ?? this.pause) * (1 + Math.random()));
     if (pauseMs === null) this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 2);
   }
@@ -146,8 +148,8 @@ export class Stream {
     return new Set(this.avoided.keys());
   }
 
-  /** When that moment of the servers' clock was by this browser's, taking the quickest batch as without delay. */
-  #here(serverMs) {
+  /** Convert a time of the servers' clock to this browser's. The quickest batch so far counts as one without delay. */
+  #localTime(serverMs) {
     const now = Date.now();
     if (serverMs === undefined) return now;
     this.skewMs = Math.min(this.skewMs, now - serverMs);
@@ -155,7 +157,7 @@ export class Stream {
   }
 }
 
-/** What the network or the other side has done, and trying again may mend. */
+/** A failure of the network or the other side. Trying again may help. */
 class Lost extends Error {}
 
 const lost = (error) => {
@@ -181,9 +183,9 @@ async function ask() {
 }
 
 /**
- * The Server-Sent Events of a body. Not by EventSource: that keeps to one server, and shows neither an id without an
- * event, which is where to go on before the first batch, nor the comments, which tell a quiet stream from a dead one.
- * @param {() => void} heard called whenever anything comes
+ * The Server-Sent Events of a body. EventSource cannot be used: it stays with one server, it hides an id that comes
+ * without data (the position before the first batch), and it hides comments (which tell a quiet stream from a dead one).
+ * @param {() => void} heard is called whenever anything arrives
  */
 async function* events(body, heard) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -209,7 +211,7 @@ async function* events(body, heard) {
   }
 }
 
-/** The newest few thousand of what was added. */
+/** The newest few thousand items that were added. */
 class Remembered {
   constructor(items = []) {
     this.items = new Set(items);
@@ -229,7 +231,7 @@ class Remembered {
   }
 }
 
-/** What a batch brought, as [{emoji, events}]; `events` is exact, and where it is missing `count` stands in. */
+/** The counts of a batch as [{emoji, events}]. `events` is exact; where it is missing, `count` stands in. */
 export function eventsOf(batch) {
   return batch.counts.map(({ emoji, count, events }) => ({ emoji, events: events ?? count }));
 }

@@ -1,18 +1,18 @@
 // GET /timeline.json → the area chart of the last 30 minutes, with its peaks marked.
 
-import { clock, count, list, perSecond, whole } from "./words.js";
+import { clock, count, list, perSecond, whole } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 100;
-// A peak stands out from the valleys beside it by this part of the highest one, and from its neighbours by 90 s.
+// A peak rises above the valleys beside it by at least this part of the highest peak.
 const PROMINENCE = 0.25;
-const APART = 9;
+const BUCKETS_APART = 9; // 90 s between two peaks
 const MOST_PEAKS = 5;
-// Of a system that has just started, so many buckets are shown at least.
+// So many buckets are shown at least, even if the system has just started.
 const LEAST_BUCKETS = 18;
 const OTHERS = "others";
 
-/** A timeline without the time before its first events. */
+/** The timeline without the empty time before its first events. */
 export function trimmed(timeline) {
   const { emojis, others, bucket_seconds: seconds, first_ms: firstMs } = timeline;
   const begun = others.findIndex((number, index) => number > 0 || emojis.some(({ events }) => events[index] > 0));
@@ -36,7 +36,7 @@ export function totalOf(layers) {
   return (layers[0]?.rates ?? []).map((_, index) => layers.reduce((sum, { rates }) => sum + rates[index], 0));
 }
 
-/** The indexes of at most MOST_PEAKS that stand out, in order of time. */
+/** The indexes of the peaks, at most MOST_PEAKS, in order of time. */
 export function peaksOf(total) {
   const highest = Math.max(0, ...total);
   if (highest === 0) return [];
@@ -48,12 +48,12 @@ export function peaksOf(total) {
   }
   const kept = [];
   for (const index of found.sort((a, b) => total[b] - total[a])) {
-    if (kept.length < MOST_PEAKS && kept.every((other) => Math.abs(other - index) >= APART)) kept.push(index);
+    if (kept.length < MOST_PEAKS && kept.every((other) => Math.abs(other - index) >= BUCKETS_APART)) kept.push(index);
   }
   return kept.sort((a, b) => a - b);
 }
 
-/** The lowest value between a peak and the next higher one in a direction, or the end: what has not fallen yet is no peak. */
+/** The lowest value between a peak and the next higher value, or the end. If the end is still as high, it is no peak yet. */
 function valley(total, peak, step) {
   let lowest = total[peak];
   for (let index = peak + step; index >= 0 && index < total.length; index += step) {
@@ -64,7 +64,7 @@ function valley(total, peak, step) {
 }
 
 /** Draws a timeline into the page. */
-export class Chart {
+export class TimelineChart {
   constructor(page = document) {
     const parts = ["areas", "legend", "marks", "most", "times", "peaks", "readout", "cursor", "chart", "no-history"];
     this.parts = Object.fromEntries(parts.map((name) => [name, page.getElementById(name)]));
@@ -77,7 +77,7 @@ export class Chart {
     const layers = layersOf(timeline);
     const total = totalOf(layers);
     const highest = Math.max(0, ...total);
-    const width = Math.max(1, total.length - 1); // also of a topic on which nothing is yet
+    const width = Math.max(1, total.length - 1); // at least 1, also for an empty topic
     Object.assign(this, { timeline, layers, total, width });
     this.parts["no-history"].hidden = highest > 0;
     this.parts.chart.hidden = this.parts.times.hidden = highest === 0;
@@ -136,7 +136,7 @@ export class Chart {
     if (this.parts.peaks.textContent !== sentence) this.parts.peaks.textContent = sentence;
   }
 
-  /** The emoji that most of a bucket's events were. */
+  /** The most frequent emoji of a bucket. */
   #leader(index) {
     return this.layers.reduce((most, layer) => (layer.rates[index] > most.rates[index] ? layer : most)).name;
   }

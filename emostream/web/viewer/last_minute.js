@@ -1,12 +1,12 @@
-// Batches → the totals of the last minute, and how they are drawn.
+// Batches → the totals of the last minute, and the chart of them.
 
 const BIN_MS = 2000;
 const BINS = 30;
 const SHOWN = 5;
 const SVG = { width: 600, height: 120 };
 
-/** What came in the last minute, in bins of two seconds. Times are milliseconds of this browser's clock. */
-export class Minute {
+/** The events of the last minute, in bins of two seconds. Times are milliseconds of this browser's clock. */
+export class LastMinute {
   constructor() {
     this.bins = new Map(); // bin number → Map of emoji → events
   }
@@ -19,13 +19,13 @@ export class Minute {
   }
 
   /**
-   * The line ends with the newest bin that has anything, of the present one and the two before: between two batches
-   * it would draw a fall that is none.
-   * @returns {{total: number, line: number[], byEmoji: [string, number][]}} `line` oldest first, most frequent emoji first
+   * The line ends with the newest bin that holds events: the current one, or one of the two before. Otherwise it would
+   * fall to zero between two batches.
+   * @returns {{total: number, line: number[], byEmoji: [string, number][]}} `line` oldest first, `byEmoji` most frequent first
    */
   at(nowMs) {
-    const present = Math.floor(nowMs / BIN_MS);
-    const last = [present, present - 1, present - 2].find((number) => this.bins.has(number)) ?? present;
+    const current = Math.floor(nowMs / BIN_MS);
+    const last = [current, current - 1, current - 2].find((number) => this.bins.has(number)) ?? current;
     const line = Array(BINS).fill(0);
     const byEmoji = new Map();
     for (const [number, bin] of this.bins) {
@@ -35,7 +35,7 @@ export class Minute {
         continue;
       }
       for (const [emoji, events] of bin) {
-        line[Math.min(place, BINS - 1)] += events; // no further than now, whatever the clocks say
+        line[Math.min(place, BINS - 1)] += events; // not beyond the end, even if a clock is wrong
         byEmoji.set(emoji, (byEmoji.get(emoji) ?? 0) + events);
       }
     }
@@ -44,8 +44,8 @@ export class Minute {
   }
 }
 
-/** Draws a Minute into the viewer's page. */
-export class Chart {
+/** Draws a LastMinute into the viewer's page. */
+export class LastMinuteChart {
   constructor(page = document) {
     this.total = page.getElementById("total");
     this.chart = page.getElementById("chart");
@@ -81,7 +81,7 @@ export class Chart {
     });
   }
 
-  /** Let the numbers of these emojis light up once: what moves where nothing may fly. */
+  /** Highlight the numbers of these emojis once, for viewers who want no motion. */
   pulse(emojis) {
     for (const emoji of emojis) {
       this.rows.get(emoji)?.querySelector(".number").animate(

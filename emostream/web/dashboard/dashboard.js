@@ -1,26 +1,26 @@
-// The operator's page: asks the app every two seconds what every process says, and draws what has changed.
+// The operator's page: asks the app every two seconds what every process reports, and draws what has changed.
 
-import { Chart } from "./history.js";
+import { figuresOf } from "./figures.js";
+import { clock, count, duration, megabytes, perSecond, whole } from "./format.js";
 import { Answers } from "./rates.js";
-import { judge } from "./verdict.js";
-import { lookAt } from "./view.js";
-import { clock, count, duration, megabytes, perSecond, whole } from "./words.js";
+import { TimelineChart } from "./timeline_chart.js";
+import { judge } from "./what_is_slow.js";
 
 const ASK_MS = 2000;
 const TIMELINE_MS = 10_000;
-const PATIENCE_MS = 8000; // without an answer for so long, what is shown is old
+const PATIENCE_MS = 8000; // after so long without an answer, the page says that its numbers are old
 const GIVE_UP_MS = 6000;
 const SUMMARY_MS = 15_000;
 
 const answers = new Answers();
-const chart = new Chart();
+const chart = new TimelineChart();
 const seen = new Set();
 let answeredAt = performance.now();
 let told = { sentence: "", level: "", at: -Infinity };
 
 const at = (id) => document.getElementById(id);
 
-/** A new element; text is only ever text here, because addresses of clients are whatever somebody has sent. */
+/** A new element. Its content is always text, never HTML, because anybody may choose the address of a client. */
 function make(tag, content = "", className = "") {
   const node = document.createElement(tag);
   node.textContent = content;
@@ -46,7 +46,7 @@ async function askAll() {
     answeredAt = performance.now();
     for (const { name, page } of answer.processes) if (page) seen.add(name);
     answers.add(answer);
-    show(lookAt(answers, seen));
+    show(figuresOf(answers, seen));
     showState("live", "Live");
   } catch {
     if (performance.now() - answeredAt > PATIENCE_MS) showAway();
@@ -73,12 +73,12 @@ function showAway() {
   showVerdict({ level: "bad", sentence: `Broken: the app has not answered for ${duration((performance.now() - answeredAt) / 1000)}.`, also: [] });
 }
 
-function show(view) {
-  showVerdict(judge(view));
-  showHops(view);
-  showLatency(view);
-  showProcesses(view);
-  showClients(view);
+function show(figures) {
+  showVerdict(judge(figures));
+  showHops(figures);
+  showLatency(figures);
+  showProcesses(figures);
+  showClients(figures);
 }
 
 function showVerdict({ level, sentence, also }) {
@@ -86,7 +86,7 @@ function showVerdict({ level, sentence, also }) {
   set("sentence", sentence);
   document.title = `${level === "well" ? "✓" : "⚠"} ${sentence}`;
   fill("also", also.map((text) => make("li", text)));
-  // Who listens is told at once when it gets better or worse, else now and then.
+  // Screen readers are told a change of level at once, and other changes now and then.
   const now = performance.now();
   if (level !== told.level || (sentence !== told.sentence && now - told.at > SUMMARY_MS)) {
     told = { level, sentence, at: now };
@@ -94,7 +94,7 @@ function showVerdict({ level, sentence, also }) {
   }
 }
 
-/** Put these in place of what an element holds, unless that is the same. */
+/** Replace what an element holds, unless it is the same already. */
 function fill(id, nodes) {
   const parent = at(id);
   const holder = document.createElement("div");
@@ -102,33 +102,33 @@ function fill(id, nodes) {
   if (holder.innerHTML !== parent.innerHTML) parent.replaceChildren(...holder.childNodes);
 }
 
-function showHops({ hops, out, refused, measured }) {
+function showHops({ hops, screens: delivered, refused, measured }) {
   const rate = (number, unit) => {
     const line = make("p", "", "rate");
     line.append(make("b", measured ? perSecond(number) : "–"), make("span", ` ${unit}/s`));
     return line;
   };
-  const items = hops.map(({ name, unit, rate: number, waiting, worst }) => {
+  const items = hops.map(({ name, unit, rate: number, waiting, furthest }) => {
     const item = make("li");
     const behind = name === "ingest" ? `${whole(waiting)} on the way` : `${count(waiting, unit)} behind`;
     item.append(make("h3", name), rate(number, name === "ingest" ? "events in" : `${unit}s`), make("p", behind, waiting > 0 ? "waits" : "waits none"));
-    if (worst && waiting > 0) item.append(make("p", worst, "who"));
+    if (furthest && waiting > 0) item.append(make("p", furthest, "who"));
     if (name === "ingest") for (const [reason, r] of refused) item.append(make("p", `${perSecond(r)}/s refused: ${reason}`, "who"));
     return item;
   });
   const screens = make("li");
   screens.append(
-    make("h3", "screens"), rate(out.rate, "counts out"),
-    make("p", `${count(out.clients, "client")}, ${count(out.streams, "stream")}`, "waits none"),
+    make("h3", "screens"), rate(delivered.rate, "counts out"),
+    make("p", `${count(delivered.clients, "client")}, ${count(delivered.streams, "stream")}`, "waits none"),
   );
   fill("hops", [...items, screens]);
 }
 
-function showLatency({ whole: way, stages, stream }) {
-  at("no-latency").hidden = Boolean(way);
-  for (const id of ["bar", "axis"]) at(id).hidden = !way;
-  set("p50", way ? duration(way.p50) : "–");
-  set("p99", way ? duration(way.p99) : "–");
+function showLatency({ tapToScreen, stages, stream }) {
+  at("no-latency").hidden = Boolean(tapToScreen);
+  for (const id of ["bar", "axis"]) at(id).hidden = !tapToScreen;
+  set("p50", tapToScreen ? duration(tapToScreen.p50) : "–");
+  set("p99", tapToScreen ? duration(tapToScreen.p99) : "–");
   const rows = stream ? [...stages, { name: "route → streams", ...stream }] : stages;
   fill("stages", rows.map(({ name, mean, p50, p99 }) => {
     const row = make("tr");
@@ -138,22 +138,22 @@ function showLatency({ whole: way, stages, stream }) {
     row.append(head, ...[mean, p50, p99].map((seconds) => make("td", seconds === undefined ? "–" : duration(seconds))));
     return row;
   }));
-  if (!way) return;
-  const end = Math.max(way.p99 * 1.05, 1);
+  if (!tapToScreen) return;
+  const end = Math.max(tapToScreen.p99 * 1.05, 1);
   const place = (seconds) => `${Math.min(100, (seconds / end) * 100).toFixed(2)}%`;
   const parts = stages.filter(({ mean }) => mean !== undefined).map(({ name, mean }) => {
     const part = make("span", "", `stage-${name}`);
     part.style.width = place(mean);
     return part;
   });
-  const marks = [["p50", way.p50], ["p99", way.p99]].map(([name, seconds]) => {
+  const marks = [["p50", tapToScreen.p50], ["p99", tapToScreen.p99]].map(([name, seconds]) => {
     const mark = make("span", "", "quantile");
     mark.append(make("b", name));
     mark.style.left = place(seconds);
     return mark;
   });
   at("bar").replaceChildren(...parts, ...marks);
-  at("axis").replaceChildren(make("span", "0"), make("span", `mean ${duration(way.mean)} = ${stages.map((s) => s.name).join(" + ")}`), make("span", duration(end)));
+  at("axis").replaceChildren(make("span", "0"), make("span", `mean ${duration(tapToScreen.mean)} = ${stages.map((s) => s.name).join(" + ")}`), make("span", duration(end)));
 }
 
 function showProcesses({ processes, supervised }) {
@@ -175,8 +175,8 @@ function showProcesses({ processes, supervised }) {
   }));
 }
 
-function showClients({ out, slow, evicted, atMs }) {
-  set("clients-count", `${count(out.clients, "client")} and ${count(out.streams, "stream")} are served.`);
+function showClients({ screens, slow, evicted, atMs }) {
+  set("clients-count", `${count(screens.clients, "client")} and ${count(screens.streams, "stream")} are served.`);
   const named = (url, what, who) => {
     const item = make("li");
     item.append(make("span", url, "url"), make("span", `${what} · ${who}`, "what"));
@@ -192,10 +192,10 @@ function showClients({ out, slow, evicted, atMs }) {
   ) : none("None since their subscribers started."));
 }
 
-/** Ask again and again, each time some time after the last answer. */
-async function follow(asking, pauseMs) {
+/** Ask again and again, with a pause after each answer. */
+async function keepAsking(asking, pauseMs) {
   await asking();
-  setTimeout(follow, pauseMs, asking, pauseMs);
+  setTimeout(keepAsking, pauseMs, asking, pauseMs);
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -203,5 +203,5 @@ document.addEventListener("visibilitychange", () => {
   askAll();
   askTimeline();
 });
-follow(askAll, ASK_MS);
-follow(askTimeline, TIMELINE_MS);
+keepAsking(askAll, ASK_MS);
+keepAsking(askTimeline, TIMELINE_MS);
