@@ -1,7 +1,7 @@
 """MAIN_TOPIC → one cluster's topic, every record unchanged and exactly once.
 
-Each step consumes, produces and moves its position in one transaction. The position is the committed offset of
-the consumer group `<cluster topic>-publisher`, which is also the transactional id: a second publisher for the same
+Each step consumes, produces and commits its position in one transaction. The position is the committed offset of the
+consumer group `<cluster topic>-publisher`. That name is also the transactional id, so a second publisher for the same
 cluster fences the first.
 """
 
@@ -23,11 +23,11 @@ from emostream.settings import CLUSTER_TOPICS, Settings
 from emostream.topics import wait_for_topics
 
 POLL_MS = 500
-TRANSACTION_SECONDS = 6.0  # takes 10 to 50 ms, or as long as three brokers need to notice that one has died
+TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
 class Router:
-    """Copies MAIN_TOPIC to one cluster topic, a transaction a step."""
+    """Copies MAIN_TOPIC to one cluster topic, one transaction per step."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self._settings = settings
@@ -43,7 +43,7 @@ class Router:
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
-        # In this order: a position read first could be that of a transaction that commits a moment later.
+        # Fence first: an older publisher could otherwise commit after the position was read.
         with self._time_box.limit(TRANSACTION_SECONDS, "starting transactions"):
             self._producer.init_transactions()
         with self._time_box.limit(TRANSACTION_SECONDS, "finding the position"):
@@ -53,9 +53,9 @@ class Router:
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Route what has come, waiting at most `poll_ms` for a first record; returns the number of records read.
+        """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
 
-        Raises KafkaError; what the broken transaction held is then read again by the successor.
+        Raises KafkaError. The successor then reads the records of the broken transaction again.
         """
         with self._time_box.limit(poll_ms / 1000 + TRANSACTION_SECONDS, "polling"):
             polled: dict[TopicPartition, list[ConsumerRecord]] = self._consumer.poll(timeout_ms=poll_ms)
@@ -84,24 +84,24 @@ class Router:
             skip(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
-        # The same partition, so that the order within it, which is that of each emoji, stays.
+        # To the same partition, so that the order of each emoji's counts stays.
         return self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
 
     def drain(self, timeout_seconds: float) -> None:
-        """Route what is on MAIN_TOPIC, for at most `timeout_seconds`."""
+        """Route what is left on MAIN_TOPIC, for at most `timeout_seconds`."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.run_once(poll_ms=200):
             pass
         self.counters.log_if_due(final=True)
 
     def close(self) -> None:
-        """Close both connections; an open transaction is aborted by the successor."""
+        """Close both connections. The successor aborts an open transaction."""
         self._consumer.close(autocommit=False, timeout_ms=1_000)
         self._producer.close(timeout=1)
 
 
 def run(settings: Settings) -> int:
-    """Route until SIGTERM or SIGINT, then what is on MAIN_TOPIC, and end."""
+    """Route until SIGTERM or SIGINT, then what is left on MAIN_TOPIC, and end."""
     cluster_topic = settings.required_cluster_topic()
     log = Log("route", cluster=cluster_topic)
     stop = stop_on_signals()
@@ -128,7 +128,7 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
-        heartbeat.beat()  # before it waits for a first record: whoever waits for a successor has one
+        heartbeat.beat()  # before the first record: a successor is ready when it can work, not when it has worked
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()
