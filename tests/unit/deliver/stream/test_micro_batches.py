@@ -157,8 +157,8 @@ def test_records_lost_before_they_came_here_are_a_gap_for_every_stream() -> None
     ours.add([record(0, 10), record(0, 11, "y")], 0)
     assert [event.get("event") for event in parsed(ours.events(1, merge=False))] == ["gap", None]
     assert ours.why_gap(EventId(1, None, (1, 0, 0))) is not None
-    assert ours.why_gap(EventId(1, None, (11, 0, 0))) is None
-    assert emojis(ours.rest(EventId(1, None, (11, 0, 0)))) == ["y"]
+    assert ours.why_gap(EventId(1, None, (10, 0, 0))) is None
+    assert emojis(ours.rest(EventId(1, None, (10, 0, 0)))) == ["x", "y"]
 
 
 def test_a_reason_with_line_breaks_stays_one_field() -> None:
