@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import waitress
 from kafka.errors import KafkaError
 
 from emostream.deliver.history import History
@@ -24,6 +23,7 @@ from emostream.deliver.stream.server import StreamServer, allow_descriptors
 from emostream.deliver.topic_reader import Follower
 from emostream.http.client import Target
 from emostream.http.cors import Cors
+from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import Page
@@ -311,10 +311,7 @@ def run(settings: Settings) -> int:
         subscriber.start(stop)
         subscriber.open_streams(stream_listener)
         app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
-        # Not select, its default: that knows no descriptor above 1023, and streams take thousands.
-        server = waitress.create_server(app, sockets=[listener], threads=4, asyncore_use_poll=True)
-        http = threading.Thread(target=server.run, name="http", daemon=True)
-        http.start()
+        http = serve_wsgi(app, listener, log)
         log.info("listening", address=settings.bind_host, port=port, stream_port=stream_port)
         _follow(subscriber, http, Heartbeat(settings, name), stop)
         subscriber.drain(settings.drain_seconds)

@@ -16,10 +16,10 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 import requests
-import waitress
 from flask import Flask, Response, request
 
 from emostream.discovery import Listed, ask_app, ask_each
+from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import RECEIVE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import CONTENT_TYPE, Page
@@ -270,8 +270,7 @@ def run(settings: Settings, options: ClientOptions) -> int:
         source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
         app = create_app(screen, source, Page(metrics_of(screen, sender)))
-        server = waitress.create_server(app, sockets=[listener], threads=4)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
+        serve_wsgi(app, listener, Log("receive"))
     threading.Thread(target=_obey_terminal, args=(stop,), name="terminal", daemon=True).start()
     if not source.find(options.wait):
         if not stop.requested:

@@ -20,7 +20,7 @@ from emostream.deliver.history import History, Record
 from emostream.deliver.push.allowed_networks import AllowedNetworks
 from emostream.deliver.push.latency import TapLatency
 from emostream.deliver.push.merging import Push, Waiting
-from emostream.http.client import Answer, Connection, ConnectionLost, PushError, Target, connect
+from emostream.http.client import ClientConnection, ConnectionLost, PushError, Response, Target, connect
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
 
@@ -111,7 +111,7 @@ class PushClient:
         self._merged: deque[Push] = deque()  # taken, and never to be changed again
         self._single: Record | None = None  # taken, and being sent
         self._failing_since: float | None = None
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
         self._told: asyncio.Future[bool] | None = None
 
     def drained(self) -> bool:
@@ -346,7 +346,7 @@ class PushClient:
         asked_seconds = min(answer.retry_after_seconds or 0.0, self._policy.evict_after_seconds)
         return f"it answered {answer.status}", asked_seconds
 
-    async def _post(self, request: bytes) -> Answer:
+    async def _post(self, request: bytes) -> Response:
         """Raises PushError."""
         if self._connection and self._connection.usable:
             try:
