@@ -1,9 +1,10 @@
-"""One HTTP request and one answer, as every server of ours knows them, and the refusals that they share."""
+"""One HTTP request and one answer, as every server of ours knows them; the app between them; the shared refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,6 +35,22 @@ class Request(NamedTuple):
     target: bytes = b""
     body: bytes = b""
     refusal: Answer | None = None
+
+
+class App(Protocol):
+    """What answers the requests."""
+
+    def max_body_bytes(self, target: bytes) -> int:
+        """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
+
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
+
+    def refusal(self, request: Request, answer: Answer) -> Answer:
+        """The server refuses a request with `answer`: count it, and add headers to it."""
+
+    def gone(self, requests: int) -> None:
+        """The clients of so many requests left before their answer."""
 
 
 def json_answer(status: int, value: object, *headers: tuple[str, str], error: str = "") -> Answer:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import cast
 
 from emostream.http.bounds import Bounds
-from emostream.http.messages import BUSY, FAILED, Answer, Request, refusal
+from emostream.http.messages import BUSY, FAILED, Answer, App, Request, refusal
 from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 from emostream.process import Log
 
@@ -34,22 +34,6 @@ MAX_WAITING = 32
 # A body that has been missing for so long makes room for one that has just begun.
 MISSING_SECONDS = 1.0
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
-
-
-class App(Protocol):
-    """What answers the requests."""
-
-    def max_body_bytes(self, target: bytes) -> int:
-        """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
-
-    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
-        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
-
-    def refusal(self, request: Request, answer: Answer) -> Answer:
-        """The server refuses a request with `answer`: count it, and add headers to it."""
-
-    def gone(self, requests: int) -> None:
-        """The clients of so many requests left before their answer."""
 
 
 class HttpServer:
