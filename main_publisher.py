@@ -7,7 +7,7 @@ usage: python3 main_publisher.py [KEY=VALUE ...]
 
 import sys
 
-from emostream.aggregate.publisher import run
+from emostream.aggregate.run import run
 from emostream.process import run_script
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets EmoStream up, starts it, shows it, stops it. See usage below, or ./start.sh --help.
+# Installs what Python needs; all the rest is emostream/operate, in Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -53,10 +54,10 @@ step() {
   tail -n 15 "$log" | sed 's/^/    /' >&2
   if grep -q 'No space left' "$log"; then
     die "$what failed: the disk of $directory is full. Make room, then run this again."
-  elif grep -qiE 'connection|resolve|timed out|unreachable|UNRESOLVED|Could not find a version' "$log"; then
-    die "$what failed: the download did not come through. Check the network or proxy, then run this again. Whole log: $log"
+  elif grep -qiE 'connection|resolve|timed out|unreachable|Could not find a version' "$log"; then
+    die "$what failed: the download did not come through. Check the network or proxy, then run this again. Log: $log"
   fi
-  die "$what failed. The whole log: $log. After mending the cause, run this again."
+  die "$what failed: see $log. Mend the cause, then run this again."
 }
 
 python_is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
@@ -69,16 +70,10 @@ find_python() {
   die "Python 3.10 or later is needed and was not found. On Debian or Ubuntu: apt-get install python3 python3-venv"
 }
 
-java_is_recent() {
-  local java=${JAVA_HOME:+$JAVA_HOME/bin/}java major
-  major=$("$java" -version 2>&1 | sed -nE 's/.*version "([0-9]+).*/\1/p' | head -n 1) || return 1
-  [ "${major:-0}" -ge 17 ]
-}
-
-# install DEBIAN-PACKAGE FEDORA-PACKAGE: with the system's package manager, when this user may.
+# install_package DEBIAN-PACKAGE FEDORA-PACKAGE: with the system's package manager, if this user may.
 install_package() {
   local as_root="sudo -n"
-  [ "$(id -u)" -ne 0 ] || as_root=env
+  [ "$(id -u)" -ne 0 ] || as_root="env"
   $as_root true 2>/dev/null || return 1
   if command -v apt-get >/dev/null; then
     $as_root apt-get update && $as_root apt-get install -y "$1"
@@ -90,23 +85,20 @@ install_package() {
 }
 
 ensure_java() {
-  java_is_recent && return
-  if [ -n "${JAVA_HOME:-}" ]; then
-    die "JAVA_HOME=$JAVA_HOME holds no Java 17 or later, which Kafka and Spark need. Point it at one, or unset it."
+  "$python" -m emostream.operate.java 2>/dev/null && return
+  if [ -z "${JAVA_HOME:-}" ]; then
+    say "Java 17 or later is needed and was not found; installing it."
+    ( step "installing Java" "${TMPDIR:-/tmp}/emostream-java.log" /tmp \
+        install_package openjdk-17-jre-headless java-17-openjdk-headless ) || true
   fi
-  say "Java 17 or later is needed and was not found; installing it."
-  ( step "installing Java" "${TMPDIR:-/tmp}/emostream-java.log" /tmp install_package openjdk-17-jre-headless java-17-openjdk-headless ) && java_is_recent ||
-    die "Java could not be installed from here. Install it, then run this again. Debian, Ubuntu: sudo apt-get install openjdk-17-jre-headless. Fedora: sudo dnf install java-17-openjdk-headless. macOS: brew install openjdk@17"
+  "$python" -m emostream.operate.java || exit 1
 }
 
-# A part is complete when its stamp holds the checksum of what it was made from; anything less is made anew.
-complete() { [ -f "$1/.complete" ] && [ "$(cat "$1/.complete")" = "$(cksum <"$2")" ]; }
-stamp() { cksum <"$2" >"$1/.complete"; }
+# The packages are complete when their stamp holds the checksum of the lock file; anything less is made anew.
+packages_are_complete() { [ -f .venv/.complete ] && [ "$(cat .venv/.complete)" = "$(cksum <requirements.lock)" ]; }
 
 ensure_packages() {
-  complete .venv requirements.lock && return
-  local python
-  python=$(find_python)
+  packages_are_complete && return
   if [ "$(df -Pm . | awk 'NR == 2 {print $4}')" -lt 2000 ]; then
     die "Less than 2 GB are free on the disk of $PWD; Spark and Kafka need about 1.5. Make room, then run this again."
   fi
@@ -115,54 +107,22 @@ ensure_packages() {
   if ! "$python" -m venv .venv >/dev/null 2>&1; then
     rm -rf .venv
     say "Python's venv module is missing; installing it."
-    install_package python3-venv python3 >/dev/null 2>&1 && "$python" -m venv .venv ||
+    install_package python3-venv python3 >/dev/null 2>&1 || true
+    "$python" -m venv .venv ||
       die "No virtual environment could be made. On Debian or Ubuntu: sudo apt-get install python3-venv, then run this again."
   fi
   step "installing Python packages" .venv/install.log .venv \
     .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
-  stamp .venv requirements.lock
+  cksum <requirements.lock >.venv/.complete
 }
 
-ensure_jars() {
-  local jars=$DATA_DIR/jars ivy
-  complete "$jars" config/ivy.xml && return
-  ivy=$(echo .venv/lib/python3*/site-packages/pyspark/jars/ivy-2*.jar)
-  rm -rf "$jars" "$jars.partial"
-  # A cache of its own: one that others have half filled makes Ivy fail.
-  step "fetching the Kafka broker and Spark's connector" "$DATA_DIR/log/ivy.log" "$jars.partial" \
-    "${JAVA_HOME:+$JAVA_HOME/bin/}java" -jar "$ivy" -cache "$jars.partial/cache" -ivy config/ivy.xml \
-    -retrieve "$jars.partial/[conf]/[artifact]-[revision](-[classifier]).[ext]"
-  rm -rf "$jars.partial/cache"
-  mv "$jars.partial" "$jars"
-  stamp "$jars" config/ivy.xml
-}
-
-# Two calls at a time set up and start one after the other. The lock is on this very file, so it needs none of its own.
+# Two calls at a time install one after the other. The lock is on this very file, so it needs none of its own.
 lock() {
   exec 9<"${BASH_SOURCE[0]##*/}"
   if command -v flock >/dev/null; then
     flock -n 9 || { say "Another ./start.sh is at work here; waiting for it."; flock 9; }
   fi
 }
-unlock() { exec 9<&-; }
-
-# Only Python reads the settings; from here on they are in the environment of all that is started.
-load_settings() {
-  local settings
-  settings=$(.venv/bin/python -m emostream.settings ${overrides[@]+"${overrides[@]}"}) || exit 2
-  eval "$settings"
-  DATA_DIR=$(.venv/bin/python -c 'from emostream.settings import load; print(load().data_path)')
-}
-
-setup() {
-  lock
-  ensure_java
-  ensure_packages
-  load_settings
-  ensure_jars
-}
-
-operate() { .venv/bin/python -m emostream.operate.commands "$@" 9>&-; }
 
 command=run name=
 overrides=()
@@ -179,37 +139,12 @@ done
 
 case $command in
   down | status | logs)
-    [ -f .venv/.complete ] || die "Nothing is installed yet, so nothing runs. ./start.sh sets up and starts."
-    load_settings ;;
-  *) setup ;;
+    [ -f .venv/.complete ] || die "Nothing is installed yet, so nothing runs. ./start.sh sets up and starts." ;;
+  *)
+    lock
+    if packages_are_complete; then python=.venv/bin/python; else python=$(find_python); fi
+    ensure_java
+    ensure_packages
+    exec 9<&- ;;
 esac
-
-case $command in
-  setup) say "Everything is installed." ;;
-  kafka)
-    operate start kafka
-    say "Kafka is ready at $KAFKA_BOOTSTRAP_SERVERS; ./topic.sh creates the topics, ./start.sh down stops it." ;;
-  up)
-    operate start
-    say "EmoStream is ready: http://$BIND_HOST:$APP_PORT/ in a browser, or PORT=8001 .venv/bin/python client.py here, shows the stream." ;;
-  down) operate stop; say "Everything is stopped." ;;
-  status) operate status ;;
-  logs)
-    logs=("$DATA_DIR"/log/${name:-*}.log)
-    [ -f "${logs[0]}" ] || die "There is no log of ${name:-any process} in $DATA_DIR/log; ./start.sh status names the processes."
-    [ ! -t 1 ] || [ -n "${NO_COLOR:-}" ] || exec .venv/bin/python -m emostream.operate.logs "${logs[@]}"
-    exec tail -n 20 -F "${logs[@]}" ;;
-  run)
-    if operate running; then
-      operate start
-      unlock
-      say "EmoStream was running already; this client joins it, and leaves it running."
-      exec .venv/bin/python client.py
-    fi
-    trap 'operate stop; say "Everything is stopped."' EXIT
-    operate start
-    unlock
-    say "EmoStream is ready. This is the client: it sends 100 emojis and shows the crowd's. Ctrl-C stops everything."
-    trap : INT  # the client hears it too and deregisters; what comes after it is ours
-    .venv/bin/python client.py ;;
-esac
+exec .venv/bin/python -m emostream "$command" ${name:+"$name"} ${overrides[@]+"${overrides[@]}"}

@@ -11,4 +11,4 @@ if [ ! -x .venv/bin/python ]; then
   echo "Nothing is installed yet: run ./start.sh setup first." >&2
   exit 1
 fi
-exec .venv/bin/python -m emostream.topics replace "$@"
+exec .venv/bin/python -m emostream topics "$@"

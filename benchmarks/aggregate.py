@@ -32,11 +32,15 @@ from kafka import KafkaAdminClient
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import cpu_seconds, describe
+from benchmarks.machine import describe
 from emostream.broker import consumer, partitions
-from emostream.operate.supervisor import java
+from emostream.operate.java import java
 from emostream.settings import load
-from tests.harness import Broker, environment_for, running_broker, script, wait_until
+from testkit.broker import Broker, running_broker
+from testkit.processes import cpu_seconds
+from testkit.scripts import script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 TOOLS_VERSION = "4.3.0"  # the newest on Maven Central; it speaks with a broker of 4.4.0
 EMOJIS = ["😊", "😂", "🔥", "👏", "❤️"]

@@ -33,15 +33,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import build_go, cpu_seconds, describe, resident_mb, server_process
+from benchmarks.machine import build_go, describe, server_process
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.harness import (
-    Broker,
-    environment_for,
-    listening,
-    running_broker,
-    wait_until,
-)
+from testkit.broker import Broker, running_broker
+from testkit.ports import listening
+from testkit.processes import cpu_seconds, resident_mb
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 DATA_DIR = load().data_path / "benchmarks"
 TOPIC = CLUSTER_TOPICS[0]

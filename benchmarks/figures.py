@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import BENCHMARKS_DIR, machine
-from emostream.operate.supervisor import java
+from emostream.operate.java import java
 from emostream.settings import PROJECT_DIR, load
 
 PYTHON_LIBRARIES = ("confluent-kafka", "kafka-python", "pyspark", "httptools", "uvloop", "flask", "msgspec")

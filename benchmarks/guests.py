@@ -20,7 +20,8 @@ from contextlib import suppress
 import requests
 
 from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
-from tests.harness import HttpClient, call, http_client
+from testkit.http_calls import call
+from testkit.http_servers import HttpClient, http_client
 
 CLIENT_STAYS = (2.0, 45.0)  # seconds
 STREAM_STAYS = (1.0, 30.0)

@@ -41,10 +41,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import spread, write
-from benchmarks.machine import BENCHMARKS_DIR, build_go, cpu_seconds, describe, held, resident_mb, server_process, tree
+from benchmarks.machine import BENCHMARKS_DIR, build_go, describe, held, server_process
 from emostream.broker import consumer, partitions
 from emostream.settings import load
-from tests.harness import Broker, environment_for, running_broker, wait_until
+from testkit.broker import Broker, running_broker
+from testkit.processes import cpu_seconds, resident_mb, tree
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 DATA_DIR = load().data_path / "benchmarks"
 OURS = "ours-2"

@@ -36,15 +36,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import histogram, percentile, write
-from benchmarks.machine import build_go, describe, field, tree
+from benchmarks.machine import build_go, describe
 from benchmarks.samples import look_at
 from benchmarks.taps import Arrival, call_subscriber, receiving_client, send_open_loop
 from emostream.broker import consumer, partitions
 from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
-from tests.chaos.ledger import start_system, stop_system
-from tests.harness import environment_for
+from testkit.processes import number_in_proc, tree
+from testkit.settings import environment_for
+from testkit.system import start_system, stop_system
 
 WARM_UP_SECONDS = 10.0
 STAGES = ("tap to Kafka's producer", "to counted (linger, trigger, count)", "to client (commit, route, push)")
@@ -192,7 +193,7 @@ def cpu_by_process(before: Figures, after: Figures) -> dict[str, float]:
 def shared_mb(pid: int) -> float:
     """Resident memory of a process, in MB, each shared page counted in part; none of one that has just ended."""
     try:
-        return int(field(pid, "smaps_rollup", "Pss:")) / 1024
+        return int(number_in_proc(pid, "smaps_rollup", "Pss:")) / 1024
     except (OSError, StopIteration):
         return 0.0
 

@@ -37,7 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.figures import percentile, spread, write
 from benchmarks.machine import describe
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.harness import Broker, call, environment_for, free_port_block, listening, running_broker, script, wait_until
+from testkit.broker import Broker, running_broker
+from testkit.http_calls import call
+from testkit.ports import free_port_block, listening
+from testkit.scripts import script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 TOPIC = CLUSTER_TOPICS[0]
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"

@@ -6,7 +6,7 @@
 # report (only writes the report). A part that is measured replaces its figures in benchmarks/results; the others' stay.
 # --quick: everything in small, in minutes, to see that it works; its report is in DATA_DIR/benchmarks/quick.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 case " $* " in *" --help "* | *" -h "*) sed -n '2,7s/^# //p' "$0"; exit ;; esac
 known=" ingest ingest-rates ingest-scaling ingest-latency ingest-overload aggregate aggregate-backlog
@@ -48,7 +48,7 @@ measure() {
   [[ $parts == *" $name "* || $parts == *" ${name%%-*} "* ]] || return 0
   [ -z "$quick" ] || arguments=$5
   printf '\n== %s\n' "$name"
-  # shellcheck disable=SC2086 - the arguments are words
+  # shellcheck disable=SC2086 # the arguments are words
   .venv/bin/python "benchmarks/$script.py" $what $arguments --json "$results/$name.json" || failed+=("$name")
 }
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import slope
-from benchmarks.machine import cpu_seconds_of, field, tree
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import Settings
+from testkit.processes import cpu_seconds_of, number_in_proc, tree
 
 Sample = dict[str, Any]
 
@@ -24,8 +24,8 @@ def look_at(settings: Settings, supervisor: Supervisor, began: float) -> Sample:
         found = {"memory_mb": 0.0, "threads": 0, "descriptors": 0, "cpu_seconds": 0.0}
         for pid in those:
             try:
-                found["memory_mb"] += int(field(pid, "status", "VmRSS:")) / 1024
-                found["threads"] += int(field(pid, "status", "Threads:"))
+                found["memory_mb"] += int(number_in_proc(pid, "status", "VmRSS:")) / 1024
+                found["threads"] += int(number_in_proc(pid, "status", "Threads:"))
                 found["descriptors"] += len(os.listdir(f"/proc/{pid}/fd"))
                 found["cpu_seconds"] += cpu_seconds_of(pid)
             except (OSError, StopIteration):  # it has just ended

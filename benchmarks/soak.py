@@ -33,8 +33,12 @@ from benchmarks.machine import build_go, describe
 from benchmarks.samples import Sample, growth, look_at
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import CLUSTER_TOPICS, Settings, load
-from tests.chaos.ledger import start_system, stop_system
-from tests.harness import Broker, HttpClient, call, environment_for, http_client, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import call
+from testkit.http_servers import HttpClient, http_client
+from testkit.settings import environment_for
+from testkit.system import start_system, stop_system
+from testkit.waiting import wait_until
 
 CLIENTS, STREAMS = 12, 300
 SAMPLES = 120

@@ -1,3 +1,5 @@
-"""EmoStream: live crowd reactions over Kafka and Spark. The modules, in the order of the data:
-ingest, aggregate, route, deliver (with its registry), receive; beneath them settings, records, broker, runtime.
+"""EmoStream: live crowd reactions over Kafka and Spark. One folder per stage, in the order of the data:
+ingest, aggregate, route, deliver, receive.
 """
+
+__version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""Settings → Kafka's clients, but for the producer that taps go through: that is in bounded_producer.py."""
+"""Settings → Kafka clients, and the few things that a client cannot do by itself.
+
+The producer that taps go through is not here: ingest/producer.py builds it.
+"""
 
 from __future__ import annotations
 
@@ -19,48 +22,45 @@ from emostream.process import Log
 from emostream.settings import Settings
 
 PARTITIONS = 3
-LOOK_SECONDS = 1.0
-LOOK_TIMEOUT_MS = 100
+LAG_EVERY_SECONDS = 1.0
+POSITION_TIMEOUT_MS = 100
 TRANSACTION_TIMEOUT_MS = 10_000
-# kafka-python gives up on a record after two minutes; an accepted one waits as long as there is room.
-NEVER_EXPIRES_MS = 2**31 - 1
+LONGEST_TIMEOUT_MS = 2**31 - 1
 
-
-# What a transactional producer gets when a newer one of the same id has begun.
-FENCED = (ProducerFencedError, InvalidProducerEpochError)
+SentRecord: TypeAlias = FutureRecordMetadata  # what KafkaProducer.send returns
+FENCED_ERRORS = (ProducerFencedError, InvalidProducerEpochError)
 
 
 def is_fenced(producer: KafkaProducer, error: BaseException) -> bool:
-    """Whether a transactional producer failed because a newer one of the same id has begun."""
-    # Only the call that is under way gets the error by its name; a later one gets a plain KafkaError.
-    return isinstance(error, FENCED) or isinstance(producer._transaction_manager.last_error, FENCED)
+    """Whether a transactional producer failed because a newer one has taken over its transactional id."""
+    # Only the call that is fenced raises one of these errors; every later call raises a plain KafkaError.
+    # kafka-python keeps the first error in this private attribute and shows it nowhere else.
+    return isinstance(error, FENCED_ERRORS) or isinstance(producer._transaction_manager.last_error, FENCED_ERRORS)
 
 
-Sent: TypeAlias = FutureRecordMetadata  # what a record comes to after it was given to a producer
+def commit_transaction(producer: KafkaProducer, sent: Iterable[SentRecord]) -> None:
+    """Commit the open transaction, which holds the records `sent`. Raises KafkaError if it is not committed.
 
-
-def commit(producer: KafkaProducer, sent: Iterable[Sent]) -> None:
-    """Commit a transaction that holds the records `sent`. Raises KafkaError, also where kafka-python would not.
-
-    After some errors its commit returns as if all were well though the transaction was given up.
+    kafka-python can return from its commit though it has given the transaction up. Then the records have failed.
     """
     producer.commit_transaction()
     for record in sent:
         record.get(timeout=0)
 
 
-def _common(settings: Settings) -> dict[str, object]:
+def _client_options(settings: Settings) -> dict[str, object]:
     return {
         "bootstrap_servers": settings.bootstrap_servers,
-        # Back within a second of the broker; the default lets the pause grow to 30 s.
+        # Reconnect within a second after the broker is back. By default the pause grows to 30 s.
         "reconnect_backoff_max_ms": 1_000,
     }
 
 
-def _producing(settings: Settings) -> dict[str, object]:
-    # Idempotence and acks=all are the defaults, but unless named another setting switches them off silently.
-    return _common(settings) | {
+def _producer_options(settings: Settings) -> dict[str, object]:
+    return _client_options(settings) | {
         "metrics_enabled": False,
+        # Both are the defaults. They are named because kafka-python then refuses options that contradict them;
+        # otherwise it switches idempotence off without a word.
         "enable_idempotence": True,
         "acks": "all",
         "compression_type": "lz4",
@@ -68,14 +68,14 @@ def _producing(settings: Settings) -> dict[str, object]:
 
 
 class _TransactionalClient(KafkaNetClient):  # type: ignore[misc]
-    """The connections of a transactional producer.
+    """The connections of a transactional producer. They make it survive the death of a transaction coordinator.
 
-    Where a coordinator has died, kafka-python 3.0.12 drops the request that was for it, and waits for ever: its sender
-    takes "not ready" for a reason to ask who the new one is and try again, but gets an exception instead.
+    If the coordinator is not ready, kafka-python's sender means to find the new one and try again. But in 3.0.12
+    `await_ready` raises instead of returning False; the sender then drops its request and waits for ever.
     """
 
     def await_ready(self, node_id: int | str, timeout_ms: float = 30_000) -> bool:
-        """Whether a node can be sent to, after at most `timeout_ms`."""
+        """Return whether a node is ready, after at most `timeout_ms`."""
         try:
             return bool(super().await_ready(node_id, timeout_ms))
         except KafkaConnectionError:
@@ -83,66 +83,70 @@ class _TransactionalClient(KafkaNetClient):  # type: ignore[misc]
 
 
 def transactional_producer(settings: Settings, transactional_id: str) -> KafkaProducer:
-    """A producer for transactions; `init_transactions` fences any older one of the same id."""
+    """Return a producer of transactions. Its `init_transactions` fences every older producer of the same id."""
     return KafkaProducer(
-        **_producing(settings),
+        **_producer_options(settings),
         transactional_id=transactional_id,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         linger_ms=0,
         kafka_client=_TransactionalClient,
-        # Waits between the steps of a transaction; the default of 100 ms makes one take 220 ms instead of 40.
+        # kafka-python waits this long between the steps of a transaction. With the default of 100 ms a transaction
+        # takes 220 ms instead of 40.
         retry_backoff_ms=5,
     )
 
 
 def registry_producer(settings: Settings) -> KafkaProducer:
-    """A producer for the few records of the subscribers' registry."""
+    """Return a producer for the few records of the subscribers' registry."""
     return KafkaProducer(
-        **_producing(settings),
+        **_producer_options(settings),
         request_timeout_ms=4_000,
         max_block_ms=5_000,
-        # A record that expires leaves kafka-python without a producer id, and the producer sends nothing any more.
-        delivery_timeout_ms=NEVER_EXPIRES_MS,
+        # Never let a record expire: kafka-python then loses its producer id and sends nothing any more.
+        delivery_timeout_ms=LONGEST_TIMEOUT_MS,
     )
 
 
 def admin_client(settings: Settings, brokers: list[str] | None = None) -> KafkaAdminClient:
-    """Whoever creates and lists topics; of these `brokers` only, where some are named. Raises RetriableError."""
-    where = {"bootstrap_servers": brokers} if brokers else {}
-    return KafkaAdminClient(**_common(settings) | where, bootstrap_timeout_ms=1_000)
+    """Return a client that creates and lists topics. Raises RetriableError.
+
+    It connects to `brokers`, or to all bootstrap servers if there are none given.
+    """
+    servers = {"bootstrap_servers": brokers} if brokers else {}
+    return KafkaAdminClient(**_client_options(settings) | servers, bootstrap_timeout_ms=1_000)
 
 
 def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
-    """A consumer of committed records that is assigned its partitions by hand.
+    """Return a consumer of committed records; the caller assigns its partitions.
 
-    Not subscribed as a group member: after a kill -9 the successor of a member waits for its session to time out.
+    It does not join its group: after a kill -9 the next member would have to wait until the dead one's session ends.
     """
     return KafkaConsumer(
-        **_common(settings),
+        **_client_options(settings),
         metrics_enabled=False,
         group_id=group_id,
         enable_auto_commit=False,
         isolation_level="read_committed",
-        # Where a topic was replaced its records start over, and all of them are new.
+        # The offsets of a replaced topic begin anew, and all its records are new.
         auto_offset_reset="earliest",
         max_poll_records=2_000,
     )
 
 
 def bulk_consumer(settings: Settings) -> Consumer:
-    """A consumer of committed records for whoever reads many at once and then closes it; assigned by hand.
+    """Return a consumer of committed records that reads many at once; the caller assigns its partitions and closes it.
 
-    On librdkafka, which takes them apart outside of Python: in the app others wait for this process meanwhile.
+    It is librdkafka's, which decodes records outside of Python. The app, which uses it, has other requests to answer.
     """
     return Consumer(
         {
             "bootstrap.servers": ",".join(settings.bootstrap_servers),
-            "group.id": "emostream-reader",  # wanted, though none is joined and nothing is committed
+            "group.id": "emostream-reader",  # librdkafka requires one, but we neither join it nor commit to it
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
-            # Else the end of a partition is told only after a long poll.
+            # Otherwise we learn of the end of a partition only after a long poll.
             "fetch.wait.max.ms": 10,
             "queued.max.messages.kbytes": 8_192,
             "log_level": 0,
@@ -151,44 +155,44 @@ def bulk_consumer(settings: Settings) -> Consumer:
     )
 
 
-class Ends:
-    """Where a topic ends, for any thread; by a connection of its own."""
+class EndOffsets:
+    """Where a topic ends. Any thread may ask; the connection is its own."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        """Connects to the broker. Raises KafkaError."""
+        """Connect to the broker. Raises KafkaError."""
         self._partitions = partitions(topic)
-        self._reader: KafkaConsumer = consumer(settings, group_id=None)
+        self._consumer: KafkaConsumer = consumer(settings, group_id=None)
         self._lock = threading.Lock()
 
     def now(self, timeout_ms: int) -> dict[int, int]:
-        """Per partition, the offset of the next record to be published. Raises KafkaError."""
+        """Return the offset of the next record of each partition. Raises KafkaError."""
         with self._lock:
-            ends = self._reader.end_offsets(self._partitions, timeout_ms=timeout_ms)
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=timeout_ms)
         return {tp.partition: end for tp, end in ends.items()}
 
 
-class Lag:
-    """How many records lie between an assigned consumer and the end of its topics, as it last heard of that."""
+class ConsumerLag:
+    """How many records a consumer has still to read, as of its last poll."""
 
-    def __init__(self, reader: KafkaConsumer) -> None:
-        self._reader = reader
+    def __init__(self, assigned: KafkaConsumer) -> None:
+        self._consumer = assigned
         self._due = 0.0
-        self.records: int | None = None  # None while it has not heard of it
+        self.records: int | None = None  # None while it is not known
 
-    def look(self) -> None:
-        """Look, if that is a while ago; in the thread that polls."""
+    def update(self) -> None:
+        """Update `records`, at most once every LAG_EVERY_SECONDS. Call it in the thread that polls."""
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + LOOK_SECONDS
+        self._due = now + LAG_EVERY_SECONDS
         self.records = self._lag()
 
     def _lag(self) -> int | None:
         total = 0
-        for tp in self._reader.assignment():
-            end = self._reader.highwater(tp)
+        for tp in self._consumer.assignment():
+            end = self._consumer.highwater(tp)
             try:
-                position = self._reader.position(tp, timeout_ms=LOOK_TIMEOUT_MS)
+                position = self._consumer.position(tp, timeout_ms=POSITION_TIMEOUT_MS)
             except KafkaError:
                 return None
             if end is None or position is None:
@@ -197,8 +201,8 @@ class Lag:
         return total
 
 
-def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log) -> None:
-    """Count and name a record that is no count, for `reason`; whoever reads it goes on with the next one."""
+def skip_record(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log) -> None:
+    """Count and log a record that is no count. The caller goes on with the next one."""
     counters.add("skipped")
     log.warning(
         "skipped a record that is no count", topic=record.topic,
@@ -207,5 +211,5 @@ def skip(record: ConsumerRecord, reason: Exception, counters: Metrics, log: Log)
 
 
 def partitions(topic: str) -> list[TopicPartition]:
-    """All partitions of a topic of ours."""
+    """Return all partitions of one of our topics."""
     return [TopicPartition(topic, number) for number in range(PARTITIONS)]

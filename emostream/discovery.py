@@ -1,6 +1,7 @@
-"""GET /status of every subscriber → which of them are alive, where they are, and how much room they have.
+"""GET /status of every subscriber → which subscribers are alive, where they are, and how much capacity they have.
 
-The app keeps that up to date for GET /subscribers; clients ask it, and where there is no app, each subscriber.
+The app keeps this up to date and serves it as GET /subscribers. Clients ask the app; if it does not help, they ask
+each subscriber.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream import roles
+from emostream.settings import Settings
 
-# To connect, and to answer. A subscriber answers in milliseconds; one that hangs is to be noticed soon.
+# The first number is the time to connect, the second the time to answer. A subscriber on this machine answers in
+# milliseconds, so one that hangs is noticed soon.
 TIMEOUT_SECONDS = (1.0, 1.0)
-# A client has time, and a network between.
+# A client is in less of a hurry, and there may be a network in between.
 CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)
 FRESH_SECONDS = 1.0
 
 
 class _Status(msgspec.Struct):
-    """What a client needs of GET /status; only `available_slots` is promised."""
+    """What clients need from GET /status. The contract promises only `available_slots`."""
 
     available_slots: Annotated[int, Meta(ge=0)]
     stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
@@ -33,7 +36,7 @@ class _Status(msgspec.Struct):
 
 
 class Eviction(msgspec.Struct, frozen=True):
-    """A client that has lost its slot, why, and when, in Unix milliseconds."""
+    """A client that lost its slot, the reason, and the time in Unix milliseconds."""
 
     client_url: str
     reason: str
@@ -41,13 +44,13 @@ class Eviction(msgspec.Struct, frozen=True):
 
 
 class _Evicted(msgspec.Struct):
-    """What GET /status of ours tells besides."""
+    """What GET /status of our own subscribers also tells."""
 
     evicted: tuple[Eviction, ...] = ()
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """One entry of GET /subscribers. `cluster` and `subscriber` count from 1; what is not known is None, or 0 slots."""
+class SubscriberEntry(msgspec.Struct, frozen=True):
+    """One entry of GET /subscribers. `cluster` and `subscriber` count from 1; an unknown value is None, or 0 slots."""
 
     url: str
     stream_url: str | None = None
@@ -59,14 +62,14 @@ class Listed(msgspec.Struct, frozen=True):
     streams: int | None = None
 
 
-class Listing(msgspec.Struct, frozen=True):
+class SubscriberList(msgspec.Struct, frozen=True):
     """The answer of GET /subscribers: every subscriber, the least loaded first, the dead last."""
 
-    subscribers: list[Listed]
+    subscribers: list[SubscriberEntry]
 
 
-class Subscriber(msgspec.Struct, frozen=True):
-    """What its last answer has told of a subscriber."""
+class SubscriberState(msgspec.Struct, frozen=True):
+    """What a subscriber's last GET /status said about it."""
 
     cluster: int
     subscriber: int
@@ -78,9 +81,9 @@ class Subscriber(msgspec.Struct, frozen=True):
     available_streams: int | None = None
     evicted: tuple[Eviction, ...] = ()
 
-    def listed(self, host: str) -> Listed:
-        """As in GET /subscribers, with addresses at `host`."""
-        return Listed(
+    def entry(self, host: str) -> SubscriberEntry:
+        """Return its entry in GET /subscribers, with addresses at `host`."""
+        return SubscriberEntry(
             url=f"http://{host}:{self.port}",
             stream_url=f"http://{host}:{self.stream_port}/stream" if self.stream_port else None,
             cluster=self.cluster,
@@ -92,57 +95,53 @@ class Subscriber(msgspec.Struct, frozen=True):
         )
 
 
-def subscribers(settings: Settings) -> list[Subscriber]:
-    """Every subscriber that ./start.sh runs, not asked yet."""
-    return [
-        Subscriber(cluster, number, settings.subscriber_port(topic, number))
-        for cluster, topic in enumerate(CLUSTER_TOPICS, start=1)
-        for number in range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-    ]
+def subscribers(settings: Settings) -> list[SubscriberState]:
+    """Every subscriber that ./start.sh runs. None has been asked yet."""
+    return [SubscriberState(role.cluster, role.number, role.port) for role in roles.subscribers(settings)]
 
 
 def ask(
-    session: requests.Session, subscriber: Subscriber, host: str, timeout_seconds: tuple[float, float]
-) -> Subscriber:
-    """A subscriber as it is now; one that does not answer, or not with a status, is not alive."""
-    unknown = Subscriber(subscriber.cluster, subscriber.subscriber, subscriber.port)
+    session: requests.Session, subscriber: SubscriberState, host: str, timeout_seconds: tuple[float, float]
+) -> SubscriberState:
+    """Return a subscriber's state as it is now. One that gives no answer, or something else than a status, is dead."""
+    unknown = SubscriberState(subscriber.cluster, subscriber.subscriber, subscriber.port)
     try:
         answer = session.get(f"http://{host}:{subscriber.port}/status", timeout=timeout_seconds)
         answer.raise_for_status()
         status = msgspec.json.decode(answer.content, type=_Status)
     except (requests.RequestException, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return unknown
-    with suppress(msgspec.ValidationError):  # somebody else's subscriber may mean something else by it
+    with suppress(msgspec.ValidationError):  # a foreign subscriber may mean something else by it
         unknown = msgspec.structs.replace(unknown, evicted=msgspec.json.decode(answer.content, type=_Evicted).evicted)
     return msgspec.structs.replace(unknown, alive=True, **msgspec.structs.asdict(status))
 
 
-def ask_each(settings: Settings, session: requests.Session) -> list[Listed]:
-    """Every subscriber as it is now, asked one after the other."""
+def ask_each(settings: Settings, session: requests.Session) -> list[SubscriberEntry]:
+    """Ask every subscriber, one after the other."""
     host = settings.client_host
     found = [ask(session, subscriber, host, CLIENT_TIMEOUT_SECONDS) for subscriber in subscribers(settings)]
-    return [subscriber.listed(host) for subscriber in least_loaded_first(found)]
+    return [subscriber.entry(host) for subscriber in least_loaded_first(found)]
 
 
-def ask_app(app_url: str, session: requests.Session) -> list[Listed]:
-    """GET /subscribers of the app; none where it does not answer, or has no such list."""
+def ask_app(app_url: str, session: requests.Session) -> list[SubscriberEntry]:
+    """Ask the app for its list. It is empty when the app does not answer, or has no such list."""
     try:
         answer = session.get(f"{app_url}/subscribers", timeout=CLIENT_TIMEOUT_SECONDS)
         answer.raise_for_status()
-        return msgspec.json.decode(answer.content, type=Listing).subscribers
+        return msgspec.json.decode(answer.content, type=SubscriberList).subscribers
     except (requests.RequestException, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
 
 
-def least_loaded_first(found: Iterable[Subscriber]) -> list[Subscriber]:
-    """Those with the fewest streams first, of them those with the most free slots; the dead last."""
+def least_loaded_first(found: Iterable[SubscriberState]) -> list[SubscriberState]:
+    """Sort: fewest streams first, with equal streams most free slots first; the dead last."""
     return sorted(found, key=lambda s: (not s.alive, s.streams or 0, -s.available_slots, s.port))
 
 
 class Directory:
-    """What is known of every subscriber, kept up to date in the background: whoever asks never waits.
+    """The state of every subscriber, kept up to date in the background, so that no caller waits.
 
-    Each is asked every FRESH_SECONDS, and by a thread of its own, so that one that hangs makes only itself out of date.
+    One thread for each subscriber asks it every FRESH_SECONDS. A subscriber that hangs delays only its own state.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -151,18 +150,18 @@ class Directory:
         self._closed = threading.Event()
         for subscriber in list(self._known.values()):
             threading.Thread(
-                target=self._follow, args=(subscriber,), name=f"ask {subscriber.port}", daemon=True
+                target=self._keep_asking, args=(subscriber,), name=f"ask {subscriber.port}", daemon=True
             ).start()
 
-    def now(self) -> list[Subscriber]:
-        """Every subscriber, the least loaded first."""
+    def now(self) -> list[SubscriberState]:
+        """Return every subscriber, the least loaded first."""
         return least_loaded_first(self._known.values())
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop asking."""
         self._closed.set()
 
-    def _follow(self, subscriber: Subscriber) -> None:
+    def _keep_asking(self, subscriber: SubscriberState) -> None:
         session = requests.Session()
         session.trust_env = False  # no proxies and no credentials from the environment
         while True:

@@ -1,7 +1,7 @@
-"""The records on the wire: bytes → validated Event or Count → bytes. The only place that knows their names.
+"""Bytes on the wire → checked Event or Count → bytes.
 
-request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; "count" too in POST /send-emojis
-event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; "count" too where it is more than one tap
+request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; with "count" in POST /send-emojis
+event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; with "count" if it is more than one tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
 batch     {"batch_id", "counts": [{"emoji", "count", ...}]}   GET /stream of a subscriber
 """
@@ -15,33 +15,36 @@ from datetime import timezone
 import ciso8601
 import msgspec
 
+# What an event is: its user and its emoji are not blank, have at most MAX_TEXT_BYTES in UTF-8 and no control character;
+# its time is ISO 8601; it stands for 1 to MAX_MERGED_TAPS taps. The app checks that here. Spark's expressions
+# (aggregate/events.py) are built from the same constants. tests/event_cases.py has the cases for both.
 MAX_TEXT_BYTES = 64
+MAX_MERGED_TAPS = 1_000
+# C0, DEL and C1 control terminals; line separators break lines; bidirectional overrides reorder the text around them.
+# Zero-width joiners and tags are allowed: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
+CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_control = re.compile(f"[{CONTROL_CHARACTERS}]")
 MAX_BODY_BYTES = 64 * 1024
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_BODY_BYTES = 512 * 1024
-MAX_MERGED_TAPS = 1_000
-# C0, DEL and C1 steer terminals; line separators break lines; bidirectional overrides reorder
-# the text around them. Zero-width joiners and tags stay: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
-CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_control = re.compile(f"[{CONTROL_CHARACTERS}]")
 # Variation selectors (text or picture) and the five skin tones.
 _LOOKS = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])
 
 
 class InvalidRecord(ValueError):
-    """Bytes that are not the record that was expected; the text says what was expected and what came."""
+    """The bytes are not the expected record. The text says what was expected and what came."""
 
 
-class Request(msgspec.Struct, gc=False):
-    """The body of POST /send-emoji, types checked, contents not yet."""
+class TapRequest(msgspec.Struct, gc=False):
+    """The body of POST /send-emoji. The types of its fields are checked, their contents are not."""
 
     user_id: str
     emoji_type: str
     timestamp: str
 
 
-class MergedRequest(Request, gc=False):
-    """One event of POST /send-emojis; a phone may have merged `count` taps into it."""
+class MergedTapRequest(TapRequest, gc=False):
+    """One event of POST /send-emojis. It stands for `count` taps, which a phone may have merged."""
 
     count: int = 1
 
@@ -58,10 +61,10 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
-    `events` is exact, `count` is what EVENTS_PER_EMOJI and ROUNDING made of it. The times are Unix
-    milliseconds: when the emoji's oldest and newest event of the batch were accepted, and when it was counted.
-    `batch_emojis` is how many counts the batch has, so that whoever gathers them knows when it has all.
-    Only `emoji` and `count` are promised; what another publisher left out is None.
+    `events` is exact; EVENTS_PER_EMOJI and ROUNDING make `count` of it. The times are Unix milliseconds: when the
+    emoji's oldest and newest event of the micro-batch were accepted, and when they were counted.
+    `batch_emojis` is how many counts the micro-batch has, so a reader knows when it has all of them.
+    Only `emoji` and `count` are promised. A key that another publisher leaves out is None.
     """
 
     emoji: str
@@ -81,47 +84,49 @@ class _Challenge(msgspec.Struct, gc=False):
 
 
 class _PlainCount(msgspec.Struct, gc=False):
-    """What every reader needs of a count; all other keys ride along unread."""
+    """The promised keys of a count; other keys are not read."""
 
     emoji: str
     count: int
 
 
 class _PlainBatch(msgspec.Struct, gc=False):
-    """What a viewer needs of a stream's event."""
+    """What a viewer reads of a stream's event."""
 
     counts: list[_PlainCount]
 
 
-_counts_decoder = msgspec.json.Decoder(_PlainBatch)
-_request_decoder = msgspec.json.Decoder(Request)
-_merged_decoder = msgspec.json.Decoder(MergedRequest)
+_request_decoder = msgspec.json.Decoder(TapRequest)
+_merged_decoder = msgspec.json.Decoder(MergedTapRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _challenge_decoder = msgspec.json.Decoder(_Challenge)
-_count_decoder = msgspec.json.Decoder(_PlainCount)
-_whole_count_decoder = msgspec.json.Decoder(Count)
+_count_decoder = msgspec.json.Decoder(Count)
+_plain_count_decoder = msgspec.json.Decoder(_PlainCount)
+_plain_batch_decoder = msgspec.json.Decoder(_PlainBatch)
 _encoder = msgspec.json.Encoder()
 
 
 def parse_request(body: bytes) -> Event:
-    """The event in a request body. Raises InvalidRecord."""
+    """Return the event in a request body. Raises InvalidRecord."""
     return _event(_decode(_request_decoder, body))
 
 
 def parse_merged_request(data: bytes) -> Event:
-    """The event in one part of a batch, with its `count`. Raises InvalidRecord."""
-    request: MergedRequest = _decode(_merged_decoder, data)
+    """Return one event of a batch, with its `count`. Raises InvalidRecord."""
+    request: MergedTapRequest = _decode(_merged_decoder, data)
     if not 1 <= request.count <= MAX_MERGED_TAPS:
         raise InvalidRecord(f"count: expected 1 to {MAX_MERGED_TAPS}, got {request.count}")
     return _event(request, request.count)
 
 
 def split_batch(body: bytes, lines: bool) -> list[bytes]:
-    """The events of a batch, not looked into yet: a JSON array's, or where `lines` is set one a line.
+    """Split the body of POST /send-emojis into its events, which are not parsed yet.
 
-    Raises InvalidRecord where the whole is none, or holds no event or more than MAX_BATCH_EVENTS.
+    The body is a JSON array, or with `lines` one JSON object per line. Raises InvalidRecord if it is neither, or has
+    no event, or more than MAX_BATCH_EVENTS.
     """
-    expected = f"expected {'JSON objects, one a line,' if lines else 'a JSON array'} of 1 to {MAX_BATCH_EVENTS} events"
+    what = "JSON objects, one per line," if lines else "a JSON array"
+    expected = f"expected {what} of 1 to {MAX_BATCH_EVENTS} events"
     if lines:
         parts = [line for line in body.split(b"\n") if line.strip()]
     else:
@@ -129,55 +134,54 @@ def split_batch(body: bytes, lines: bool) -> list[bytes]:
             body.decode()
             parts = [bytes(part) for part in _batch_decoder.decode(body)]
         except UnicodeDecodeError as error:
-            raise InvalidRecord(f"{expected} in UTF-8, got a byte that is none at position {error.start}") from None
+            raise InvalidRecord(f"{expected} in UTF-8, got an invalid byte at position {error.start}") from None
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
         except RecursionError:
-            raise InvalidRecord(f"{expected}, got one nested too deeply") from None
+            raise InvalidRecord(f"{expected}, got JSON that is nested too deeply") from None
     if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
         raise InvalidRecord(f"{expected}, got {len(parts)}")
     return parts
 
 
 def normalised(emoji: str) -> str:
-    """An emoji without what only changes its looks, so that ❤ and ❤️, 👍 and 👍🏽 are one."""
+    """Return the emoji without variation selectors and skin tones, so that 👍 and 👍🏽, ❤ and ❤️ are the same."""
     return emoji.translate(_LOOKS)
 
 
-def _event(request: Request, count: int = 1) -> Event:
+def _event(request: TapRequest, count: int = 1) -> Event:
     _check_text("user_id", request.user_id)
     _check_text("emoji_type", request.emoji_type)
     return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
 
 
-def parse_count(value: bytes | None) -> tuple[str, int]:
-    """`(emoji, count)` of a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord."""
-    return _checked(_decode(_count_decoder, value or b""))
+def parse_count(value: bytes | None) -> Count:
+    """The count in a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord.
+
+    A wrong value of an optional key does not cost the count: all optional keys are None then.
+    """
+    data = value or b""
+    try:
+        count: Count = _decode(_count_decoder, data)
+    except InvalidRecord:
+        plain: _PlainCount = _decode(_plain_count_decoder, data)
+        count = Count(plain.emoji, plain.count)
+    _check_count(count.emoji, count.count)
+    return count
 
 
 def parse_batch(data: bytes) -> list[tuple[str, int]]:
     """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
-    batch: _PlainBatch = _decode(_counts_decoder, data)
-    return [_checked(count) for count in batch.counts]
+    batch: _PlainBatch = _decode(_plain_batch_decoder, data)
+    for count in batch.counts:
+        _check_count(count.emoji, count.count)
+    return [(count.emoji, count.count) for count in batch.counts]
 
 
-def _checked(count: _PlainCount) -> tuple[str, int]:
-    _check_text("emoji", count.emoji)
-    if count.count < 1:
-        raise InvalidRecord(f"count: expected at least 1, got {count.count}")
-    return count.emoji, count.count
-
-
-def parse_whole_count(value: bytes) -> Count:
-    """A count with its optional keys, which are None where one of them is not what it should be.
-
-    Raises InvalidRecord as parse_count does.
-    """
-    emoji, count = parse_count(value)
-    try:
-        return _whole_count_decoder.decode(value)
-    except msgspec.ValidationError:
-        return Count(emoji, count)
+def _check_count(emoji: str, count: int) -> None:
+    _check_text("emoji", emoji)
+    if count < 1:
+        raise InvalidRecord(f"count: expected at least 1, got {count}")
 
 
 def parse_challenge(body: bytes) -> str | None:
@@ -195,20 +199,18 @@ def encode(record: Event | Count | Mapping[str, object]) -> bytes:
 
 def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-untyped-def, type-arg]
     try:
-        data.decode()  # msgspec does not look into strings that it skips, but others will
+        data.decode()  # msgspec does not check the strings that it skips, but other readers do
         return decoder.decode(data)
     except UnicodeDecodeError as error:
-        raise InvalidRecord(
-            f"expected a JSON object in UTF-8, got a byte that is none at position {error.start}"
-        ) from None
+        raise InvalidRecord(f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}") from None
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidRecord(_plain(str(error))) from None
     except RecursionError:
-        raise InvalidRecord("expected a JSON object, got one nested too deeply") from None
+        raise InvalidRecord("expected a JSON object, got JSON that is nested too deeply") from None
 
 
 def _plain(error: str) -> str:
-    """Msgspec's words with the field in front: "emoji_type: expected str, got int"."""
+    """Rewrite an error of msgspec with the field in front: "emoji_type: expected str, got int"."""
     if not error.startswith(("Expected", "Object missing")):
         return f"expected a JSON object, got something else ({error})"
     what, _, path = error.replace("`", "").partition(" - at ")
@@ -220,7 +222,7 @@ def _plain(error: str) -> str:
 
 
 def _check_text(name: str, text: str) -> None:
-    """Raise InvalidRecord unless `text` may go on the wire: not blank, not too long, unable to steer a terminal."""
+    """Raise InvalidRecord if `text` is blank, is too long, or has a control character."""
     if not text.strip():
         raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got an empty string")
     size = len(text.encode())
@@ -232,7 +234,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _utc(timestamp: str) -> str:
-    """An ISO 8601 time, with or without zone, in UTC. Raises InvalidRecord."""
+    """Return an ISO 8601 time in UTC; without a zone it is UTC already. Raises InvalidRecord."""
     try:
         parsed = ciso8601.parse_datetime(timestamp)
         if parsed.tzinfo is None:

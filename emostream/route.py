@@ -8,22 +8,46 @@ cluster fences the first.
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.broker import Lag, Sent, commit, consumer, is_fenced, partitions, skip, transactional_producer
+from emostream.broker import (
+    ConsumerLag,
+    SentRecord,
+    commit_transaction,
+    consumer,
+    is_fenced,
+    partitions,
+    skip_record,
+    transactional_producer,
+)
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
-from emostream.process import EXIT_FENCED, EXIT_STUCK, Heartbeat, Log, StopFlag, TimeBox, stop_on_signals
+from emostream.metrics.page import MetricsPage
+from emostream.process import (
+    EXIT_FENCED,
+    EXIT_STUCK,
+    Heartbeat,
+    Log,
+    StepTimeout,
+    StopFlag,
+    end_at_once,
+    stop_on_signals,
+    within,
+)
 from emostream.records import InvalidRecord, parse_count
-from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.roles import cluster_publisher
+from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 
 POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # takes 10 to 50 ms, or as long as three brokers need to notice that one has died
+
+
+Polled: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 
 
 class Router:
@@ -34,54 +58,59 @@ class Router:
         self._cluster_topic = settings.required_cluster_topic()
         self._group = f"{self._cluster_topic}-publisher"
         self._log = log
-        self._time_box = TimeBox(log)
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self._consumer: KafkaConsumer = consumer(settings, self._group)
-        self._lag = Lag(self._consumer)
+        self._lag = ConsumerLag(self._consumer)
         self.counters.read(lag=lambda: self._lag.records)
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
         # In this order: a position read first could be that of a transaction that commits a moment later.
-        with self._time_box.limit(TRANSACTION_SECONDS, "starting transactions"):
-            self._producer.init_transactions()
-        with self._time_box.limit(TRANSACTION_SECONDS, "finding the position"):
-            assigned = partitions(self._settings.main_topic)
-            self._consumer.assign(assigned)
-            positions = {tp.partition: self._consumer.position(tp) for tp in assigned}
+        within(TRANSACTION_SECONDS, "starting transactions", self._producer.init_transactions)
+        positions = within(TRANSACTION_SECONDS, "finding the position", self._find_position)
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
+
+    def _find_position(self) -> dict[int, int]:
+        assigned = partitions(self._settings.main_topic)
+        self._consumer.assign(assigned)
+        return {tp.partition: self._consumer.position(tp) for tp in assigned}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Route what has come, waiting at most `poll_ms` for a first record; returns the number of records read.
 
-        Raises KafkaError; what the broken transaction held is then read again by the successor.
+        Raises KafkaError or StepTimeout; the successor then reads again what the broken transaction held.
         """
-        with self._time_box.limit(poll_ms / 1000 + TRANSACTION_SECONDS, "polling"):
-            polled: dict[TopicPartition, list[ConsumerRecord]] = self._consumer.poll(timeout_ms=poll_ms)
-            self._lag.look()
+        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self._poll(poll_ms))
         if not polled:
             return 0
         began = time.monotonic()
-        with self._time_box.limit(TRANSACTION_SECONDS, "the transaction"):
-            self._producer.begin_transaction()
-            sent = [self._route(record) for records in polled.values() for record in records]
-            offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
-            self._producer.send_offsets_to_transaction(offsets, self._group)
-            commit(self._producer, filter(None, sent))
+        within(TRANSACTION_SECONDS, "the transaction", lambda: self._route_all(polled))
         self.counters.add("transactions")
         self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
+
+    def _poll(self, poll_ms: int) -> Polled:
+        polled: Polled = self._consumer.poll(timeout_ms=poll_ms)
+        self._lag.update()
+        return polled
+
+    def _route_all(self, polled: Polled) -> None:
+        self._producer.begin_transaction()
+        sent = [self._route(record) for records in polled.values() for record in records]
+        offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
+        self._producer.send_offsets_to_transaction(offsets, self._group)
+        commit_transaction(self._producer, filter(None, sent))
 
     def is_fenced(self, error: KafkaError) -> bool:
         """Whether `error` means that another publisher for this cluster has begun."""
         return is_fenced(self._producer, error)
 
-    def _route(self, record: ConsumerRecord) -> Sent | None:
+    def _route(self, record: ConsumerRecord) -> SentRecord | None:
         try:
             parse_count(record.value)
         except InvalidRecord as error:
-            skip(record, error, self.counters, self._log)
+            skip_record(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
         # The same partition, so that the order within it, which is that of each emoji, stays.
@@ -108,11 +137,11 @@ def run(settings: Settings) -> int:
     if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
         return 0
     router = Router(settings, log)
-    cluster = CLUSTER_TOPICS.index(cluster_topic) + 1
-    Page(router.counters).serve(settings.bind_host, settings.metrics_port(cluster), log)
+    role = cluster_publisher(settings, settings.cluster)
+    MetricsPage(router.counters).serve(settings.bind_host, role.port, log)
     try:
         router.start()
-        _follow(router, Heartbeat(settings, f"cluster_publisher_{cluster}"), stop)
+        _follow(router, Heartbeat(settings, role.name), stop)
         router.drain(settings.drain_seconds)
     except KafkaError as error:
         router.counters.add("transaction_aborts")
@@ -121,6 +150,9 @@ def run(settings: Settings) -> int:
             return EXIT_FENCED
         log.error("the transaction failed; a successor goes on after the last committed one", reason=error)
         return EXIT_STUCK
+    except StepTimeout as error:
+        log.error(f"{error}; this process ends so that a successor goes on")
+        end_at_once(EXIT_STUCK)
     router.close()
     log.info("stopped")
     return 0

@@ -1,9 +1,9 @@
 """Arguments, environment, .env and config/emostream.env → one frozen, validated Settings.
 
-The only reader of configuration. As a command it prints settings for shell scripts:
+Nothing else reads configuration. As a command it prints settings for shell scripts:
 
     python -m emostream.settings                 every setting as an export statement, quoted for a shell
-    python -m emostream.settings DATA_DIR ...    the values of these, one a line
+    python -m emostream.settings DATA_DIR ...    the values of these settings, one per line
 """
 
 from __future__ import annotations
@@ -23,14 +23,30 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
-DEFAULTS_FILE = PROJECT_DIR / "config" / "emostream.env"
-LOCAL_FILE = PROJECT_DIR / ".env"
+PACKAGE_DIR = Path(__file__).resolve().parent
+PROJECT_DIR = PACKAGE_DIR.parent
+# A wheel has config/ inside the package; a checkout has it beside the package.
+INSTALLED = (PACKAGE_DIR / "config").is_dir()
+CONFIG_DIR = (PACKAGE_DIR if INSTALLED else PROJECT_DIR) / "config"
+
+
+def user_dir(environ: Mapping[str, str]) -> Path:
+    """Return where an installed EmoStream keeps a user's data; this follows the XDG Base Directory convention."""
+    base = Path(environ.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "emostream"
+
+
+# Where .env is, and what a relative DATA_DIR starts from.
+HOME_DIR = user_dir(os.environ) if INSTALLED else PROJECT_DIR
+DEFAULTS_FILE = CONFIG_DIR / "emostream.env"
+LOCAL_FILE = HOME_DIR / ".env"
+# How messages name the commands.
+START_COMMAND, TOPICS_COMMAND = ("emostream", "emostream topics") if INSTALLED else ("./start.sh", "./topic.sh")
 CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
 SUBSCRIBERS_PER_CLUSTER = 3
-# What the seed's client sends, and the buttons of the viewer's page where nobody has chosen others.
+# The emojis that the client sends, and the buttons of the viewer's page if EMOJIS is empty.
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
-# Where subscribers keep their registrations; ours alone, no part of the contract.
+# Where subscribers keep their registrations. It is no part of the contract with other people's processes.
 REGISTRY_TOPIC = "subscriber-registry"
 
 MAX_PORT = 65_535
@@ -40,17 +56,17 @@ TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
 RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
 Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
-# As records.py has it: 1 to 64 bytes, here characters, none of which steers a terminal.
+# 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
 Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used; the text names it, what was expected and what came."""
+    """A setting cannot be used. The text names the setting, what was expected and what came."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=str.upper):
-    """All settings. config/emostream.env says what each means and holds its default; units are in the names."""
+    """All settings. config/emostream.env explains each one and holds its default; names include the unit."""
 
     kafka_bootstrap_servers: HostPorts
     brokers: Literal[0, 1, 3]
@@ -95,7 +111,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def data_path(self) -> Path:
         """DATA_DIR as an absolute path."""
-        return (PROJECT_DIR / self.data_dir).resolve()
+        return (HOME_DIR / self.data_dir).resolve()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -104,7 +120,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
     @property
     def bootstrap_servers(self) -> list[str]:
-        """host:port of every broker: those that were named, or all that ./start.sh runs."""
+        """host:port of every broker: the named ones, or all that ./start.sh runs if these are more."""
         named = self.kafka_bootstrap_servers.split(",")
         if self.brokers > len(named):
             return [f"{host}:{port}" for host, port in map(self.broker_address, range(1, self.brokers + 1))]
@@ -117,17 +133,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
     @property
     def allowed_emojis(self) -> tuple[str, ...]:
-        """What EMOJIS lists; empty where every emoji is allowed."""
+        """The emojis in EMOJIS; empty if every emoji is allowed."""
         return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
-        """What TRUSTED_PROXIES lists. Raises ValueError."""
+        """The networks in TRUSTED_PROXIES. Raises ValueError."""
         return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
 
     @property
     def push_key(self) -> bytes:
-        """The bytes of PUSH_SECRET; none where it is not set. Raises SettingError."""
+        """The bytes of PUSH_SECRET; empty if it is not set. Raises SettingError."""
         name, _, key = self.push_secret.partition("whsec_")
         try:
             decoded = base64.b64decode(key, validate=True)
@@ -138,32 +154,36 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         return decoded
 
     def required_cluster_topic(self) -> str:
-        """CLUSTER_TOPIC; raises SettingError where it was not given."""
+        """CLUSTER_TOPIC. Raises SettingError if it is not set."""
         if not self.cluster_topic:
             raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(CLUSTER_TOPICS)}")
         return self.cluster_topic
 
+    @property
+    def cluster(self) -> int:
+        """Number of the cluster that CLUSTER_TOPIC belongs to, from 1. Raises SettingError if it is not set."""
+        return CLUSTER_TOPICS.index(self.required_cluster_topic()) + 1
+
     def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of a cluster's subscriber, which counts from 1."""
+        """TCP port of one subscriber of a cluster; subscribers count from 1."""
         return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     def stream_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of the event streams of a cluster's subscriber."""
+        """TCP port of the event streams of one subscriber of a cluster."""
         return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
     def metrics_port(self, cluster: int = 0) -> int:
-        """TCP port of the metrics of a cluster's publisher; of the main publisher for 0."""
+        """TCP port of the metrics of a cluster's publisher; 0 stands for the main publisher."""
         return self.metrics_base_port + cluster
 
     @property
-    def subscriber_ports(self) -> tuple[int, ...]:
-        """The ports of all subscribers that ./start.sh runs."""
-        numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-        return tuple(self.subscriber_port(topic, number) for topic in CLUSTER_TOPICS for number in numbers)
+    def environment(self) -> dict[str, str]:
+        """The environment of this process with every setting in it: a child process gets the same settings."""
+        return {**os.environ, **{name: str(value) for name, value in msgspec.to_builtins(self).items()}}
 
     @property
     def client_host(self) -> str:
-        """The address at which a process on this machine reaches the servers bound to BIND_HOST."""
+        """The address at which processes on this machine reach servers that listen on BIND_HOST."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_host, self.bind_host)
 
 
@@ -171,15 +191,14 @@ SETTING_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Sett
 
 
 def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from KEY=VALUE arguments (`-` and `_` alike), the environment, .env and the defaults, strongest first.
+    """Read KEY=VALUE arguments (`-` and `_` alike), the environment, .env and the defaults; the first is the strongest.
 
     Raises SettingError for an unknown name or a value out of bounds.
     """
-    values: dict[str, str | None] = {}
-    for source in (DEFAULTS_FILE, LOCAL_FILE):
-        # interpolate=False: a `$` in a value is that character, as it is for every other source.
-        for name, value in dotenv_values(source, interpolate=False).items():
-            values[_known(name, source.name)] = value
+    values: dict[str, str | None] = _read(DEFAULTS_FILE)
+    if INSTALLED:
+        values["DATA_DIR"] = str(HOME_DIR)
+    values |= _read(LOCAL_FILE)
     values |= {name: environ[name] for name in SETTING_NAMES if name in environ}
     for argument in arguments:
         name, separator, value = argument.partition("=")
@@ -191,8 +210,8 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     except msgspec.ValidationError as error:
         raise SettingError(_sentence(str(error), values)) from None
     if len(set(settings.topics)) < len(settings.topics):
-        raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two topics of their own, got {settings.topics[:2]}")
-    settings.push_key  # noqa: B018 - raises where it cannot be used
+        raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
+    _ = settings.push_key  # raises SettingError
     try:
         for network in settings.client_networks.split(","):
             ipaddress.ip_network(network)
@@ -207,9 +226,15 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     except ValueError as error:
         raise SettingError(
             f"TRUSTED_PROXIES={settings.trusted_proxies!r}: expected addresses and networks, for example "
-            f"127.0.0.1,10.0.0.0/8, got one that is none ({error})"
+            f"127.0.0.1,10.0.0.0/8 ({error})"
         ) from None
     return settings
+
+
+def _read(path: Path) -> dict[str, str | None]:
+    # interpolate=False: a `$` in a value is that character, as in every other source.
+    found = dotenv_values(path, interpolate=False)
+    return {_known(name, path.name): value for name, value in found.items()}
 
 
 def _known(name: str, where: str) -> str:
@@ -221,7 +246,7 @@ def _known(name: str, where: str) -> str:
 
 
 def _sentence(error: str, values: Mapping[str, str | None]) -> str:
-    """What msgspec says of a value, in the words of the one who set it."""
+    """Translate a message of msgspec into one that names the setting and its value."""
     named = re.search(r"`\$\.(\w+)`", error)
     if not named:
         missing = re.search(r"required field `(\w+)`", error)
@@ -240,7 +265,7 @@ def _choices(literal: object) -> tuple[object, ...]:
 
 
 def main() -> None:
-    """Print settings for a shell; exits 2 with one sentence where they cannot be used."""
+    """Print settings for a shell. A setting that cannot be used ends it with one sentence and exit status 2."""
     wanted = [name for name in sys.argv[1:] if "=" not in name]
     try:
         settings = load([argument for argument in sys.argv[1:] if "=" in argument])

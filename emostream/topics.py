@@ -1,11 +1,7 @@
-"""The topics: whether they are there, waiting for them and for the broker, and creating them.
-
-As a command, `python -m emostream.topics replace [KEY=VALUE ...]` creates every topic, replacing those that are there.
-"""
+"""The Kafka topics: wait for them and for the broker, create them, replace them by empty ones."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -19,41 +15,41 @@ from kafka.errors import (
 )
 
 from emostream.broker import PARTITIONS, admin_client
-from emostream.process import Log, StopFlag, run_script, stop_on_signals
-from emostream.settings import REGISTRY_TOPIC, Settings
+from emostream.process import Log, StopFlag, stop_on_signals
+from emostream.settings import REGISTRY_TOPIC, START_COMMAND, TOPICS_COMMAND, Settings
 
 REMINDER_SECONDS = 5.0
-# Small segments, because the newest one is never compacted.
+# Small segments, because Kafka never compacts the newest one.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 
 
 def wait_for_topics(settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log) -> bool:
-    """Return True when the broker answers and has all `topics`, False when a stop was requested first.
+    """Return True when the broker answers and has all `topics`, or False if a stop was requested first.
 
-    Says every few seconds what it is waiting for.
+    Logs every few seconds what it waits for.
     """
     wanted = set(topics)
 
     def missing() -> str | None:
         absent = wanted - set(_list_topics(settings))
-        return f"missing topics {', '.join(sorted(absent))}; ./topic.sh creates them" if absent else None
+        return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
 
     return _wait(missing, settings, stop, log)
 
 
 def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
-    """Like wait_for_topics, for no topic in particular."""
+    """Return True when the broker answers, or False if a stop was requested first."""
     return wait_for_topics(settings, (), stop, log)
 
 
 def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
     began = time.monotonic()
-    remind_at = began + 1.0  # what is there within a second is not worth a line
+    remind_at = began + 1.0  # a shorter wait is not worth a line
     while not stop.requested:
         try:
             what = missing()
         except RetriableError as error:
-            what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); ./start.sh kafka starts one"
+            what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
         if what is None:
             return True
         if time.monotonic() >= remind_at:
@@ -72,7 +68,7 @@ def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[s
 
 
 def broker_missing(settings: Settings, number: int) -> bool:
-    """Whether a broker of ./start.sh does not answer."""
+    """Whether this broker, one of those that ./start.sh runs, does not answer."""
     host, port = settings.broker_address(number)
     try:
         _list_topics(settings, [f"{host}:{port}"])
@@ -82,9 +78,9 @@ def broker_missing(settings: Settings, number: int) -> bool:
 
 
 def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, quiet: bool = False) -> bool:
-    """Create every topic that is missing, after deleting all that are there where `replace` is set.
+    """Create every topic that is missing; with `replace`, delete those that are there first.
 
-    Returns False when a stop was requested before it was done.
+    Returns False if a stop was requested before all were created.
     """
     if not wait_for_broker(settings, stop, log):
         return False
@@ -114,27 +110,18 @@ def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
 
 def _create(admin: KafkaAdminClient, name: str) -> str | None:
     try:
-        # -1 is the broker's own default, which start.sh sets by the number of brokers.
+        # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
         configs = COMPACTED if name == REGISTRY_TOPIC else {}
         admin.create_topics([NewTopic(name, PARTITIONS, replication_factor=-1, topic_configs=configs)])
     except TopicAlreadyExistsError:
         return f"the broker is still deleting {name}"
     except UnknownTopicOrPartitionError:
         return f"the broker does not know {name} yet"
-    except InvalidReplicationFactorError as error:  # a broker that has been busy is no broker until it says it is back
+    except InvalidReplicationFactorError as error:  # a busy broker does not count until it reports back
         return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
     return None
 
 
-def main() -> None:
-    """Entry point of the command in the module's docstring."""
-    arguments = sys.argv[2:] if sys.argv[1:2] == ["replace"] else ["--help"]
-    run_script(__doc__ or "", _replace_topics, arguments)
-
-
-def _replace_topics(settings: Settings) -> int:
+def replace_topics(settings: Settings) -> int:
+    """Replace every topic by an empty one; return the exit status of the command that does so."""
     return 0 if create_topics(settings, replace=True, stop=stop_on_signals(), log=Log("topics")) else 1
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness import Broker, environment_for, running_broker
+from testkit.broker import Broker, running_broker
+from testkit.settings import environment_for
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""The last MAX_AGE_SECONDS of a cluster topic, shared by all that a subscriber serves; each has a cursor into it.
+"""Records of a cluster topic → a window of the last MAX_AGE_SECONDS, shared by all clients and streams of a subscriber.
 
-So a slow client costs a cursor, not a queue: memory is bounded once for all, and Kafka holds what is older.
+Each reader has a cursor into the window. A slow reader costs a number and not a queue: memory is bounded once for
+all readers, and Kafka holds what is older.
 """
 
 from __future__ import annotations
@@ -9,50 +10,43 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class Times(NamedTuple):
-    """When the oldest and the newest tap of a count were accepted and when it was counted, in Unix milliseconds."""
-
-    first_accepted_ms: int
-    last_accepted_ms: int
-    batched_ms: int
+from emostream.records import Count
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of the cluster topic; `timestamp_ms` is when it was published, in Unix milliseconds.
+    """One record of the cluster topic, decoded: `value` is sent to clients as it is, `count` is what it says.
 
-    `generation` grows when the topic is replaced, and offsets start over. `read_at` is when it came here, by the
-    monotonic clock.
+    `timestamp_ms` is when it was published, in Unix milliseconds; `read_at` is when it was read here, by the monotonic
+    clock. `generation` grows when the topic is replaced and offsets start at 0 again.
     """
 
     partition: int
     offset: int
     timestamp_ms: int
     value: bytes
+    count: Count
     generation: int = 0
     read_at: float = field(default_factory=time.monotonic, compare=False)
-    times: Times | None = field(default=None, compare=False)  # where the record says them
 
 
 class History:
-    """A sliding window of records, numbered from 0 in the order in which they were read."""
+    """A sliding window of records. Cursors number the records from 0, in the order in which they were read."""
 
     def __init__(self, max_age_seconds: float, max_records: int) -> None:
-        """`max_records` bounds memory where very much happens within `max_age_seconds`: the oldest go first."""
+        """`max_records` bounds the memory when many records arrive within `max_age_seconds`: the oldest go first."""
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._records: list[Record] = []
         self._first = 0
-        self.overflowed = 0  # the cursor after the last record that had to go because there were too many
+        self.overflowed = 0  # the cursor after the last record that was dropped because there were too many
 
     @property
     def start(self) -> int:
-        """The cursor of the oldest record that is still there."""
+        """The cursor of the oldest record in the window."""
         with self._lock:
             return self._first
 
@@ -62,12 +56,12 @@ class History:
         with self._lock:
             return self._first + len(self._records)
 
-    def on_append(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called, in the thread that appends, whenever there is something new; it must not block."""
-        self._listeners.append(tell)
+    def on_append(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each append, in the thread that appends; it must not block."""
+        self._listeners.append(listener)
 
     def append(self, records: list[Record], now_ms: float) -> None:
-        """Add records, forget those that are too old or too many, and tell every listener."""
+        """Add records, forget those that are too old or too many, and call every listener."""
         with self._lock:
             self._records += records
             too_many = len(self._records) - self._max_records
@@ -79,13 +73,13 @@ class History:
             del self._records[:gone]
             self._first += gone
         if records:
-            for tell in self._listeners:
-                tell()
+            for listener in self._listeners:
+                listener()
 
     def after(self, cursor: int, limit: int) -> tuple[int, list[Record]]:
         """`(first, records)`: up to `limit` records from `cursor` on, where `first` is the cursor of the first one.
 
-        `first` is above `cursor` where records between were forgotten.
+        `first` is greater than `cursor` when the records between them are no longer in the window.
         """
         with self._lock:
             first = max(cursor, self._first)

@@ -1,7 +1,6 @@
-"""Which clients a subscriber serves, never more than its capacity, kept in a compacted Kafka topic.
+"""Which clients a subscriber serves: its slots in memory, and its registrations in a compacted Kafka topic.
 
-One record per registration, keyed `<cluster topic>/<subscriber>/<client_url>`:
-`{"client_url", "next_offsets": {"<partition>": offset}, "merging"?, "token_hash"?}`, as in Registration.
+The topic has one record per registration: a Registration as JSON, keyed `<cluster topic>/<subscriber>/<client_url>`.
 A tombstone (null) ends a registration.
 """
 
@@ -9,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from kafka.errors import KafkaError
 
-from emostream.broker import Sent, consumer, partitions, registry_producer
+from emostream.broker import SentRecord, consumer, partitions, registry_producer
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
@@ -42,7 +40,7 @@ Client = TypeVar("Client", bound=Closable)
 
 
 class Registry(Generic[Client]):
-    """Client URL → what serves it. Every method may be called from any thread."""
+    """Client URL → what serves the client; never more than `capacity`. Any thread may call any method."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -50,18 +48,18 @@ class Registry(Generic[Client]):
         self._clients: dict[str, Client] = {}
 
     def add(self, client_url: str, make: Callable[[], Client]) -> bool:
-        """Give a client a slot; False where it had one already. Raises Full, or what `make` raises."""
+        """Give a client a slot; False when it had one already. Raises Full, or what `make` raises."""
         with self._lock:
             if client_url in self._clients:
                 return False
             if len(self._clients) >= self._capacity:
                 raise Full(f"all {self._capacity} slots are taken")
-            # Within the lock: a slot is never promised to two, and `make` only starts a thread.
+            # Within the lock, so that no slot goes to two clients. `make` does not block.
             self._clients[client_url] = make()
             return True
 
     def remove(self, client_url: str, only: Client | None = None) -> bool:
-        """Free a client's slot and stop serving it; False where it had none, or where it is not `only`."""
+        """Free a client's slot and stop serving it; False when it had none, or another one than `only`."""
         with self._lock:
             client = self._clients.get(client_url)
             if client is None or only not in (None, client):
@@ -71,36 +69,28 @@ class Registry(Generic[Client]):
         return True
 
     def get(self, client_url: str) -> Client | None:
-        """What serves a client; None where it has no slot."""
+        """What serves a client; None when it has no slot."""
         with self._lock:
             return self._clients.get(client_url)
 
     def clients(self) -> dict[str, Client]:
-        """A copy: whoever goes through it holds no lock."""
+        """A copy, so that a caller can go through it without the lock."""
         with self._lock:
             return dict(self._clients)
 
     def free_slots(self) -> int:
-        """Slots that are not taken."""
+        """How many slots are free."""
         with self._lock:
             return self._capacity - len(self._clients)
 
 
-@dataclass(frozen=True)
-class Registration:
-    """A client and, per partition of the cluster topic, the offset after the last record it acknowledged.
+class Registration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A client and, per partition of the cluster topic, the offset after the last record that it acknowledged.
 
-    `merging`: what comes then, up to these offsets, is being sent as merged counts. `token_hash`: of the token without
-    which it cannot be deregistered; empty where there is none.
+    `merging`: the records from there up to these offsets are being sent as merged counts.
+    `token_hash`: the hash of the token that is needed to deregister; empty when there is none.
     """
 
-    client_url: str
-    next_offsets: Mapping[int, int]
-    merging: Mapping[int, int] | None = None
-    token_hash: str = ""
-
-
-class _Value(msgspec.Struct, omit_defaults=True):
     client_url: str
     next_offsets: dict[int, int]
     merging: dict[int, int] | None = None
@@ -116,7 +106,7 @@ class RegistryTopic:
         self._producer = registry_producer(settings)
 
     def read(self) -> list[Registration]:
-        """All registrations, as of now. Raises KafkaError."""
+        """All registrations at this moment. Raises KafkaError."""
         reader = consumer(self._settings, None)
         try:
             assigned = partitions(REGISTRY_TOPIC)
@@ -134,30 +124,25 @@ class RegistryTopic:
                         if not key.startswith(self._prefix):
                             continue
                         try:
-                            value = msgspec.json.decode(record.value or b"", type=_Value)
-                            found[key] = Registration(
-                                value.client_url, value.next_offsets, value.merging, value.token_hash
-                            )
-                        except msgspec.MsgspecError:  # a tombstone, or nothing that we wrote
+                            found[key] = msgspec.json.decode(record.value or b"", type=Registration)
+                        except msgspec.MsgspecError:  # a tombstone, or something that we did not write
                             found.pop(key, None)
             return list(found.values())
         finally:
             reader.close(autocommit=False)
 
     def save(self, registration: Registration) -> Callable[[], object]:
-        """Write a registration; calling what is returned waits until the broker has it. Both raise KafkaError."""
-        merging = None if registration.merging is None else dict(registration.merging)
-        value = _Value(registration.client_url, dict(registration.next_offsets), merging, registration.token_hash)
-        sent = self._send(registration.client_url, msgspec.json.encode(value))
+        """Write a registration. Call the result to wait until the broker has it. Both may raise KafkaError."""
+        sent = self._send(registration.client_url, msgspec.json.encode(registration))
         return lambda: sent.get(timeout=SAVE_SECONDS)
 
     def forget(self, client_url: str) -> None:
-        """End a registration. Not waited for: where it gets lost the client is evicted after the next start."""
+        """End a registration, without waiting. If this gets lost, the client is evicted after the next start."""
         self._send(client_url, None)
 
     def close(self) -> None:
-        """Send what is left, bounded."""
+        """Send what is left, for at most SAVE_SECONDS."""
         self._producer.close(timeout=SAVE_SECONDS)
 
-    def _send(self, client_url: str, value: bytes | None) -> Sent:
+    def _send(self, client_url: str, value: bytes | None) -> SentRecord:
         return self._producer.send(REGISTRY_TOPIC, key=(self._prefix + client_url).encode(), value=value)

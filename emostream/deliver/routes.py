@@ -1,4 +1,4 @@
-"""GET /status, POST /register, POST /deregister: how clients come to a subscriber and go. Every answer is JSON."""
+"""GET /status, POST /register and POST /deregister: how clients register with a subscriber. Every answer is JSON."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MAX_BODY_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
 
 
-class Subscriber(Protocol):
-    """What the interface is to."""
+class SubscriberCalls(Protocol):
+    """What the routes call."""
 
     def register(self, client_url: str, token: str) -> bool:
-        """Give a client a slot; False where it had one.
+        """Give a client a slot; False when it had one.
 
-        Raises Full, NotYours, KafkaError where that cannot be kept, and PushError or OSError where the client is not
-        where it may be, or does not echo the challenge.
+        Raises Full, NotYours, KafkaError when the registration cannot be saved, PushError or OSError when no push may
+        go to the client's address or the client does not echo the challenge, and StepTimeout.
         """
 
     def deregister(self, client_url: str, token: str) -> bool:
-        """Free a client's slot; False where it had none. Raises NotYours."""
+        """Free a client's slot; False when it had none. Raises NotYours."""
 
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
@@ -44,13 +44,15 @@ class Subscriber(Protocol):
         """The body of GET /metrics."""
 
 
-class _Registration(msgspec.Struct):
+class RegistrationRequest(msgspec.Struct):
+    """The body of POST /register and POST /deregister."""
+
     client_url: str
     token: str = ""
 
 
-def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
-    """The calls above, and GET /stream, which leads to the listener of the event streams."""
+def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Flask:
+    """The app with these routes, and GET /stream, which redirects to the port of the event streams."""
     app = Flask("emostream.deliver.subscriber")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -65,22 +67,23 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
 
     @app.post("/register")
     def register() -> tuple[Response, int]:
-        client_url, token = _registration(request.get_data())
+        asked = _registration(request.get_data())
         try:
-            added = subscriber.register(client_url, token)
+            added = subscriber.register(asked.client_url, asked.token)
         except Full as error:
             return jsonify(error=f"no slot is free: {error}"), 503
         except KafkaError as error:
-            return jsonify(error=f"the broker did not keep the registration in {REGISTRY_TOPIC} ({error})"), 503
+            return jsonify(error=f"the broker did not take the registration into {REGISTRY_TOPIC} ({error})"), 503
         except (PushError, OSError, StepTimeout) as error:
             return jsonify(error=f"client_url: {error}"), 400
-        return jsonify(status="registered" if added else "already_registered", client_url=client_url), 200
+        return jsonify(status="registered" if added else "already_registered", client_url=asked.client_url), 200
 
     @app.post("/deregister")
     def deregister() -> tuple[Response, int]:
-        client_url, token = _registration(request.get_data())
-        found = subscriber.deregister(client_url, token)
-        return jsonify(status="deregistered" if found else "not_found", client_url=client_url), 200 if found else 404
+        asked = _registration(request.get_data())
+        found = subscriber.deregister(asked.client_url, asked.token)
+        status = "deregistered" if found else "not_found"
+        return jsonify(status=status, client_url=asked.client_url), 200 if found else 404
 
     @app.get(PATH)
     def stream() -> WerkzeugResponse:
@@ -108,10 +111,10 @@ def create_app(subscriber: Subscriber, stream_port: int, cors: Cors) -> Flask:
     return app
 
 
-def _registration(body: bytes) -> tuple[str, str]:
-    """The client_url and the token (or "") in a request body. Raises InvalidRecord."""
+def _registration(body: bytes) -> RegistrationRequest:
+    """What a request body asks for, with a client_url that can be one. Raises InvalidRecord."""
     try:
-        found = msgspec.json.decode(body, type=_Registration)
+        found = msgspec.json.decode(body, type=RegistrationRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
     url = found.client_url
@@ -121,4 +124,4 @@ def _registration(body: bytes) -> tuple[str, str]:
         Target.parse(url)
     except ValueError as error:
         raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} ({error})") from None
-    return url, found.token
+    return found

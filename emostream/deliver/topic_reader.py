@@ -1,4 +1,4 @@
-"""One cluster's topic → the history of its last minute, from which a subscriber serves everybody."""
+"""One cluster's topic → the history of its last MAX_AGE_SECONDS. Every record is decoded here, once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from emostream.broker import Ends, Lag, consumer, partitions, skip
-from emostream.deliver.history import History, Record, Times
+from emostream.broker import ConsumerLag, EndOffsets, consumer, partitions, skip_record
+from emostream.deliver.history import History, Record
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
-from emostream.records import Count, InvalidRecord, parse_whole_count
+from emostream.records import InvalidRecord, parse_count
 from emostream.settings import Settings
 
 POLL_MS = 500
@@ -21,15 +21,15 @@ CATCH_UP_SECONDS = 30
 BEFORE_THE_HISTORY = 2
 
 
-class Follower:
-    """The consumer of a cluster topic."""
+class TopicReader:
+    """The consumer of a cluster topic. All dictionaries are keyed by partition."""
 
     def __init__(self, settings: Settings, cluster_topic: str, history: History, counters: Metrics, log: Log) -> None:
         """Connects to the broker. Raises KafkaError."""
-        self.generation = 0  # of the topic; grows when it is replaced
-        self.next_offsets: dict[int, int] = {}  # of what is in the history
-        self.starts: dict[int, int] = {}  # what is before them is too old for the history
-        self.forgotten: dict[int, int] = {}  # the offset after the last record before them, where there is one
+        self.generation = 0  # of the topic; grows when the topic is replaced
+        self.next_offsets: dict[int, int] = {}  # the offset after the last record in the history
+        self.starts: dict[int, int] = {}  # where the history begins; older records are too old for it
+        self.forgotten: dict[int, int] = {}  # the offset after the last record before `starts`, if there is one
         self.forgotten_batch_ids: dict[int, int] = {}  # the micro-batch of that record
         self._topic = cluster_topic
         self._max_age_seconds = settings.max_age_seconds
@@ -37,12 +37,12 @@ class Follower:
         self._counters = counters
         self._log = log
         self._consumer: KafkaConsumer = consumer(settings, group_id=None)
-        self.lag = Lag(self._consumer)
-        # For whoever registers: the other one belongs to the thread that polls it.
-        self._ends = Ends(settings, cluster_topic)
+        self.lag = ConsumerLag(self._consumer)
+        # A second connection for `ends`, because the consumer belongs to the thread that polls it.
+        self._ends = EndOffsets(settings, cluster_topic)
 
     def catch_up(self, stop: StopFlag) -> None:
-        """Read the history up to the end of the topic. Raises KafkaError, also at a stop."""
+        """Read the history up to the end of the topic. Raises KafkaError, also when `stop` is requested."""
         assigned = partitions(self._topic)
         self._consumer.assign(assigned)
         ends = self._consumer.end_offsets(assigned)
@@ -51,7 +51,7 @@ class Follower:
         found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
         self.starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
-            # A little before, to know whether a stream that comes back has missed anything there.
+            # Read a little before the start, to know whether a stream that comes back has missed anything there.
             self.next_offsets[tp.partition] = max(beginnings[tp], self.starts[tp.partition] - BEFORE_THE_HISTORY)
             self._consumer.seek(tp, self.next_offsets[tp.partition])
         deadline = time.monotonic() + CATCH_UP_SECONDS
@@ -62,33 +62,33 @@ class Follower:
         self.next_offsets = {p: max(offset, self.starts.get(p, 0)) for p, offset in self.next_offsets.items()}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Take what has come into the history, waiting at most `poll_ms`; returns the number of records read."""
+        """Move new records into the history, waiting at most `poll_ms` for the first; returns how many were read."""
         records = []
         polled = self._consumer.poll(timeout_ms=poll_ms)
         for tp, consumed in polled.items():
             if consumed[0].offset < self.next_offsets[tp.partition]:
                 self.generation += 1
                 self.starts = {}
-                self._log.warning("the topic was replaced; going on at its beginning", topic=tp.topic)
+                self._log.warning("the topic was replaced; reading it from its beginning", topic=tp.topic)
             self.next_offsets[tp.partition] = consumed[-1].offset + 1
             for record in consumed:
                 try:
-                    count = parse_whole_count(record.value)
+                    count = parse_count(record.value)
                 except InvalidRecord as error:
-                    skip(record, error, self._counters, self._log)
-                    continue
-                if record.offset < self.starts.get(record.partition, 0):
-                    self._remember_before(record.partition, record.offset, count.batch_id)
+                    skip_record(record, error, self._counters, self._log)
                     continue
                 where = record.partition, record.offset, record.timestamp
-                records.append(Record(*where, record.value, self.generation, times=times(count)))
+                if record.offset < self.starts.get(record.partition, 0):
+                    self._remember_before(record.partition, record.offset, count.batch_id)
+                else:
+                    records.append(Record(*where, record.value, count, self.generation))
         self._history.append(records, now_ms=time.time() * 1000)
         self._counters.add("consumed", len(records))
-        self.lag.look()
+        self.lag.update()
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:
-        """Per partition, the offset of the next record to be published; from any thread. Raises KafkaError."""
+        """The offset of the next record to be published, per partition; from any thread. Raises KafkaError."""
         return self._ends.now(ENDS_TIMEOUT_MS)
 
     def close(self) -> None:
@@ -99,9 +99,3 @@ class Follower:
         self.forgotten[partition] = offset + 1
         if batch_id is not None:
             self.forgotten_batch_ids[partition] = batch_id
-
-
-def times(count: Count) -> Times | None:
-    """When the taps of a count were accepted and when it was counted; None where it does not say all of it."""
-    first, last, batched = count.first_accepted_ms, count.last_accepted_ms, count.batched_ms
-    return None if first is None or last is None or batched is None else Times(first, last, batched)

@@ -14,14 +14,14 @@ from emostream.http.cors import preflight
 from emostream.http.messages import JSON, Answer, Request, refusal
 from emostream.ingest import refusals
 from emostream.ingest.api import IngestApi
-from emostream.metrics.page import CONTENT_TYPE, Page
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.records import MAX_BATCH_BODY_BYTES
 
 OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
 
 
-def create_app(api: IngestApi, page: Page) -> Flask:
+def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     """The HTTP interface of the app. Every refusal is JSON that says what was expected and what came."""
     app = Flask("emostream.ingest.routes", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]

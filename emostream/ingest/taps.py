@@ -24,9 +24,7 @@ Outcome = tuple[Answer, "Future[None] | None"]
 class TapHandler:
     """Hands taps to one producer, if they are good and admitted."""
 
-    def __init__(
-        self, settings: Settings, producer: BoundedProducer, admission: Admission, counters: Metrics
-    ) -> None:
+    def __init__(self, settings: Settings, producer: BoundedProducer, admission: Admission, counters: Metrics) -> None:
         self.waits = settings.ack == "broker"
         self._producer = producer
         self._admission = admission

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from emostream import roles
 from emostream.discovery import Directory
 from emostream.http.server import SPARE_CONNECTIONS, HttpServer
 from emostream.ingest.api import IngestApi
@@ -20,10 +21,10 @@ from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
-from emostream.metrics.workers import Workers
+from emostream.metrics.page import MetricsPage
+from emostream.metrics.workers import WorkerMetrics
 from emostream.operate.dashboard import routes as dashboard
-from emostream.operate.supervisor import Supervised
+from emostream.operate.supervisor import SupervisedMetrics
 from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
 from emostream.settings import Settings
 from emostream.web import pages
@@ -54,11 +55,11 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
     counters = Metrics(log, INGEST)
     api = IngestApi(settings, producer, counters)
-    workers = Workers(metrics_path(settings), counters)
-    app = create_app(api, Page(workers, Supervised(settings), pid=parent_pid))
+    workers = WorkerMetrics(metrics_path(settings), counters)
+    app = create_app(api, MetricsPage(workers, SupervisedMetrics(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
-    app.register_blueprint(dashboard.blueprint(settings, directory, Page(workers, pid=parent_pid).text))
+    app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
     server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
     counters.read(
         in_flight=lambda: server.bounds.in_flight,
@@ -106,10 +107,10 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 
 
 def _watch(
-    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: Workers, log: Log, parent_pid: int
+    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
     """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
-    heartbeat = Heartbeat(settings, "app", parent_pid)
+    heartbeat = Heartbeat(settings, roles.app(settings).name, parent_pid)
     try:
         _keep(settings, producer, api, workers, log, heartbeat, parent_pid)
     except BaseException as error:
@@ -126,8 +127,8 @@ def _watch(
 
 
 def _keep(
-    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: Workers, log: Log, heartbeat: Heartbeat,
-    parent_pid: int,
+    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log,
+    heartbeat: Heartbeat, parent_pid: int,
 ) -> None:  # fmt: skip
     """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()

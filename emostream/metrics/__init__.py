@@ -1,1 +1,1 @@
-"""What every process counts, and its GET /metrics."""
+"""What every process counts → GET /metrics."""

@@ -1,6 +1,7 @@
-"""Every series of GET /metrics, stage by stage, under the key by which the stage counts it; docs/metrics.md has all.
+"""Every series of GET /metrics, by stage, under the key that the stage's code uses for it.
 
-What is counted here never names a user or an emoji; a client's URL is a label only of what at most MAX_CLIENTS have.
+docs/metrics.md has the same table. No series names a user or an emoji. A client's URL is a label only of series that
+at most MAX_CLIENTS clients have.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# Of steps that take milliseconds, unless something is wrong.
+from emostream import __version__
+
+# For steps that take milliseconds unless something is wrong.
 STEP_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-# Of a tap's way: 50 ms apart where it belongs, and up to the age at which nobody waits for it any more.
+# For a tap's time from the app to a client: 50 ms apart up to 3 s, where it should be, then up to a minute.
 TAP_BUCKETS = (
     0.005, 0.01, 0.025, *(step / 20 for step in range(1, 61)), 3.5, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 )  # fmt: skip
@@ -19,9 +22,9 @@ TAP_BUCKETS = (
 
 @dataclass(frozen=True)
 class Series:
-    """One name on a page; where it has a label, with one `value` of that, or with as many as there are when asked.
+    """One series. If it has a `label`, this is the series of one label `value`, or of every value when that is "".
 
-    `greatest`: of several workers the greatest is told, else the sum.
+    `greatest`: several workers together have the greatest of their numbers. Otherwise they have the sum.
     """
 
     name: str
@@ -50,116 +53,136 @@ def _seconds(name: str, meaning: str, buckets: tuple[float, ...], label: str = "
 
 def _refused(reason: str) -> Series:
     meaning = (
-        "Refused events by reason: invalid, rate (limit), full (buffer); and requests: busy (too many), http (no event)"
+        "Events refused: invalid, rate (over a limit), full (no room in the buffer); "
+        "and requests refused: busy (too many at once), http (before an event was read)"
     )
     return _counter("ingest_refused", meaning, "reason", reason)
 
 
 INGEST: Stage = {
-    "received": _counter("ingest_received", "Taps that came, accepted or refused for any reason but http"),
-    "accepted": _counter("ingest_accepted", "Accepted taps; an event that stands for several counts as these"),
+    "received": _counter("ingest_received", "Taps received: accepted, or refused for any reason except http"),
+    "accepted": _counter("ingest_accepted", "Taps accepted; an event of n merged taps counts as n"),
     "refused_invalid": _refused("invalid"),
     "refused_rate": _refused("rate"),
     "refused_full": _refused("full"),
     "refused_busy": _refused("busy"),
     "refused_http": _refused("http"),
-    "gone": _counter("ingest_gone", "Requests whose sender had gone before the answer"),
-    "not_acknowledged": _counter("ingest_not_acknowledged", "Requests that the broker did not acknowledge in time"),
-    "in_flight": _gauge("ingest_in_flight", "Requests that wait for something"),
-    "buffered": _gauge("ingest_buffered", "Records that wait for the broker"),
-    "produced": _counter("ingest_produced", "Records that the broker has acknowledged"),
-    "send_errors": _counter("ingest_send_errors", "Records that the broker has refused for good; they are lost"),
-    "broker_away": _gauge("ingest_broker_away", "1 while the broker takes no events, else 0", greatest=True),
+    "gone": _counter("ingest_gone", "Requests whose sender disconnected before the answer"),
+    "not_acknowledged": _counter(
+        "ingest_not_acknowledged", "Requests whose events the broker did not acknowledge in time"
+    ),
+    "in_flight": _gauge("ingest_in_flight", "Requests that are not answered yet"),
+    "buffered": _gauge("ingest_buffered", "Records in the producer's buffer"),
+    "produced": _counter("ingest_produced", "Records that the broker acknowledged"),
+    "send_errors": _counter("ingest_send_errors", "Records that the broker refused for good; they are lost"),
+    "broker_away": _gauge("ingest_broker_away", "1 while the broker takes no events, otherwise 0", greatest=True),
 }
 SUPERVISED: Stage = {
-    "restarts": _counter("process_restarts", "Starts of a process after its first, by supervisor", "process"),
-    "up": _gauge("process_up", "1 where supervisor has the process running, else 0", "process"),
+    "restarts": _counter("process_restarts", "How often supervisor started a process again", "process"),
+    "up": _gauge("process_up", "1 while supervisor has the process running, otherwise 0", "process"),
 }
 AGGREGATE: Stage = {
-    "batches": _counter("aggregate_batches", "Micro-batches that were published"),
-    "events": _counter("aggregate_events", "Taps that were counted and published"),
-    "bad_records": _counter("aggregate_bad_records", "Records that were skipped because they are no events"),
-    "counts": _counter("aggregate_counts", "Counts that were published, one for each emoji of a micro-batch"),
-    "cut_emojis": _counter("aggregate_cut_emojis", "Emojis of micro-batches above MAX_EMOJIS_PER_BATCH"),
-    "cut_events": _counter("aggregate_cut_events", "Taps on emojis above MAX_EMOJIS_PER_BATCH; counted nowhere else"),
-    "transactions": _counter("aggregate_transactions", "Transactions that were committed"),
-    "transaction_aborts": _counter("aggregate_transaction_aborts", "Transactions that failed and were given up"),
-    "batch": _seconds("aggregate_batch", "A micro-batch from its begin to its commit", STEP_BUCKETS),
-    "count": _seconds("aggregate_count", "Reading and counting of a micro-batch, by Spark", STEP_BUCKETS),
-    "publish": _seconds("aggregate_publish", "The transaction of a micro-batch", STEP_BUCKETS),
+    "batches": _counter("aggregate_batches", "Micro-batches published"),
+    "events": _counter("aggregate_events", "Taps counted and published"),
+    "bad_records": _counter("aggregate_bad_records", "Records skipped because they are not events"),
+    "counts": _counter("aggregate_counts", "Counts published: one per emoji and micro-batch"),
+    "cut_emojis": _counter(
+        "aggregate_cut_emojis", "Emojis not published because a micro-batch had more than MAX_EMOJIS_PER_BATCH"
+    ),
+    "cut_events": _counter("aggregate_cut_events", "Taps on those emojis; no other series counts them"),
+    "transactions": _counter("aggregate_transactions", "Transactions committed"),
+    "transaction_aborts": _counter("aggregate_transaction_aborts", "Transactions that failed"),
+    "batch": _seconds("aggregate_batch", "Time of a micro-batch, from its start to its commit", STEP_BUCKETS),
+    "count": _seconds("aggregate_count", "Time that Spark takes to read and count a micro-batch", STEP_BUCKETS),
+    "publish": _seconds("aggregate_publish", "Time that the transaction of a micro-batch takes", STEP_BUCKETS),
     "lag": _gauge("aggregate_lag_events", "Records of EMOJI_TOPIC that are not counted yet"),
-    "emojis": _gauge("aggregate_emojis", "Different emojis of the last micro-batch"),
-    "spark_input": _gauge("spark_input_rows_per_second", "Rows a second that came for the last micro-batch"),
-    "spark_processed": _gauge("spark_processed_rows_per_second", "Rows a second at which Spark worked it off"),
-    "spark_step": _gauge("spark_step_seconds", "Seconds of each step of Spark's last micro-batch", "step"),
+    "emojis": _gauge("aggregate_emojis", "Different emojis in the last micro-batch"),
+    "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that arrived for Spark's last micro-batch"),
+    "spark_processed": _gauge(
+        "spark_processed_rows_per_second", "Rows per second that Spark processed in its last micro-batch"
+    ),
+    "spark_step": _gauge("spark_step_seconds", "Time of each step of Spark's last micro-batch", "step"),
 }
 ROUTE: Stage = {
-    "routed": _counter("route_records", "Counts that were copied to the cluster's topic"),
-    "skipped": _counter("route_skipped", "Records that were skipped because they are no counts"),
-    "transactions": _counter("route_transactions", "Transactions that were committed"),
+    "routed": _counter("route_records", "Counts copied to the cluster's topic"),
+    "skipped": _counter("route_skipped", "Records skipped because they are not counts"),
+    "transactions": _counter("route_transactions", "Transactions committed"),
     "transaction_aborts": _counter("route_transaction_aborts", "Transactions that failed; each ends the process"),
-    "step": _seconds("route_step", "One step: records were there, until their transaction was committed", STEP_BUCKETS),
+    "step": _seconds(
+        "route_step", "Time from the poll that returned records to the commit of their copies", STEP_BUCKETS
+    ),
     "lag": _gauge("route_lag_records", "Records of MAIN_TOPIC that are not copied yet"),
 }
 
 
 def _stage(stage: str) -> Series:
     meaning = (
-        "Where a delivered tap's time went: batch (accepted to counted), route (to the cluster topic), "
+        "Time of a delivered tap in each stage: batch (accepted to counted), route (to the cluster topic), "
         "push (to the client's 2xx)"
     )
     return _seconds("deliver_stage", meaning, TAP_BUCKETS, "stage", stage)
 
 
 DELIVER: Stage = {
-    "consumed": _counter("deliver_consumed", "Counts that were read from the cluster's topic"),
-    "skipped": _counter("deliver_skipped", "Records that were skipped because they are no counts"),
-    "delivered": _counter("deliver_delivered", "Pushes that a client took"),
-    "merged": _counter("deliver_merged", "Counts that arrived within another's push"),
-    "dropped": _counter("deliver_dropped", "Counts never tried: no room, or their client was evicted"),
-    "lost": _counter("deliver_lost", "Counts tried and given up"),
-    "expired": _counter("deliver_expired", "Counts never tried: older than MAX_AGE_SECONDS"),
+    "consumed": _counter("deliver_consumed", "Counts read from the cluster's topic"),
+    "skipped": _counter("deliver_skipped", "Records skipped because they are not counts"),
+    "delivered": _counter("deliver_delivered", "Pushes that a client answered with 2xx"),
+    "merged": _counter("deliver_merged", "Counts delivered as part of another count's push"),
+    "dropped": _counter("deliver_dropped", "Counts never pushed: the buffer was full, or the client was evicted"),
+    "lost": _counter("deliver_lost", "Counts pushed without success and given up"),
+    "expired": _counter("deliver_expired", "Counts never pushed: they were older than MAX_AGE_SECONDS"),
     "evicted": _counter("deliver_evicted", "Clients that lost their slot"),
-    "failed_attempts": _counter("deliver_failed_attempts", "Pushes that failed and were tried again, or given up"),
+    "failed_attempts": _counter("deliver_failed_attempts", "Attempts to push that failed"),
     "clients": _gauge("deliver_clients", "Registered clients"),
-    "slots": _gauge("deliver_slots", "Clients that may be registered: MAX_CLIENTS"),
-    "lag": _gauge("deliver_lag_records", "Records of the cluster's topic that were not read yet"),
+    "slots": _gauge("deliver_slots", "Clients that can register: MAX_CLIENTS"),
+    "lag": _gauge("deliver_lag_records", "Records of the cluster's topic that are not read yet"),
     "streams": _gauge("deliver_streams", "Open event streams"),
-    "streams_refused": _counter("deliver_streams_refused", "Streams refused because MAX_STREAMS were open"),
-    "streamed": _counter("deliver_streamed", "Micro-batches that streams were given"),
-    "stream_merged": _counter("deliver_stream_merged", "Micro-batches that streams were given within another's event"),
-    "streams_stalled": _counter("deliver_streams_stalled", "Streams closed because they took nothing for too long"),
-    "streams_resumed": _counter("deliver_streams_resumed", "Streams that went on after the last one's end"),
-    "stream_gaps": _counter("deliver_stream_gaps", "Streams that were told that something is missing"),
-    "stream_records_lost": _counter("deliver_stream_records_lost", "Counts forgotten before streams got them"),
-    "stream_requests_timed_out": _counter("deliver_stream_requests_timed_out", "Connections that asked for nothing"),
+    "streams_refused": _counter("deliver_streams_refused", "Event streams refused because MAX_STREAMS were open"),
+    "streamed": _counter("deliver_streamed", "Micro-batches sent to event streams"),
+    "stream_merged": _counter(
+        "deliver_stream_merged", "Micro-batches sent to event streams as part of another one's event"
+    ),
+    "streams_stalled": _counter(
+        "deliver_streams_stalled", "Event streams closed because the client read nothing for too long"
+    ),
+    "streams_resumed": _counter("deliver_streams_resumed", "Event streams that went on where an earlier one had ended"),
+    "stream_gaps": _counter("deliver_stream_gaps", "Event streams that were told of a gap"),
+    "stream_records_lost": _counter(
+        "deliver_stream_records_lost", "Counts removed from the history before they were sent to event streams"
+    ),
+    "stream_requests_timed_out": _counter(
+        "deliver_stream_requests_timed_out", "Connections closed because they sent no request in time"
+    ),
     "client_behind": _gauge("deliver_client_behind_records", "Counts that wait for a registered client", "client_url"),
     "client_failing": _gauge(
-        "deliver_client_failing_seconds", "For how long the pushes to a registered client have failed", "client_url"
+        "deliver_client_failing_seconds", "How long pushes to a registered client have been failing", "client_url"
     ),
     "stage_batch": _stage("batch"),
     "stage_route": _stage("route"),
     "stage_push": _stage("push"),
     "tap_to_screen": _seconds(
-        "deliver_tap_to_screen", "A delivered tap from the app's acceptance to the client's 2xx", TAP_BUCKETS
+        "deliver_tap_to_screen", "Time from the app's acceptance of a delivered tap to the client's 2xx", TAP_BUCKETS
     ),
     "stream": _seconds(
-        "deliver_stream", "A micro-batch from its record on the cluster topic to its event on all streams", TAP_BUCKETS
+        "deliver_stream",
+        "Time from a micro-batch's record on the cluster topic to its event on all streams",
+        TAP_BUCKETS,
     ),
 }
 RECEIVE: Stage = {
-    "shown": _counter("receive_shown", "Records that were printed"),
-    "repeats": _counter("receive_repeats", "Records that came again and were not printed"),
-    "sent": _counter("receive_sent", "Taps that the app took"),
-    "failed": _counter("receive_failed", "Taps that the app did not take"),
+    "shown": _counter("receive_shown", "Records printed"),
+    "repeats": _counter("receive_repeats", "Records that arrived a second time and were not printed"),
+    "sent": _counter("receive_sent", "Taps that the app accepted"),
+    "failed": _counter("receive_failed", "Taps that the app did not accept"),
 }
-# What prometheus-client tells of a process; here of its children, too, in one sum.
+# The names are prometheus-client's; the numbers here include the children of the process.
 PROCESS: Stage = {
     "cpu": Series("process_cpu_seconds_total", "counter", "CPU time of the process and its children"),
     "resident": Series("process_resident_memory_bytes", "gauge", "Memory in use by the process and its children"),
-    "virtual": Series("process_virtual_memory_bytes", "gauge", "Addresses in use by the process and its children"),
-    "start": Series("process_start_time_seconds", "gauge", "When the process began, in Unix seconds"),
+    "virtual": Series("process_virtual_memory_bytes", "gauge", "Virtual memory of the process and its children"),
+    "start": Series("process_start_time_seconds", "gauge", "When the process started, in Unix seconds"),
     "open_fds": Series("process_open_fds", "gauge", "Open file descriptors of the process and its children"),
-    "max_fds": Series("process_max_fds", "gauge", "File descriptors that the process may open"),
+    "max_fds": Series("process_max_fds", "gauge", "File descriptors that the process can open"),
 }
-STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, RECEIVE, PROCESS)
+BUILD = Series("emostream_build_info", "gauge", "Always 1; the label is the version", "version", __version__)
+STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, RECEIVE, PROCESS, {"build": BUILD})

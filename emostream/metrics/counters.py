@@ -1,6 +1,7 @@
-"""Counts and histograms of one process: plain numbers, because a tap costs 20 µs and counts often.
+"""What a stage counts: plain numbers, because a tap costs 20 µs and is counted several times.
 
-prometheus-client's own counters cost 0.5 to 2 µs each between the app's processes; it only writes the page (page.py).
+prometheus-client's own counters take 0.5 to 2 µs each where several processes share them. It only writes the page
+(page.py).
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ from typing import Protocol, TypeAlias
 from emostream.metrics.catalogue import Series, Stage
 from emostream.process import Log
 
-# A number, or one for each value of the label; None where it is not known.
+# A number, or one for each value of the label; None while it is not known.
 Reading: TypeAlias = float | Mapping[str, float] | None
-# Series key → value of its label, "" where it has none → number.
+# Key of the series → value of its label, "" if it has none → number.
 Samples: TypeAlias = dict[str, dict[str, float]]
 
 
 class Histogram:
-    """How often a measure fell into each bucket. For one thread that observes; any may read."""
+    """How many observations fell into each bucket. One thread observes, any thread may read."""
 
     def __init__(self, series: Series) -> None:
         self._bounds = series.buckets
-        self.counts = [0] * (len(self._bounds) + 1)  # of the values up to each bound, and of those above
+        self.counts = [0] * (len(self._bounds) + 1)  # one per upper bound, and one for all values above the last
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one."""
+        """Count one observation."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     @property
     def count(self) -> int:
-        """How many were observed."""
+        """How many observations there were."""
         return sum(self.counts)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """`(upper bound, how many are not above)`, as Prometheus has it."""
+        """Return `(upper bound, how many observations are at most that)`, as Prometheus wants it."""
         total, found = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts.copy(), strict=True):
             total += count
@@ -48,9 +49,9 @@ class Histogram:
 
 
 class Metrics:
-    """The series of one stage: named counts that threads add to, histograms, and what is asked for with the page.
+    """The series of one stage: counters that any thread adds to, histograms, and gauges that functions return.
 
-    The counts are a log line, too, every `seconds` in which one changed.
+    The counters also go to the log, at most once in `seconds` and only after a change.
     """
 
     def __init__(self, log: Log, series: Stage, seconds: float = 10.0) -> None:
@@ -65,22 +66,25 @@ class Metrics:
         self._readers: dict[str, Callable[[], Reading]] = {}
 
     def add(self, name: str, number: int = 1) -> None:
-        """Add to a count."""
+        """Add to a counter."""
         if number:
             with self._lock:
                 self._counts[name] += number
 
     def read(self, **readers: Callable[[], Reading]) -> None:
-        """Have these series asked for when the page is; a reader is called in any thread, and should not wait."""
+        """Call these functions, by key of their series, whenever samples are taken.
+
+        Any thread may call them, and they should not wait.
+        """
         self._readers |= readers
 
     def snapshot(self) -> dict[str, int]:
-        """All counts that are not zero."""
+        """Return the counters that are not zero."""
         with self._lock:
             return {name: count for name, count in self._counts.items() if count}
 
     def samples(self) -> Samples:
-        """Every number there is now."""
+        """Return the current number of every series that is known, except the histograms."""
         with self._lock:
             found: Samples = {key: {self.series[key].value: count} for key, count in self._counts.items()}
         for key, reader in self._readers.items():
@@ -90,7 +94,7 @@ class Metrics:
         return found
 
     def log_if_due(self, final: bool = False) -> None:
-        """Write the line when its time has come, or now where this is the last one."""
+        """Log the counters if they are due and have changed. `final`: they are due now."""
         now = time.monotonic()
         if now < self._due and not final:
             return
@@ -101,16 +105,16 @@ class Metrics:
             self._logged = counts
 
 
-class Source(Protocol):
-    """What has numbers for a page."""
+class MetricsSource(Protocol):
+    """What a page of metrics gets its numbers from."""
 
     @property
     def series(self) -> Stage:
-        """What they are of."""
+        """The series that it has."""
 
     @property
     def histograms(self) -> Mapping[str, Histogram]:
-        """Those that are no single numbers."""
+        """Its histograms, by key."""
 
     def samples(self) -> Samples:
-        """The numbers now."""
+        """Its current numbers."""

@@ -1,4 +1,4 @@
-"""Counters → the text of GET /metrics, made when somebody asks."""
+"""Counters → the text of GET /metrics, written when somebody asks for it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from emostream.metrics.catalogue import PROCESS, Series
-from emostream.metrics.counters import Source
+from emostream.metrics.catalogue import BUILD, PROCESS, Series
+from emostream.metrics.counters import MetricsSource
 from emostream.process import Log
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -26,21 +26,21 @@ LISTEN_AGAIN_SECONDS = 1.0
 Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
-class Page(Collector):
-    """GET /metrics of one process: its sources, and what the system says of `pid` and its children."""
+class MetricsPage(Collector):
+    """GET /metrics of one process: what its sources count, and what the system knows of `pid` and its children."""
 
-    def __init__(self, *sources: Source, pid: int | None = None) -> None:
+    def __init__(self, *sources: MetricsSource, pid: int | None = None) -> None:
         self._sources = sources
         self._pid = os.getpid() if pid is None else pid
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """As Prometheus reads it; the media type is CONTENT_TYPE."""
+        """Return the page in Prometheus' text format. Its media type is CONTENT_TYPE."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Family]:
-        """What prometheus-client calls."""
+        """Yield every series of the page; prometheus-client calls this."""
         for source in self._sources:
             samples = source.samples()
             families: dict[str, Family] = {}
@@ -53,29 +53,35 @@ class Page(Collector):
                     for value, number in samples.get(key, {}).items():
                         family.add_metric([value] if one.label else [], number)
             yield from families.values()
-        found = processes(self._pid)
+        build = GaugeMetricFamily(BUILD.name, BUILD.meaning, labels=[BUILD.label])
+        build.add_metric([BUILD.value], 1)
+        yield build
+        found = process_numbers(self._pid)
         for key, one in PROCESS.items():
             if key in found:
                 family = _family(one)
-                assert not isinstance(family, HistogramMetricFamily)  # noqa: S101 - the system has none
+                assert not isinstance(family, HistogramMetricFamily)  # noqa: S101 - PROCESS has none
                 family.add_metric([], found[key])
                 yield family
 
     def serve(self, host: str, port: int, log: Log) -> None:
-        """Answer for the rest of the process on a port of its own, as soon as nobody else is there.
+        """Serve the page on a port of its own, in a thread, until the process ends.
 
-        Who takes over from another, which then ends, would find its port taken at first.
+        If the port is taken, try again until it is free: a publisher that takes over from another one starts before
+        that one ends.
         """
 
         def listen() -> None:
-            told = False
+            warned = False
             while True:
                 try:
                     start_http_server(port, host, self._registry)
                 except OSError as error:
-                    if not told:
-                        log.warning("metrics have to wait for METRICS_BASE_PORT", port=port, reason=error)
-                    told = True
+                    if not warned:
+                        log.warning(
+                            "the port for metrics, METRICS_BASE_PORT, is taken; trying again", port=port, reason=error
+                        )
+                    warned = True
                     time.sleep(LISTEN_AGAIN_SECONDS)
                 else:
                     return
@@ -90,15 +96,18 @@ def _family(one: Series) -> Family:
     return (CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily)(one.name, one.meaning, labels=labels)
 
 
-def processes(pid: int) -> dict[str, float]:
-    """By key of PROCESS: of a process and all its children the sums, and what only the process itself has."""
+def process_numbers(pid: int) -> dict[str, float]:
+    """Return the numbers of a process by key of PROCESS.
+
+    They are sums over the process and all its children, except its start and its limit of open files.
+    """
     found: dict[str, float] = {}
     pids = [pid]
     for one in pids:
         families = ProcessCollector(registry=None, pid=partial(int, one)).collect()
-        told = {sample.name: sample.value for family in families for sample in family.samples}
+        values = {sample.name: sample.value for family in families for sample in family.samples}
         for key, series in PROCESS.items():
-            value = told.get(series.name)
+            value = values.get(series.name)
             if value is not None and (one == pid or key not in ("start", "max_fds")):
                 found[key] = found.get(key, 0.0) + value
         for children in Path(f"/proc/{one}/task").glob("*/children"):

@@ -1,4 +1,4 @@
-"""The counts of all workers of one app, added up, whichever worker is asked."""
+"""The metrics of all workers of one app, which any of them can report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 from emostream.metrics.counters import Histogram, Metrics, Samples
 
 
-class Workers:
-    """The numbers of all workers of one app, through a file for each: whichever is asked tells them for all.
+class WorkerMetrics:
+    """The sum of the metrics of all workers of one app. Each worker leaves its own in a file for the others.
 
-    What a worker that has ended had counted stays; what it had in hand does not.
+    The counters of a worker that has ended still count; its gauges do not.
     """
 
     histograms: Mapping[str, Histogram] = {}
@@ -28,7 +28,7 @@ class Workers:
         self._published: Samples = {}
 
     def publish(self) -> None:
-        """Leave our numbers for the others. On a full disk they get old."""
+        """Write our numbers to our file if they have changed. While the disk is full the file stays as it is."""
         samples = self._metrics.samples()
         if samples != self._published:
             with suppress(OSError):
@@ -39,7 +39,7 @@ class Workers:
                 self._published = samples
 
     def samples(self) -> Samples:
-        """Ours as they are now, and those that others have left."""
+        """Return the sum of our current numbers and those in the other workers' files."""
         found = self._metrics.samples()
         for path in self._directory.glob("*.json"):
             with suppress(OSError, msgspec.MsgspecError):

@@ -1,200 +1,164 @@
-"""The processes of one machine, under supervisor: start, stop, status. What ./start.sh calls once all is installed.
-
-usage: python -m emostream.operate.commands start [kafka] | stop | status | running
-"""
+"""The commands of an operator: set up, start, stop, show. `./start.sh` and `emostream` pass them on to here."""
 
 from __future__ import annotations
 
-import base64
+import fcntl
+import os
+import signal
 import subprocess
 import sys
-import time
-import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from emostream.operate.supervisor import (
-    OperatingError,
-    Supervisor,
-    all_names,
-    java,
-    kafka_names,
-    progress,
-    progress_done,
-)
-from emostream.process import Log, StopFlag, bound_socket, start_logging, stop_on_signals
-from emostream.settings import CLUSTER_TOPICS, PROJECT_DIR, SettingError, Settings, load
-from emostream.topics import create_topics
+from emostream.operate.jars import ensure_jars
+from emostream.operate.java import java_problem
+from emostream.operate.logs import follow
+from emostream.operate.start import start
+from emostream.operate.supervisor import Supervisor
+from emostream.operate.terminal import OperatingError, say
+from emostream.process import EXIT_BAD_SETTING, StopFlag, start_logging
+from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, load
 
-READY_SECONDS = 120.0
-RESTART_SECONDS = 3.0
-MAX_RESTARTS = 3  # while `up` waits: once may be chance, as on a machine that is busy with starting
-BROKER_TEMPLATE = PROJECT_DIR / "config" / "kafka.properties"
+CLIENT_COMMAND = "emostream client" if INSTALLED else ".venv/bin/python client.py"
 
 
-def start(settings: Settings, only_kafka: bool) -> None:
-    """Start what does not run yet and return when all of it is ready. Raises OperatingError."""
-    stop = stop_on_signals()
+def operate(command: str, overrides: list[str], name: str = "") -> int:
+    """Do one of COMMANDS with these KEY=VALUE settings and return the exit status; `name` is for `logs`."""
+    start_logging()
+    try:
+        settings = load(overrides)
+        start_logging(settings.log_format)
+        return logs(settings, name) if command == "logs" else COMMANDS[command](settings)
+    except KeyboardInterrupt:
+        say(f"interrupted; {START_COMMAND} status shows what still runs")
+        return 130
+    except (SettingError, OperatingError) as error:
+        say(str(error))
+        return EXIT_BAD_SETTING if isinstance(error, SettingError) else 1
+
+
+def setup(settings: Settings) -> int:
+    """Install what is missing."""
+    with one_at_a_time(settings):
+        install(settings)
+    say("Everything is installed.")
+    return 0
+
+
+def kafka(settings: Settings) -> int:
+    """Start only the brokers."""
+    with one_at_a_time(settings):
+        install(settings)
+        start(settings, only_kafka=True)
+    say(
+        f"Kafka is ready at {settings.kafka_bootstrap_servers}; {TOPICS_COMMAND} creates the topics, "
+        f"{START_COMMAND} down stops it."
+    )
+    return 0
+
+
+def up(settings: Settings) -> int:
+    """Start every process in the background."""
+    with one_at_a_time(settings):
+        install(settings)
+        start(settings)
+    say(
+        f"EmoStream is ready: http://{settings.bind_host}:{settings.app_port}/ in a browser, "
+        f"or PORT=8001 {CLIENT_COMMAND} here, shows the stream."
+    )
+    return 0
+
+
+def run(settings: Settings) -> int:
+    """Start every process, run the client in this terminal, and stop what this call has started."""
+    with ExitStack() as at_the_end:
+        with one_at_a_time(settings):
+            install(settings)
+            joins = Supervisor(settings).running()
+            if not joins:
+                at_the_end.callback(down, settings)
+            start(settings)
+        if joins:
+            say("EmoStream was running already; this client joins it, and leaves it running.")
+        else:
+            say(
+                "EmoStream is ready. This is the client: it sends 100 emojis and shows the crowd's. "
+                "Ctrl-C stops everything."
+            )
+        return run_client(settings)
+
+
+def run_client(settings: Settings) -> int:
+    """Run the client in this terminal until it ends or a signal comes; return its exit status."""
+    stop = StopFlag()
+    stop.listen(patient=True)  # a second Ctrl-C ends the client, which gets it too, and what comes after is ours
+    command = [sys.executable, "-m", "emostream", "client"]
+    with subprocess.Popen(command, env=settings.environment) as client:
+        while client.poll() is None and not stop.wait(0.1):
+            pass
+        client.terminate()
+        return client.wait()
+
+
+def down(settings: Settings) -> int:
+    """Stop every process, in the order of the data."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     supervisor = Supervisor(settings)
-    if differing := supervisor.differing_settings(settings):
-        raise SettingError(
-            f"EmoStream runs already, with another {' and '.join(differing)}; ./start.sh down, then up, changes that"
-        )
-    running = {process.name for process in supervisor.processes() if process.running}
-    kafka = kafka_names(settings)
-    wanted = kafka if only_kafka else all_names(settings)
-    check_ports(settings, [name for name in wanted if name not in running])
-    if not running.issuperset(kafka):
-        for number in range(1, settings.brokers + 1):
-            prepare_broker(settings, number)
-    supervisor.launch(stop)
-    # All at once: everything waits for the broker and its topics by itself, and so the slow starts overlap.
-    supervisor.start(wanted)
-    await_ready(supervisor, kafka, stop)
-    if only_kafka:
-        return
-    if not create_topics(settings, replace=False, stop=stop, log=Log("start"), quiet=True):
-        raise OperatingError("stopped while starting")
-    await_ready(supervisor, wanted, stop)
+    if supervisor.running():
+        supervisor.shutdown()
+    say("Everything is stopped.")
+    return 0
 
 
-def await_ready(supervisor: Supervisor, names: list[str], stop: StopFlag) -> None:
-    """Return when each is ready. Raises OperatingError, with the end of the log, where one failed or takes too long."""
-    began = time.monotonic()
-    restarts = {process.name: process.restarts for process in supervisor.processes()}
-    exited: dict[str, float] = {}
-    while not stop.requested:
-        processes = [process for process in supervisor.processes() if process.name in names]
-        exited = {process.name: exited.get(process.name, time.monotonic()) for process in processes if process.pid == 0}
-        for process in processes:
-            # EXITED is also what a process is for a moment before supervisor starts it again.
-            gone = process.name in exited and time.monotonic() - exited[process.name] > RESTART_SECONDS
-            again = process.restarts - restarts.get(process.name, 0)
-            if process.state in ("FATAL", "UNKNOWN") or (process.state == "EXITED" and gone) or again >= MAX_RESTARTS:
-                raise OperatingError(f"{process.name} failed; the end of its log:\n{supervisor.log_tail(process.name)}")
-        ready = {process.name for process in processes if process.ready}
-        waiting = [name for name in names if name not in ready]
-        if not waiting:
-            progress_done()
-            return
-        if time.monotonic() - began > READY_SECONDS:
-            tail = supervisor.log_tail(waiting[0])
-            raise OperatingError(f"{waiting[0]} was not ready after {READY_SECONDS:g} s; the end of its log:\n{tail}")
-        shown = ", ".join(waiting[:2]) + (", ..." if len(waiting) > 2 else "")
-        progress(f"ready: {len(names) - len(waiting)} of {len(names)}, waiting for {shown}", began)
-        stop.wait(0.2)
-    raise OperatingError("stopped while starting")
-
-
-def check_ports(settings: Settings, names: list[str]) -> None:
-    """Raise SettingError where a port that one of these processes needs is taken."""
-    for name in names:
-        if name.startswith("kafka_"):
-            host, port = settings.broker_address(int(name.removeprefix("kafka_")))
-            for number in (port, port + 1):
-                bound_socket(host, number, "KAFKA_BOOTSTRAP_SERVERS").close()
-        elif name == "app":
-            bound_socket(settings.bind_host, settings.app_port, "APP_PORT").close()
-        elif "_publisher" in name:
-            cluster = 0 if name == "main_publisher" else int(name.removeprefix("cluster_publisher_"))
-            bound_socket(settings.bind_host, settings.metrics_port(cluster), "METRICS_BASE_PORT").close()
-        elif name.startswith("subscriber_"):
-            cluster, number = map(int, name.split("_")[1:])
-            topic = CLUSTER_TOPICS[cluster - 1]
-            bound_socket(settings.bind_host, settings.subscriber_port(topic, number), "SUBSCRIBER_BASE_PORT").close()
-            bound_socket(settings.bind_host, settings.stream_port(topic, number), "STREAM_BASE_PORT").close()
-
-
-def prepare_broker(settings: Settings, number: int) -> None:
-    """Write a broker's properties and format its storage, where that was not done. Raises OperatingError."""
-    directory = settings.data_path / "kafka"
-    directory.mkdir(parents=True, exist_ok=True)
-    host, port = settings.broker_address(number)
-    voters = [(voter, *settings.broker_address(voter)) for voter in range(1, settings.brokers + 1)]
-    values = {
-        "NODE": number,
-        "HOST": host,
-        "PORT": port,
-        "CONTROLLER_PORT": port + 1,
-        "VOTERS": ",".join(f"{voter}@{at}:{on + 1}" for voter, at, on in voters),
-        "DATA": directory / f"broker_{number}",
-        "REPLICAS": settings.brokers,
-        "MIN_INSYNC": 2 if settings.brokers == 3 else 1,
-    }
-    text = BROKER_TEMPLATE.read_text()
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", str(value))
-    properties = directory / f"broker_{number}.properties"
-    properties.write_text(text)
-    cluster_id = directory / "cluster.id"
-    if not cluster_id.exists():
-        cluster_id.write_text(new_cluster_id())
-    if (directory / f"broker_{number}" / "meta.properties").exists():
-        return
-    jars = settings.data_path / "jars" / "broker" / "*"
-    formatted = subprocess.run(
-        [java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", str(jars), "kafka.tools.StorageTool", "format",
-         "--cluster-id", cluster_id.read_text(), "--config", str(properties), "--ignore-formatted"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if formatted.returncode != 0:
-        raise OperatingError(f"the broker's storage could not be formatted: {formatted.stderr or formatted.stdout}")
-
-
-def new_cluster_id() -> str:
-    """A random id as Kafka makes them: 16 bytes in base64, which do not begin like an option of a command."""
-    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass
-    return made
-
-
-def show_status(settings: Settings) -> bool:
-    """Print a line a process; returns whether all that should run is ready."""
+def status(settings: Settings) -> int:
+    """Print one line per process; return 0 if all are ready, else 1."""
     processes = Supervisor(settings).processes()
     if not processes:
-        print("nothing runs; ./start.sh up starts it")
-        return False
+        print(f"nothing runs; {START_COMMAND} up starts it")
+        return 1
     print(f"{'process':<20} {'state':<9} {'ready':<6} {'pid':>7} {'uptime':>9} {'restarts':>9}")
     for process in processes:
-        uptime = (
-            f"{process.uptime_seconds // 3600}:{process.uptime_seconds // 60 % 60:02}:{process.uptime_seconds % 60:02}"
-        )
-        ready = "yes" if process.ready else "no"
+        hours, seconds = divmod(process.uptime_seconds, 3600)
+        uptime, ready = f"{hours}:{seconds // 60:02}:{seconds % 60:02}", "yes" if process.ready else "no"
         print(
             f"{process.name:<20} {process.state.lower():<9} {ready:<6} "
             f"{process.pid:>7} {uptime:>9} {process.restarts:>9}"
         )
-    return all(process.ready for process in processes)
+    return 0 if all(process.ready for process in processes) else 1
 
 
-def main() -> int:
-    """Entry point of the command in the module's docstring."""
-    words = [word for word in sys.argv[1:] if "=" not in word]
-    start_logging()
+def logs(settings: Settings, name: str = "") -> int:
+    """Follow the log of one process, or of all."""
+    directory = settings.data_path / "log"
+    paths = sorted(path for path in directory.glob("*.log") if name in ("", path.stem))
+    if not paths:
+        raise OperatingError(
+            f"There is no log of {name or 'any process'} in {directory}; {START_COMMAND} status names the processes."
+        )
+    return follow(paths)
+
+
+def install(settings: Settings) -> None:
+    """Fetch the jars if they are missing. Raises OperatingError, also if there is no Java."""
+    if problem := java_problem():
+        raise OperatingError(problem)
+    ensure_jars(settings)
+
+
+@contextmanager
+def one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Let calls that set up or start the system of one DATA_DIR do so one after the other."""
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    directory = os.open(settings.data_path, os.O_RDONLY)  # children do not inherit it, nor the lock
     try:
-        settings = load([word for word in sys.argv[1:] if "=" in word])
-        start_logging(settings.log_format)
-        if words in (["start"], ["start", "kafka"]):
-            start(settings, only_kafka="kafka" in words)
-        elif words == ["running"]:
-            return 0 if Supervisor(settings).running() else 1
-        elif words == ["stop"]:
-            supervisor = Supervisor(settings)
-            if supervisor.running():
-                supervisor.shutdown()
-        elif words == ["status"]:
-            return 0 if show_status(settings) else 1
-        else:
-            print(__doc__)
-            return 2
-    except KeyboardInterrupt:
-        progress_done()
-        print("interrupted; ./start.sh status shows what still runs", file=sys.stderr)
-        return 130
-    except (SettingError, OperatingError) as error:
-        progress_done()
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, SettingError) else 1
-    return 0
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another {START_COMMAND} is at work here; waiting for it.")
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMANDS = {"run": run, "up": up, "down": down, "status": status, "logs": logs, "setup": setup, "kafka": kafka}

@@ -1,7 +1,7 @@
-"""supervisord, except that what has ended is started again at once. What supervise.py starts.
+"""supervisord, except that a process that has ended is started again at once. supervisor.py starts it.
 
-It looks at its children once a second, and starts what it then finds ended a turn later: up to two seconds in which
-nobody does the work. Here the signal of a child's end is something to read for its loop, and both are one turn.
+supervisord looks at its children once a second, and starts an ended one a turn of its loop later: up to two seconds in
+which nobody does the work. Here the signal of a child's end wakes the loop up, and one turn does both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from supervisor import supervisord
 
 
 class ChildrenEnded:
-    """What supervisord's loop reads when a child has ended."""
+    """A pipe that supervisord's loop reads; the signal of a child's end writes to it."""
 
     def __init__(self) -> None:
         self.fd, writer = os.pipe()
@@ -30,7 +30,7 @@ class ChildrenEnded:
         return False
 
     def handle_read_event(self) -> None:
-        """Nothing to be done: that it is awake is enough."""
+        """Empty the pipe. All that matters is that the loop is awake."""
         os.read(self.fd, 4096)
 
 
@@ -38,16 +38,16 @@ class PromptSupervisor(supervisord.Supervisor):  # type: ignore[misc]
     """A Supervisor whose loop wakes up when a child ends."""
 
     def runforever(self) -> None:
-        """Watch until told to end."""
+        """Watch the processes until told to end."""
         self._ended = ChildrenEnded()
         super().runforever()
 
     def get_process_map(self) -> dict[int, object]:
-        """What the loop reads of its children, by file descriptor."""
+        """Return what the loop reads, by file descriptor."""
         return {**super().get_process_map(), self._ended.fd: self._ended}
 
     def reap(self, once: bool = False, recursionguard: int = 0) -> None:
-        """Note which children have ended, and start again those that should not have."""
+        """Note which children have ended, and start again those that should run."""
         super().reap(once, recursionguard)
         if not recursionguard:
             for group in self.process_groups.values():
@@ -55,7 +55,7 @@ class PromptSupervisor(supervisord.Supervisor):  # type: ignore[misc]
 
 
 def main() -> None:
-    """As the command supervisord."""
+    """Run as the command supervisord does, with our class in place of its own."""
     supervisord.Supervisor = PromptSupervisor
     supervisord.main()
 

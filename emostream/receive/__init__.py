@@ -1,1 +1,1 @@
-"""The terminal client."""
+"""Receive: the terminal client, which shows the crowd's emojis and sends taps."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.support import Browser, FakeSystem, fake_system
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, fake_system
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,15 @@ import requests
 from PIL import Image
 
 from emostream.operate.supervisor import Supervisor
+from emostream.roles import subscribers
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.browser.support import Browser, FakeSystem, batch, fake_system
-from tests.harness import PROJECT_DIR, Broker, call, environment_for, http_client, wait_until
+from testkit.broker import Broker
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch, fake_system
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.settings import PROJECT_DIR, environment_for
+from testkit.waiting import wait_until
 
 # How a crowd's minute goes: taps per batch of the whole, and each emoji's part of them, slowly changing.
 CROWD = (400, 420, 380, 500, 900, 2400, 3900, 3100, 2200, 1500, 1200, 900, 800, 760, 900, 1100, 1000, 950, 1400, 2600,
@@ -120,12 +126,12 @@ def take_dashboard(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as data, ExitStack() as stack:
         environment = environment_for(Path(data) / "data")
         broker, settings = Broker(environment), load([], environment)
-        stack.callback(broker.operate, "emostream.operate.commands", "stop")
-        broker.operate("emostream.operate.commands", "start")
+        stack.callback(broker.operate, "emostream", "down")
+        broker.operate("emostream", "up")
         app = f"http://127.0.0.1:{settings.app_port}"
         crowd = Load(app)
         crowd.start()
-        ports = settings.subscriber_ports
+        ports = [role.port for role in subscribers(settings)]
         clients = [stack.enter_context(http_client()) for _ in range(12)]
         for client, port in zip(clients, ports * 2, strict=False):
             assert call(f"http://127.0.0.1:{port}/register", {"client_url": client.url})[0] == 200

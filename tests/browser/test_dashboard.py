@@ -1,4 +1,4 @@
-"""The operator's page in a real Chromium, before a system whose numbers a test decides."""
+"""The operator's page in a real Chromium. A test decides the numbers of the system."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.operated import FakeApp, FakeNumbers, fake_app, timeline, with_clients
-from tests.browser.support import Browser
+from testkit.browser import Browser
+from testkit.fake_dashboard import FakeApp, FakeNumbers, fake_app, timeline, with_clients
+from testkit.waiting import wait_until
 from tests.browser.test_viewer import luminance, module
-from tests.harness import wait_until
 
 HOSTILE = "http://10.0.0.7:8001/<img src=x onerror=window.smuggled=1>\"'&"
 PARTS = {"🔥": 0.5, "😊": 0.3, "👏": 0.1}
-JUDGE = """(() => { const all = new m.rates.Answers(); for (const one of arguments[0]) all.add(one);
-    return m.judge(m.view.lookAt(all, new Set(arguments[1]))); })()"""
+JUDGE = """(() => { const all = new m.Answers(); for (const one of arguments[0]) all.add(one);
+    return m.judge(m.figuresOf(all, new Set(arguments[1]))); })()"""
 
 
 def first_rate(page: Browser) -> str | None:
-    """The events that come in a second, as the page shows it."""
+    """The rate of incoming events, as the page shows it."""
     found: str | None = page.js("document.querySelector('#hops b')?.textContent")
     return found
 
@@ -35,7 +35,7 @@ def app() -> Iterator[FakeApp]:
 
 @pytest.fixture
 def page(browser: Browser, app: FakeApp) -> Browser:
-    """The page, when it has had two answers."""
+    """The page after two answers."""
     browser.open(app.url)
     wait_until("two answers", lambda: first_rate(browser) == "500", timeout_seconds=20)
     return browser
@@ -50,18 +50,18 @@ def silent_app() -> Iterator[FakeApp]:
 
 @pytest.fixture
 def scripts(browser: Browser, silent_app: FakeApp) -> Browser:
-    """The page's modules, on a page that has nothing to say."""
+    """The page's modules, on a page that gets no answers."""
     browser.open(silent_app.url)
     return browser
 
 
 def judged(scripts: Browser, numbers: FakeNumbers, answers: list[dict[str, Any]], seen: tuple[str, ...] = ()) -> Any:
-    """What the page's modules say of these answers."""
+    """What the page says about these answers."""
     source = scripts.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0]
     return scripts.execute_async_script(
         "const done = arguments[arguments.length - 1];"
-        "Promise.all(['rates', 'view', 'verdict'].map((name) => import(`${arguments[2]}/${name}.js`)))"
-        f".then(([rates, view, verdict]) => {{ const m = {{rates, view, judge: verdict.judge}}; done({JUDGE}); }})",
+        "Promise.all(['rates', 'figures', 'what_is_slow'].map((name) => import(`${arguments[2]}/${name}.js`)))"
+        f".then((modules) => {{ const m = Object.assign({{}}, ...modules); done({JUDGE}); }})",
         answers, list(seen), source,
     )  # fmt: skip
 
@@ -141,12 +141,12 @@ VERDICTS: list[tuple[Callable[[FakeNumbers], None] | None, str, str, list[str]]]
     (late_by_push, "slow", "Slow: p99 is 10 s from tap to screen, most of it in push (10 s).", []),
     (aggregate_behind, "slow", "Slow: aggregate is 12,000 events behind.", []),
     (one_cluster_behind, "slow", "Slow: cluster_publisher_2 is 400 counts behind.", []),
-    (broker_away, "bad", "Broken: the broker takes no events; 4,321 events wait for it.",
-     ["Ingest holds 4,321 events that the broker has not taken."]),
+    (broker_away, "bad", "Broken: the broker accepts no events; 4,321 events wait for it.",
+     ["Ingest holds 4,321 events that the broker has not accepted."]),
     (process_down, "bad", "Broken: cluster_publisher_2 keeps failing.", []),
     (two_without_answer, "bad", "Broken: subscriber_1_1 and subscriber_1_2 give no answer.", []),
-    (publisher_hangs, "bad", "Broken: main_publisher takes nothing though there is something to take.", []),
-    (one_subscriber_hangs, "bad", "Broken: subscriber_3_1 takes nothing though there is something to take.", []),
+    (publisher_hangs, "bad", "Broken: main_publisher reads nothing although something waits for it.", []),
+    (one_subscriber_hangs, "bad", "Broken: subscriber_3_1 reads nothing although something waits for it.", []),
     (full, "slow", "Slow: ingest refuses 35 events a second because its buffer is full.", []),
     (streams_only, "well", "All well: streams get each batch 50 ms after it was routed.", []),
     (late_streams, "slow", "Slow: streams get a batch up to 5.0 s after it was routed.", []),
@@ -168,14 +168,14 @@ def test_one_sentence_says_what_is_slow(
     assert judged(scripts, numbers, answers) == {"level": level, "sentence": sentence, "also": also}
 
 
-def test_the_first_answer_is_enough_to_say_who_is_behind(scripts: Browser) -> None:
+def test_the_first_answer_is_enough_to_say_what_is_behind(scripts: Browser) -> None:
     numbers = busy()
     assert judged(scripts, numbers, numbers.answers(1))["sentence"] == "All well: nothing waits."
     aggregate_behind(numbers)
     assert judged(scripts, numbers, numbers.answers(1))["sentence"] == "Slow: aggregate is 12,000 events behind."
 
 
-def test_who_catches_up_says_when_it_will_be_there(scripts: Browser) -> None:
+def test_a_publisher_that_catches_up_says_when_it_will_be_done(scripts: Browser) -> None:
     numbers = busy()
     answers = numbers.answers(8)
     for _ in range(8):
@@ -183,10 +183,10 @@ def test_who_catches_up_says_when_it_will_be_there(scripts: Browser) -> None:
         numbers.series("main_publisher")["emostream_aggregate_lag_events"] = 90_000
         answers += numbers.answers(1)
     sentence = judged(scripts, numbers, answers)["sentence"]
-    assert sentence == "Slow: aggregate is 90,000 events behind, and there in 1 min."
+    assert sentence == "Slow: aggregate is 90,000 events behind, and will have caught up in 1 min."
 
 
-def test_without_supervisor_only_who_has_ever_answered_is_missed(scripts: Browser) -> None:
+def test_without_supervisor_only_processes_that_have_ever_answered_are_missed(scripts: Browser) -> None:
     numbers = busy()
     numbers.supervised = False
     for one in numbers.processes.values():
@@ -225,7 +225,7 @@ def test_a_rate_is_an_increase_by_its_seconds_and_a_restart_begins_at_zero(scrip
     assert rates(scripts, silent, f"return all.increase('app', '{accepted}', 60);") == 2000
 
 
-def test_rates_are_those_of_the_last_seconds_and_answers_are_not_kept_for_longer(scripts: Browser) -> None:
+def test_rates_cover_the_last_seconds_and_old_answers_are_dropped(scripts: Browser) -> None:
     numbers = busy()
     answers = numbers.answers(60)
     numbers.events = 50
@@ -245,7 +245,7 @@ QUANTILES: list[tuple[float, list[float], list[float], float | None]] = [
 
 
 @pytest.mark.parametrize(("part", "bounds", "at_most", "expected"), QUANTILES)
-def test_a_quantile_lies_in_its_bucket_on_a_straight_line(
+def test_a_quantile_is_interpolated_within_its_bucket(
     scripts: Browser, part: float, bounds: list[float], at_most: list[float], expected: float | None
 ) -> None:
     histogram = {"le": bounds, "atMost": at_most, "count": 100 if at_most == [50, 60, 60] else max(at_most, default=0)}
@@ -261,14 +261,14 @@ PEAKS: list[tuple[Sequence[float], list[int]]] = [
     ([0] * 10 + [9, 8, 8.5] + [0] * 37, [10]),
     ([0] * 10 + [9] + [8] * 20 + [8.5] + [0] * 18, [10]),
     ([0] * 10 + [9] + [0] * 20 + [2] + [0] * 18, [10]),
-    ([1, 2, 3, 4, 5, 6, 7, 8, 9], []),  # it may rise yet
+    ([1, 2, 3, 4, 5, 6, 7, 8, 9], []),  # it may still rise
     (([0] * 9 + [9]) * 10, [9, 19, 29, 39, 49]),
 ]
 
 
 @pytest.mark.parametrize(("total", "expected"), PEAKS)
-def test_peaks_are_what_stands_out(scripts: Browser, total: Sequence[float], expected: list[int]) -> None:
-    assert module(scripts, "history.js", "m.peaksOf(arguments[0])", total) == expected
+def test_peaks_are_the_values_that_stand_out(scripts: Browser, total: Sequence[float], expected: list[int]) -> None:
+    assert module(scripts, "timeline_chart.js", "m.peaksOf(arguments[0])", total) == expected
 
 
 TRIMMED: list[tuple[list[int], int, int]] = [
@@ -280,11 +280,11 @@ TRIMMED: list[tuple[list[int], int, int]] = [
 
 
 @pytest.mark.parametrize(("total", "buckets", "skipped"), TRIMMED)
-def test_of_a_system_that_has_just_started_the_time_before_is_not_shown(
+def test_the_empty_time_before_the_first_events_is_not_shown(
     scripts: Browser, total: list[int], buckets: int, skipped: int
 ) -> None:
     for given in (timeline(total, {"🔥": 1}), timeline(total, {}, others=3)):
-        found = module(scripts, "history.js", "m.trimmed(arguments[0])", given)
+        found = module(scripts, "timeline_chart.js", "m.trimmed(arguments[0])", given)
         assert len(found["others"]) == buckets
         assert found["first_ms"] == given["first_ms"] + skipped * 10_000
         assert sum(found["others"]) + sum(sum(one["events"]) for one in found["emojis"]) == sum(total)
@@ -295,8 +295,8 @@ WORDS = [(0.004, "4 ms"), (0.25, "250 ms"), (0.996, "1.0 s"), (2.44, "2.4 s"), (
 
 
 @pytest.mark.parametrize(("seconds", "expected"), WORDS)
-def test_durations_are_told_in_words(scripts: Browser, seconds: float, expected: str) -> None:
-    assert module(scripts, "words.js", "m.duration(arguments[0])", seconds) == expected
+def test_durations_have_a_fitting_unit(scripts: Browser, seconds: float, expected: str) -> None:
+    assert module(scripts, "format.js", "m.duration(arguments[0])", seconds) == expected
 
 
 # --- the page ---
@@ -313,7 +313,7 @@ def shown(page: Browser, selector: str) -> int:
     return found
 
 
-def test_everything_is_shown_and_goes_on_by_itself(page: Browser, app: FakeApp) -> None:
+def test_everything_is_shown_and_updates_by_itself(page: Browser, app: FakeApp) -> None:
     app.numbers.series("subscriber_1_1")["emostream_deliver_streams"] = 1240
     app.numbers.processes["subscriber_1_2"] |= {"restarts": 2}
     wait_until("all of it is new", lambda: "3,105" in page.text("#hops"), timeout_seconds=30)
@@ -339,12 +339,12 @@ def test_everything_is_shown_and_goes_on_by_itself(page: Browser, app: FakeApp) 
     wait_until("the rate follows", lambda: first_rate(page) == "1,000", timeout_seconds=20)
 
 
-def test_the_stages_stack_up_to_the_mean_of_the_whole(page: Browser) -> None:
+def test_the_stages_add_up_to_the_mean_from_tap_to_screen(page: Browser) -> None:
     boxes = page.js("[...document.querySelectorAll('#bar > span')].map((s) => s.getBoundingClientRect().toJSON())")
     parts, [p50, p99] = boxes[:3], boxes[3:]
     for before, after in itertools.pairwise(parts):
         assert after["left"] == pytest.approx(before["right"], abs=1)
-    mean = (1.2 + 0.04 + 0.02) / 1.575  # of the whole bar
+    mean = (1.2 + 0.04 + 0.02) / 1.575  # as a part of the whole bar
     width = page.js("document.getElementById('bar').getBoundingClientRect().width")
     assert parts[-1]["right"] - parts[0]["left"] == pytest.approx(mean * width, rel=0.02)
     assert p50["left"] < p99["left"] < parts[0]["left"] + width
@@ -368,7 +368,7 @@ def test_the_last_half_hour_is_a_stack_of_areas_with_its_peaks_marked(page: Brow
     assert page.complaints() == []
 
 
-def test_without_a_history_the_rest_is_shown_and_the_reason_told(page: Browser, app: FakeApp) -> None:
+def test_without_a_timeline_the_rest_is_shown_with_the_reason(page: Browser, app: FakeApp) -> None:
     assert page.js("document.getElementById('no-history').checkVisibility()")
     app.timeline = None
     page.get(app.url)
@@ -377,7 +377,7 @@ def test_without_a_history_the_rest_is_shown_and_the_reason_told(page: Browser, 
     wait_until("the rest", lambda: page.text("#sentence").startswith("All well: p99"), timeout_seconds=10)
 
 
-def test_addresses_of_clients_are_text_whatever_they_are(page: Browser, app: FakeApp) -> None:
+def test_a_hostile_client_address_stays_text(page: Browser, app: FakeApp) -> None:
     numbers = app.numbers
     numbers.processes["subscriber_1_1"]["page"]["clients"] = [
         {"client_url": HOSTILE, "behind_records": 3, "failing_seconds": 12.4}
@@ -395,7 +395,7 @@ def test_addresses_of_clients_are_text_whatever_they_are(page: Browser, app: Fak
     assert page.complaints() == []
 
 
-def test_an_app_that_is_gone_is_told_and_noticed_when_it_is_back(page: Browser, app: FakeApp) -> None:
+def test_the_page_says_when_the_app_is_gone_and_when_it_is_back(page: Browser, app: FakeApp) -> None:
     app.status = 500
     wait_until("it is told", lambda: page.text("#sentence").startswith("Broken: the app has not"), timeout_seconds=30)
     assert page.text("#state").startswith("Old: as of ")
@@ -403,13 +403,13 @@ def test_an_app_that_is_gone_is_told_and_noticed_when_it_is_back(page: Browser, 
     wait_until("it is back", lambda: page.text("#state") == "Live", timeout_seconds=10)
 
 
-def test_the_page_asks_nobody_but_the_app_and_the_browser_does_not_complain(page: Browser, app: FakeApp) -> None:
+def test_the_page_asks_only_the_app_and_the_browser_does_not_complain(page: Browser, app: FakeApp) -> None:
     assert page.requested_hosts() == {f"127.0.0.1:{app.port}"}
-    assert shown(page, "[style]") > 0  # by script alone, which the policy allows
+    assert shown(page, "[style]") > 0  # set by script, which the policy allows
     assert page.complaints() == []
 
 
-def test_who_listens_is_told_when_it_gets_worse_and_not_with_each_number(page: Browser, app: FakeApp) -> None:
+def test_a_screen_reader_is_told_when_it_gets_worse_and_not_every_number(page: Browser, app: FakeApp) -> None:
     page.js("""(() => { window.told = []; const summary = document.getElementById("summary");
         new MutationObserver(() => told.push(summary.textContent)).observe(summary, {childList: true}); })()""")
     app.numbers.latencies = {"batch": 1.9, "route": 0.04, "push": 0.02}
@@ -450,7 +450,7 @@ def test_everything_fits_whatever_the_width(browser: Browser, app: FakeApp, widt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_the_light_and_in_the_dark(browser: Browser, app: FakeApp, scheme: str) -> None:
+def test_text_is_readable_in_light_and_dark_mode(browser: Browser, app: FakeApp, scheme: str) -> None:
     browser.prefer(prefers_color_scheme=scheme)
     browser.open(app.url)
     color = "getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"

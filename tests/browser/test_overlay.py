@@ -1,9 +1,10 @@
-"""The overlay in a real Chromium: what a broadcast's software would lay over its picture."""
+"""The overlay in a real Chromium: what broadcast software lays over its picture."""
 
 from __future__ import annotations
 
-from tests.browser.support import Browser, FakeSystem, batch
-from tests.harness import wait_until
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch
+from testkit.waiting import wait_until
 
 
 def opened(browser: Browser, system: FakeSystem, query: str = "") -> None:
@@ -16,7 +17,7 @@ def wait_floated(browser: Browser, least: int) -> list[str]:
     return browser.floated()
 
 
-def test_where_no_emoji_is_the_overlay_is_transparent(browser: Browser, system: FakeSystem) -> None:
+def test_the_overlay_is_transparent_except_for_the_emojis(browser: Browser, system: FakeSystem) -> None:
     opened(browser, system)
     empty = browser.screenshot(transparent=True)
     assert empty.getchannel("A").getextrema() == (0, 0)
@@ -43,7 +44,7 @@ def requested(browser: Browser) -> list[str]:
     return urls
 
 
-def test_the_query_says_where_how_large_how_fast_and_which(browser: Browser, system: FakeSystem) -> None:
+def test_the_query_sets_side_size_speed_and_emojis(browser: Browser, system: FakeSystem) -> None:
     opened(browser, system, "?size=100&speed=2&side=right&set=🔥,👏")
     system.send(batch(1, {"😊": 3, "🔥": 3, "👏": 3}))
     assert set(wait_floated(browser, 6)) == {"🔥", "👏"}
@@ -55,14 +56,14 @@ def test_the_query_says_where_how_large_how_fast_and_which(browser: Browser, sys
     assert all(1600 <= duration <= 2400 for duration in browser.js(durations))
 
 
-def test_the_left_side_is_the_left_side(browser: Browser, system: FakeSystem) -> None:
+def test_emojis_can_rise_on_the_left_side(browser: Browser, system: FakeSystem) -> None:
     opened(browser, system, "?side=left")
     system.send(batch(1, {"😊": 8}))
     wait_floated(browser, 8)
     assert all(place["right"] < 1280 * 0.35 for place in browser.js("notes.places"))
 
 
-def test_nonsense_in_the_query_is_as_if_it_were_not_there(browser: Browser, system: FakeSystem) -> None:
+def test_nonsense_in_the_query_is_ignored(browser: Browser, system: FakeSystem) -> None:
     opened(browser, system, "?size=huge&speed=-&side=up&set=,")
     system.send(batch(1, {"😊": 6, "🔥": 2}))
     assert set(wait_floated(browser, 8)) == {"😊", "🔥"}

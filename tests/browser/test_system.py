@@ -1,4 +1,4 @@
-"""The pages before the real processes and a real broker: two browsers and a terminal, and a subscriber that dies."""
+"""The pages with the real processes and a real broker: two browsers, a terminal, and subscribers that die."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 import pytest
 import requests
 
-from tests.browser.support import Browser
-from tests.harness import Broker, Script, call, http_client, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.browser import Browser
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.ports import listening
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 CLUSTERS = ("cluster1-emoji-topic", "cluster2-emoji-topic")
 
 
 @dataclass
 class RealSystem:
-    """app, main publisher, two clusters with two subscribers each, which nobody starts again when they die."""
+    """The app, the main publisher, and two clusters with two subscribers each. A dead subscriber is not restarted."""
 
     broker: Broker
     subscribers: dict[str, Script] = field(default_factory=dict)  # by url
@@ -30,11 +35,11 @@ class RealSystem:
         return f"http://127.0.0.1:{self.broker.environment['APP_PORT']}"
 
     def streams(self) -> dict[str, int]:
-        """How many streams each subscriber that is alive has open, as it says itself, by its address."""
+        """The number of open streams that each living subscriber reports, by its address."""
         return {url: call(f"{url}/status")[1]["streams"] for url in self.subscribers}
 
     def kill_those_with_streams(self) -> None:
-        """SIGKILL to every subscriber that has a stream open."""
+        """Send SIGKILL to every subscriber with an open stream."""
         for url, streams in self.streams().items():
             if streams:
                 self.subscribers.pop(url).kill()
@@ -45,7 +50,7 @@ class RealSystem:
         assert status == 200
 
     def batch_ids(self) -> list[int]:
-        """Every micro-batch that was counted so far."""
+        """The ids of all micro-batches so far."""
         return sorted({count["batch_id"] for count in self.broker.counts("main-pub-topic")})
 
 
@@ -80,7 +85,7 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
             one.open(real.url)
         for one in (browser, other):
             one.wait_live()
-        latencies = []  # told, not asserted: below 4 s on two cores with nothing else on them
+        latencies = []  # printed, not asserted: below 4 s on two idle cores
         for number, emoji in enumerate(("😊", "🔥", "👏")):
             browser.find_element("css selector", f"#buttons [value='{emoji}']").click()
             tapped = time.monotonic()
@@ -94,7 +99,7 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
         assert browser.complaints() == []
 
 
-def test_when_their_subscribers_are_killed_browsers_and_terminal_go_on_and_miss_and_repeat_nothing(
+def test_when_their_subscribers_are_killed_browsers_and_terminal_miss_and_repeat_nothing(
     real: RealSystem, browser: Browser
 ) -> None:
     command = ("client.py", "--stream", "--receive-only")
@@ -126,7 +131,7 @@ def test_when_their_subscribers_are_killed_browsers_and_terminal_go_on_and_miss_
         assert "looking for another" in terminal.log
 
 
-def test_the_operators_page_shows_where_everything_is_and_who_is_missing(real: RealSystem, browser: Browser) -> None:
+def test_the_operators_page_shows_every_number_and_a_missing_process(real: RealSystem, browser: Browser) -> None:
     with http_client() as client:
         subscriber = next(iter(real.subscribers))
         assert call(f"{subscriber}/register", {"client_url": client.url})[0] == 200
@@ -136,7 +141,7 @@ def test_the_operators_page_shows_where_everything_is_and_who_is_missing(real: R
             return lambda: real.tap("🔥") or shown()  # type: ignore[func-returns-value]
 
         wait_until("p99", flowing(lambda: browser.text("#p99") != "–"), timeout_seconds=60)
-        # How long it takes is this machine's affair today: "All well: p99 2.4 s ..." or "Slow: p99 is 7 s ...".
+        # How long it takes depends on this machine: "All well: p99 2.4 s ..." or "Slow: p99 is 7 s ...".
         wait_until("one sentence", flowing(lambda: "p99" in browser.text("#sentence")))
         stages = "[...document.querySelectorAll('#stages td')].map((cell) => cell.textContent)"
         assert "–" not in browser.js(stages)
@@ -153,7 +158,7 @@ def test_the_operators_page_shows_where_everything_is_and_who_is_missing(real: R
         assert browser.complaints() == []
 
 
-def test_the_app_compresses_its_pages_and_sends_them_again_only_when_they_have_changed(real: RealSystem) -> None:
+def test_the_app_compresses_its_pages_and_sends_only_changed_ones_again(real: RealSystem) -> None:
     request = urllib.request.Request(f"{real.url}/", headers={"Accept-Encoding": "gzip"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.headers["Content-Encoding"] == "gzip"

@@ -1,4 +1,4 @@
-"""The viewer's page in a real Chromium, before subscribers whose batches a test decides."""
+"""The viewer's page in a real Chromium. A test decides what the subscribers send."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from emostream.settings import SEED_EMOJIS
-from tests.browser.support import Browser, FakeSystem, batch, fake_system
-from tests.harness import call, wait_until
+from testkit.browser import Browser
+from testkit.fake_system import FakeSystem, batch, fake_system
+from testkit.http_calls import call
+from testkit.waiting import wait_until
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def wait_batches(page: Browser, *expected: int) -> None:
 # --- taps ---
 
 
-def test_a_tap_floats_at_once_and_taps_of_half_a_second_travel_together(page: Browser, system: FakeSystem) -> None:
+def test_a_tap_floats_at_once_and_taps_of_half_a_second_are_sent_together(page: Browser, system: FakeSystem) -> None:
     for _ in range(3):
         page.js("document.querySelectorAll('#buttons button')[0].click()")
     page.js("document.querySelectorAll('#buttons button')[3].click()")
@@ -50,7 +52,7 @@ def test_the_buttons_are_the_emojis_that_the_host_allows(browser: Browser) -> No
         assert [button.get_attribute("value") for button in browser.buttons()] == allowed
 
 
-def test_ones_own_taps_do_not_float_a_second_time_with_their_batch(page: Browser, system: FakeSystem) -> None:
+def test_the_viewers_own_taps_do_not_float_again_with_their_batch(page: Browser, system: FakeSystem) -> None:
     page.buttons()[0].click()
     system.send(batch(1, {"😊": 1, "🔥": 2}))
     wait_until("the others' emojis", lambda: page.floated().count("🔥") == 2, timeout_seconds=5)
@@ -58,7 +60,7 @@ def test_ones_own_taps_do_not_float_a_second_time_with_their_batch(page: Browser
     assert page.text("#total") == "3"
 
 
-def test_taps_that_the_app_cannot_take_now_follow_later(page: Browser, system: FakeSystem) -> None:
+def test_taps_that_the_app_cannot_accept_now_are_sent_later(page: Browser, system: FakeSystem) -> None:
     system.answer = (503, {"error": "try again"})
     page.buttons()[1].click()
     wait_until("the viewer is told", lambda: "follow" in page.text("#notice"), timeout_seconds=5)
@@ -68,7 +70,7 @@ def test_taps_that_the_app_cannot_take_now_follow_later(page: Browser, system: F
     wait_until("the viewer is told no more", lambda: not page.text("#notice"), timeout_seconds=5)
 
 
-def test_what_the_app_refuses_is_told_in_its_words(page: Browser, system: FakeSystem) -> None:
+def test_a_refusal_is_shown_in_the_words_of_the_app(page: Browser, system: FakeSystem) -> None:
     system.answer = (429, {"error": "expected at most 10/second of a user, got more"})
     page.buttons()[1].click()
     wait_until("the viewer is told", lambda: "expected at most 10/second" in page.text("#notice"), timeout_seconds=5)
@@ -77,7 +79,7 @@ def test_what_the_app_refuses_is_told_in_its_words(page: Browser, system: FakeSy
     wait_until("the viewer is told", lambda: "expected an allowed emoji" in page.text("#notice"), timeout_seconds=5)
 
 
-def test_a_key_in_the_address_is_shown_to_the_app_alone(browser: Browser, system: FakeSystem) -> None:
+def test_a_key_in_the_address_is_sent_only_to_the_app(browser: Browser, system: FakeSystem) -> None:
     browser.open(f"{system.url}/#key=secret")
     browser.wait_live()
     browser.buttons()[0].click()
@@ -88,7 +90,7 @@ def test_a_key_in_the_address_is_shown_to_the_app_alone(browser: Browser, system
 # --- batches ---
 
 
-def test_emojis_of_a_batch_are_spread_over_the_time_to_the_next_and_bounded(page: Browser, system: FakeSystem) -> None:
+def test_the_emojis_of_a_batch_are_spread_until_the_next_one_and_bounded(page: Browser, system: FakeSystem) -> None:
     system.send(batch(0, {"😊": 700_000, "🔥": 300_000, "👏": 1}))
     wait_until("the whole batch", lambda: len(page.floated()) == 32, timeout_seconds=10)
     times = page.js("notes.times")
@@ -113,15 +115,15 @@ SHARES: list[tuple[dict[str, int], int, dict[str, int]]] = [
 
 
 @pytest.mark.parametrize(("events", "limit", "expected"), SHARES)
-def test_a_batch_is_shown_whole_or_in_proportion(
+def test_a_batch_is_shown_completely_or_in_proportion(
     page: Browser, system: FakeSystem, events: dict[str, int], limit: int, expected: dict[str, int]
 ) -> None:
     counts = [{"emoji": emoji, "events": number} for emoji, number in events.items()]
-    shown = module(page, "floats.js", "m.share(arguments[0], arguments[1])", counts, limit)
+    shown = module(page, "../shared/floating_emojis.js", "m.share(arguments[0], arguments[1])", counts, limit)
     assert {emoji: shown.count(emoji) for emoji in shown} == expected
 
 
-def test_totals_and_their_order_are_those_of_the_batches(page: Browser, system: FakeSystem) -> None:
+def test_totals_are_the_sums_of_the_batches_the_highest_first(page: Browser, system: FakeSystem) -> None:
     system.send(batch(1, {"😊": 1200, "🔥": 30}))
     system.send(batch(2, {"🔥": 2000}))
     wait_batches(page, 1, 2)
@@ -130,19 +132,17 @@ def test_totals_and_their_order_are_those_of_the_batches(page: Browser, system: 
     assert rows == ["🔥 2,030", "😊 1,200"]
 
 
-def test_what_is_older_than_a_minute_is_no_longer_counted(page: Browser, system: FakeSystem) -> None:
-    script = """(() => { const minute = new m.Minute();
+def test_events_older_than_a_minute_no_longer_count(page: Browser, system: FakeSystem) -> None:
+    script = """(() => { const minute = new m.LastMinute();
         minute.add([{emoji: "😊", events: 5}], 1000); minute.add([{emoji: "🔥", events: 7}], 41000);
         return [41000, 59000, 62000, 103000].map((now) => minute.at(now).total); })()"""
-    assert module(page, "totals.js", script) == [12, 12, 7, 0]
+    assert module(page, "last_minute.js", script) == [12, 12, 7, 0]
 
 
 # --- the connection ---
 
 
-def test_the_page_goes_on_with_the_same_cluster_after_exactly_what_it_has_seen(
-    page: Browser, system: FakeSystem
-) -> None:
+def test_the_page_resumes_in_the_same_cluster_after_exactly_what_it_has_seen(page: Browser, system: FakeSystem) -> None:
     [first] = system.serving()
     system.send(batch(1, {"😊": 1}))
     wait_batches(page, 1)
@@ -158,7 +158,7 @@ def test_the_page_goes_on_with_the_same_cluster_after_exactly_what_it_has_seen(
     assert not same or second in same
 
 
-def test_what_is_missed_before_the_first_batch_is_made_up_for(page: Browser, system: FakeSystem) -> None:
+def test_batches_missed_before_the_first_one_are_sent_again(page: Browser, system: FakeSystem) -> None:
     [first] = system.serving()
     first.kill()
     system.send(batch(1, {"😊": 1}))
@@ -166,7 +166,7 @@ def test_what_is_missed_before_the_first_batch_is_made_up_for(page: Browser, sys
 
 
 @pytest.mark.parametrize("clusters", [(1, 1), (1, 2)], ids=["same-cluster", "other-cluster"])
-def test_nothing_is_shown_twice_even_if_it_comes_twice(browser: Browser, clusters: tuple[int, ...]) -> None:
+def test_nothing_is_shown_twice_even_if_it_is_sent_twice(browser: Browser, clusters: tuple[int, ...]) -> None:
     with fake_system(clusters) as system:
         for subscriber in system.subscribers:
             subscriber.replays = True
@@ -182,7 +182,7 @@ def test_nothing_is_shown_twice_even_if_it_comes_twice(browser: Browser, cluster
         assert browser.text("#total") == "3"
 
 
-def test_parts_of_a_batch_are_all_shown(page: Browser, system: FakeSystem) -> None:
+def test_all_parts_of_a_batch_are_shown(page: Browser, system: FakeSystem) -> None:
     [serving] = system.serving()
     serving.send(batch(1, {"😊": 1}), "1-1-1.0.0")
     serving.send(batch(1, {"🔥": 1}), "1-1-1.1.0")
@@ -190,7 +190,7 @@ def test_parts_of_a_batch_are_all_shown(page: Browser, system: FakeSystem) -> No
     assert page.text("#total") == "2"
 
 
-def test_the_rest_of_a_batch_comes_from_another_cluster_where_its_subscriber_died_between_the_parts(
+def test_the_rest_of_a_batch_comes_from_another_cluster_when_its_subscriber_died_between_the_parts(
     browser: Browser,
 ) -> None:
     with fake_system((1, 2)) as system:
@@ -200,7 +200,7 @@ def test_the_rest_of_a_batch_comes_from_another_cluster_where_its_subscriber_die
         [second] = [one for one in system.subscribers if one is not first]
         first.send(batch(1, {"😊": 1}), f"{first.cluster}-1-1.0.0-1.1__")
         wait_batches(browser, 1)
-        # Whatever this one takes the viewer to have seen, it is shown once.
+        # Whatever this subscriber sends again, the page shows it once.
         second.replays = True
         second.send(batch(1, {"😊": 1}), f"{second.cluster}-1-1.0.0-1.1__")
         second.send(batch(1, {"😊": 1, "🔥": 1}), f"{second.cluster}-1-1.1.0")
@@ -210,7 +210,7 @@ def test_the_rest_of_a_batch_comes_from_another_cluster_where_its_subscriber_die
         assert browser.text("#total") == "2"
 
 
-def test_a_page_that_is_left_gives_its_place_free_and_goes_on_when_it_is_shown_again(
+def test_a_page_that_is_left_frees_its_stream_and_resumes_when_it_is_shown_again(
     page: Browser, system: FakeSystem
 ) -> None:
     system.send(batch(1, {"😊": 1}))
@@ -218,7 +218,7 @@ def test_a_page_that_is_left_gives_its_place_free_and_goes_on_when_it_is_shown_a
 
     def noticed() -> bool:
         for subscriber in system.serving():
-            subscriber.write(":\n\n")  # which is when this fake notices that somebody has gone
+            subscriber.write(":\n\n")  # a fake notices only when it writes that a viewer has gone
         return not system.serving()
 
     page.get("about:blank")
@@ -228,29 +228,29 @@ def test_a_page_that_is_left_gives_its_place_free_and_goes_on_when_it_is_shown_a
     page.wait_live()
     system.send(batch(3, {"😊": 1}))
     wait_until("the newest batch", lambda: page.batches()[-1:] == [3], timeout_seconds=10)
-    assert page.batches() in ([1, 2, 3], [3])  # as the browser has kept it, or as it has loaded it again
+    assert page.batches() in ([1, 2, 3], [3])  # depending on whether the browser kept the page or loaded it again
 
 
-def test_a_gap_is_told(page: Browser, system: FakeSystem) -> None:
+def test_a_gap_is_shown(page: Browser, system: FakeSystem) -> None:
     [serving] = system.serving()
     serving.write('event: gap\ndata: {"reason": "what happened since is no longer kept"}\n\n')
     wait_until("the reason", lambda: "no longer kept" in page.text("#notice"), timeout_seconds=5)
 
 
-def test_the_state_is_told_in_words_when_nobody_is_there_and_when_somebody_is_again(browser: Browser) -> None:
+def test_the_state_says_when_no_stream_is_free_and_when_one_is_again(browser: Browser) -> None:
     with fake_system((1,), room=0) as system:
         [only] = system.subscribers
         browser.open(system.url)
         wait_until("all places are taken", lambda: browser.text("#state").startswith("Full"), timeout_seconds=10)
         only.room = 100
         wait_until("the app knows", lambda: call(f"{system.url}/subscribers")[1]["subscribers"][0]["available_streams"])
-        browser.js("window.dispatchEvent(new Event('online'))")  # which is when a page does not wait any longer
+        browser.js("window.dispatchEvent(new Event('online'))")  # makes the page try at once
         wait_until("it is live", lambda: browser.text("#state") == "Live", timeout_seconds=20)
         only.kill()
         wait_until("it reconnects", lambda: browser.text("#state") == "Reconnecting…", timeout_seconds=10)
 
 
-def test_viewers_are_spread_over_the_least_loaded(page: Browser, system: FakeSystem) -> None:
+def test_viewers_are_spread_with_a_preference_for_the_least_loaded(page: Browser, system: FakeSystem) -> None:
     listed = [
         {"stream_url": "a", "alive": True, "cluster": 1, "streams": 10, "available_streams": 5},
         {"stream_url": "b", "alive": True, "cluster": 1, "streams": 11, "available_streams": 5},
@@ -259,22 +259,22 @@ def test_viewers_are_spread_over_the_least_loaded(page: Browser, system: FakeSys
         {"stream_url": "e", "alive": False, "cluster": 2, "streams": 0, "available_streams": 5},
         {"stream_url": None, "alive": True, "cluster": 2, "streams": 0, "available_streams": 5},
     ]
-    chosen = module(page, "stream.js", "Array.from({length: 900}, () => m.choose(arguments[0]).stream_url)", listed)
+    chosen = module(
+        page, "../shared/stream.js", "Array.from({length: 900}, () => m.choose(arguments[0]).stream_url)", listed
+    )
     times = {url: chosen.count(url) for url in set(chosen)}
     assert set(times) == {"a", "b", "c"}
     assert times["a"] > times["b"] > times["c"] > 0
     near = "m.choose(arguments[0], {cluster: 2}).stream_url"
-    assert module(page, "stream.js", near, listed) == "c"
+    assert module(page, "../shared/stream.js", near, listed) == "c"
     avoiding = "m.choose(arguments[0], {cluster: 2, avoid: new Set(['c', 'b'])}).stream_url"
-    assert module(page, "stream.js", avoiding, listed) == "a"
+    assert module(page, "../shared/stream.js", avoiding, listed) == "a"
 
 
 # --- for everybody ---
 
 
-def test_the_page_asks_nobody_but_this_host_and_the_browser_has_nothing_to_complain_of(
-    page: Browser, system: FakeSystem
-) -> None:
+def test_the_page_asks_only_this_host_and_the_browser_does_not_complain(page: Browser, system: FakeSystem) -> None:
     page.buttons()[0].click()
     system.send(batch(1, {"😊": 1}))
     wait_batches(page, 1)
@@ -284,13 +284,13 @@ def test_the_page_asks_nobody_but_this_host_and_the_browser_has_nothing_to_compl
     assert page.complaints() == []
 
 
-def test_the_addresses_are_those_by_which_the_browser_reached_the_app(browser: Browser, system: FakeSystem) -> None:
+def test_the_page_uses_the_host_name_by_which_the_browser_reached_the_app(browser: Browser, system: FakeSystem) -> None:
     browser.open(system.url.replace("127.0.0.1", "localhost"))
     browser.wait_live()
     assert {urlsplit(f"//{host}").hostname for host in browser.requested_hosts()} == {"localhost"}
 
 
-def test_script_that_somebody_smuggles_in_does_not_run(page: Browser) -> None:
+def test_an_injected_script_does_not_run(page: Browser) -> None:
     page.js("""(() => { const script = document.createElement("script");
         script.textContent = "window.smuggled = 1"; document.body.append(script); })()""")
     page.js("fetch('http://192.0.2.1/').catch(() => 0) && 0")
@@ -318,7 +318,7 @@ def test_a_key_that_is_held_down_is_one_tap(page: Browser) -> None:
     assert page.floated().count("😊") <= 1
 
 
-def test_who_wants_no_motion_gets_none_and_sees_the_numbers_light_up(browser: Browser, system: FakeSystem) -> None:
+def test_without_motion_the_numbers_light_up_instead(browser: Browser, system: FakeSystem) -> None:
     browser.prefer(prefers_reduced_motion="reduce")
     browser.open(system.url)
     browser.wait_live()
@@ -332,7 +332,7 @@ def test_who_wants_no_motion_gets_none_and_sees_the_numbers_light_up(browser: Br
     assert browser.floated() == []
 
 
-def test_a_screen_reader_is_told_now_and_then(page: Browser, system: FakeSystem) -> None:
+def test_a_screen_reader_is_told_the_totals_now_and_then(page: Browser, system: FakeSystem) -> None:
     page.js("""(() => { window.told = []; const summary = document.getElementById("summary");
         new MutationObserver(() => told.push(summary.textContent)).observe(summary, {childList: true}); })()""")
     system.send(batch(1, {"😊": 1200, "🔥": 2000}))
@@ -357,7 +357,7 @@ def test_everything_fits_whatever_the_width(page: Browser, system: FakeSystem, w
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_the_light_and_in_the_dark(browser: Browser, system: FakeSystem, scheme: str) -> None:
+def test_text_is_readable_in_light_and_dark_mode(browser: Browser, system: FakeSystem, scheme: str) -> None:
     browser.prefer(prefers_color_scheme=scheme)
     browser.open(system.url)
     color = "getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
@@ -377,7 +377,7 @@ def luminance(color: str) -> float:
 
 
 def module(page: Browser, name: str, expression: str, *arguments: object) -> Any:
-    """An expression over `m`, one of the page's modules."""
+    """The value of an expression over `m`, the module of this name beside the page's script."""
     source = page.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0] + f"/{name}"
     return page.execute_async_script(
         f"const done = arguments[arguments.length - 1]; const given = [...arguments];"

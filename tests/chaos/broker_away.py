@@ -17,12 +17,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import resident_mb
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
 from emostream.topics import broker_missing
-from tests.chaos.ledger import start_system, stop_system
-from tests.harness import JSON, Broker, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import JSON
+from testkit.processes import resident_mb
+from testkit.system import start_system, stop_system
+from testkit.waiting import wait_until
 
 SENDERS = 8
 STEADY_SECONDS = 5.0
@@ -122,7 +124,7 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
 
 def main() -> None:
     """Entry point of the command in the module's docstring."""
-    from tests.harness import environment_for
+    from testkit.settings import environment_for
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")

@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -27,9 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emostream.operate.supervisor import Process, Supervisor, all_names
+from emostream.operate.supervisor import SupervisedProcess, Supervisor
+from emostream.roles import roles
 from emostream.settings import CLUSTER_TOPICS, load
-from tests.harness import JSON, PROJECT_DIR, Broker, HttpClient, environment_for, http_client, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import JSON
+from testkit.http_servers import HttpClient, http_client
+from testkit.settings import environment_for
+from testkit.system import start_system, stop_system
+from testkit.waiting import wait_until
 
 RECOVERY_SECONDS = 120.0
 SENDERS = 16
@@ -153,8 +158,8 @@ class Chaos:
 
     def _targets(self) -> list[str]:
         """Every process that something hangs on: of the subscribers, those with a witness."""
-        unwatched = {name for name in all_names(self.settings) if name.startswith("subscriber_") and name[-2:] != "_1"}
-        return [name for name in all_names(self.settings) if name not in unwatched and name.startswith(self._of)]
+        watched = [role.name for role in roles(self.settings) if role.kind != "subscriber" or role.number == 1]
+        return [name for name in watched if name.startswith(self._of)]
 
     def _some_of(self, targets: list[str]) -> list[str]:
         chosen = self.random.sample(targets, k=min(len(targets), self.random.choices([1, 2, 3], [7, 2, 1])[0]))
@@ -190,12 +195,12 @@ class Chaos:
                         self.report.recovery_seconds[process.name].append(time.monotonic() - began)
             time.sleep(0.05)
 
-    def _end(self, process: Process, signum: signal.Signals, times: Counter[str]) -> None:
+    def _end(self, process: SupervisedProcess, signum: signal.Signals, times: Counter[str]) -> None:
         self._ended.add(process.name)
         times[process.name] += 1
         os.kill(process.pid, signum)
 
-    def _stop_for_a_while(self, process: Process) -> None:
+    def _stop_for_a_while(self, process: SupervisedProcess) -> None:
         self._ended.discard(process.name)
         self.report.stops[process.name] += 1
         os.kill(process.pid, signal.SIGSTOP)
@@ -274,22 +279,6 @@ def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
     for record in counts:
         total[record["emoji"]] += record["count"]
     return total
-
-
-def start_system(environment: dict[str, str]) -> None:
-    """./start.sh up; nothing is left of it where it fails."""
-    try:
-        subprocess.run(
-            ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
-        )
-    except subprocess.SubprocessError:
-        stop_system(environment)
-        raise
-
-
-def stop_system(environment: dict[str, str]) -> None:
-    """./start.sh down."""
-    subprocess.run(["./start.sh", "down"], cwd=PROJECT_DIR, env=environment, check=True, timeout=120)
 
 
 def main() -> int:

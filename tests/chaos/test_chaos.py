@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from testkit.settings import environment_for
+from testkit.system import start_system, stop_system
 from tests.chaos.broker_away import take_away
-from tests.chaos.ledger import CHAOS_SETTINGS, Chaos, Report, start_system, stop_system
-from tests.harness import environment_for
+from tests.chaos.ledger import CHAOS_SETTINGS, Chaos, Report
 
 
 @pytest.fixture

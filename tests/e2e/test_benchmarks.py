@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from tests.harness import PROJECT_DIR
+from testkit.settings import PROJECT_DIR
 
 QUICK_DIR = PROJECT_DIR / ".data" / "benchmarks" / "quick"
 

@@ -22,8 +22,12 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from emostream.metrics.catalogue import STAGES
-from tests.e2e.support import CLUSTERS, SUBSCRIBERS, System
-from tests.harness import PROJECT_DIR, environment_for, free_port_block, http_client, script, wait_until
+from testkit.http_servers import http_client
+from testkit.ports import free_port_block
+from testkit.scripts import script
+from testkit.settings import PROJECT_DIR, environment_for
+from testkit.system import CLUSTERS, SUBSCRIBERS, System
+from testkit.waiting import wait_until
 
 EMOJIS = "😊😂🔥👏😍"
 NAMES = {series.name for stage in STAGES for series in stage.values()}

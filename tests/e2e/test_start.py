@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import CLUSTERS, SUBSCRIBERS, System
-from tests.harness import PROJECT_DIR, HttpClient, environment_for, http_client, wait_until
+from testkit.http_servers import HttpClient, http_client
+from testkit.settings import PROJECT_DIR, environment_for
+from testkit.system import CLUSTERS, SUBSCRIBERS, System
+from testkit.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from testkit.broker import Broker, running_broker
+from testkit.ports import listening
+from testkit.scripts import script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 from tests.fuzz.cases import Case, case, good_request
-from tests.harness import Broker, environment_for, listening, running_broker, script, wait_until
 
 CONNECTIONS = 64
 QUIET_SECONDS = 0.1  # after this long without a byte nothing more is expected of a request that never ended

@@ -1,7 +1,7 @@
 """Hop 2: emoji-topic → main_publisher.py (a real Spark) → main-pub-topic.
 
-Spark needs 15 s to start, so each class shares one publisher, and its events are there before it starts where it does
-not matter when they come: its first micro-batch then holds all of them.
+Spark takes 15 s to start, so the tests of a class share one publisher. Most of their events are on the topic before it
+starts, so that its first micro-batch has all of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from tests.harness import PROJECT_DIR, Broker, Script, script, wait_until, with_children_gone
+from testkit.broker import Broker
+from testkit.scripts import Script, script, with_children_gone
+from testkit.settings import PROJECT_DIR
+from testkit.waiting import wait_until
+from tests.event_cases import EVENT_CASES, compact
 
 SIZES = {"one": 1, "999": 999, "1000": 1000, "1001": 1001, "3785": 3785}
 
@@ -30,78 +35,10 @@ def event(emoji: str) -> bytes:
 
 
 def events_of_all_sizes() -> list[bytes]:
-    """As many events of each emoji as SIZES says, mixed."""
+    """As many events of each emoji as SIZES says, shuffled."""
     events = [event(emoji) for emoji, size in SIZES.items() for _ in range(size)]
     random.shuffle(events)
     return events
-
-
-# Each names itself in its emoji, where it has one that could be counted by mistake.
-BAD: list[bytes | None] = [
-    None,
-    b"",
-    b" ",
-    b"no JSON",
-    b"\xff\xfe",
-    b"null",
-    b"5",
-    b'"text"',
-    b"[]",
-    b'[{"user_id": "u", "emoji": "in an array", "timestamp": "t"}]',
-    b"{}",
-    b'{"user_id": "u", "timestamp": "t"}',
-    b'{"emoji": "no user", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "no timestamp"}',
-    b'{"user_id": null, "emoji": "null user", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": null, "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": 5, "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": -1.5, "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": true, "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": {"a": "object"}, "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": ["array"], "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "  ", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "' + b"6" * 65 + b'", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "escape \\u001b[2J", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "newline \\n", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "C1 \\u0085", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "right to left \\u202e", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "separator \\u2028", "timestamp": "t"}',
-    b'{"user_id": "u", "emoji": "trailing", "timestamp": "t"} garbage',
-    b'{"user_id": "u", "emoji": "trailing brace", "timestamp": "t"}}',
-    b'{"user_id": "u", "emoji": "cut off", "timestamp": "t"',
-    b'{"user_id": "u", "emoji": "no taps", "timestamp": "t", "count": 0}',
-    b'{"user_id": "u", "emoji": "fewer than none", "timestamp": "t", "count": -5}',
-    b'{"user_id": "u", "emoji": "too many taps", "timestamp": "t", "count": 1001}',
-    b'{"user_id": "u", "emoji": "half a tap", "timestamp": "t", "count": 1.5}',
-    b'{"user_id": "u", "emoji": "some taps", "timestamp": "t", "count": "some"}',
-]
-GOOD = {
-    b'{"user_id": "u", "emoji": "\\ud83d\\udd25", "timestamp": "t"}': "🔥",
-    b' {"timestamp":"t","later":{"emoji":5},"user_id":"u","emoji":"\xf0\x9f\x91\x8f"} ': "👏",
-    b'{"user_id": "u", "emoji": "5", "timestamp": "t"}': "5",
-    b'{"user_id": "u", "emoji": "true", "timestamp": "t"}': "true",
-    b'{"user_id": "u", "emoji": "[x]", "timestamp": "t"}': "[x]",
-    b'{"user_id": "u", "emoji": "say \\"hi\\"", "timestamp": "t"}': 'say "hi"',
-    b'{"user_id": "u", "emoji": "' + b"6" * 64 + b'", "timestamp": "t"}': "6" * 64,
-}
-
-
-def compact(value: bytes) -> bytes:
-    """The same event with no space in it and a real timestamp: as our own app writes events."""
-    return value.replace(b'": ', b'":').replace(b', "', b',"').replace(b'"t"', b'"2026-01-31T20:15:00+00:00"')
-
-
-# A phone that merged its taps.
-MERGED = [
-    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": 1000}',
-    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": 1}',
-    b'{"user_id": "u", "emoji": "merged", "timestamp": "t", "count": null}',
-]
-
-
-def batches(log: str) -> int:
-    return log.count("msg=batch ")
 
 
 def of(broker: Broker, emoji: str) -> list[dict[str, Any]]:
@@ -110,7 +47,7 @@ def of(broker: Broker, emoji: str) -> list[dict[str, Any]]:
 
 
 def counted(broker: Broker, emoji: str, events: int) -> list[dict[str, Any]]:
-    """The records of one emoji, once they sum up to as many events."""
+    """The records of one emoji, once their events add up to this number."""
     wait_until(
         f"{events} events of {emoji} counted", lambda: sum(count["events"] for count in of(broker, emoji)) >= events
     )
@@ -118,7 +55,7 @@ def counted(broker: Broker, emoji: str, events: int) -> list[dict[str, Any]]:
 
 
 def commit_beyond_the_end(broker: Broker) -> None:
-    """The position that a publisher leaves on a topic with more events than the present one ever had."""
+    """Commit offsets that the topic does not reach, as a publisher of a longer topic would have left them."""
     consumer = KafkaConsumer(bootstrap_servers=broker.servers, group_id="main-publisher", enable_auto_commit=False)
     tps = [TopicPartition("emoji-topic", number) for number in range(3)]
     consumer.assign(tps)
@@ -128,11 +65,10 @@ def commit_beyond_the_end(broker: Broker) -> None:
 
 @pytest.fixture(scope="class")
 def publisher(broker: Broker) -> Iterator[Script]:
-    """A publisher whose first micro-batch held events of all sizes, and good and bad records beside each other."""
+    """A publisher whose first micro-batch had events of all sizes, and the records of all cases, each written twice."""
     broker.replace_topics()
     broker.produce("emoji-topic", events_of_all_sizes())
-    values = [*BAD, *GOOD, *MERGED]
-    broker.produce("emoji-topic", values + [value and compact(value) for value in values], partition=2)
+    broker.produce("emoji-topic", [written for case in EVENT_CASES for written in (case.value, compact(case.value))], 2)
     with script(broker.environment, "main_publisher.py") as running:
         running.wait_for("msg=batch ", 120)
         yield running
@@ -140,7 +76,7 @@ def publisher(broker: Broker) -> Iterator[Script]:
 
 @pytest.fixture(scope="class")
 def successor(broker: Broker) -> Iterator[Script]:
-    """A publisher with ROUNDING=floor, where the one before it had read further than emoji-topic now reaches."""
+    """A publisher with ROUNDING=floor. The one before it had read further than emoji-topic reaches now."""
     broker.replace_topics()
     commit_beyond_the_end(broker)
     broker.produce("emoji-topic", events_of_all_sizes())
@@ -160,7 +96,11 @@ class TestARunningPublisher:
 
     def test_bad_records_are_not_counted_and_the_good_beside_them_are(self, broker: Broker, publisher: Script) -> None:
         found = {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic") if count["batch_id"] == 0}
-        assert found == SIZES | dict.fromkeys(GOOD.values(), 2) | {"merged": 2004}
+        expected = Counter(SIZES)
+        for case in EVENT_CASES:
+            if case.emoji:
+                expected[case.emoji] += 2 * case.taps
+        assert found == expected
 
     def test_bad_records_are_logged_with_their_number_topic_partition_and_first_offset(
         self, broker: Broker, publisher: Script
@@ -168,7 +108,8 @@ class TestARunningPublisher:
         first = min(
             record.offset for record in broker.read("emoji-topic") if record.partition == 2 and not record.value
         )
-        assert f"topic=emoji-topic records={2 * len(BAD)} " in publisher.log
+        bad = sum(2 for case in EVENT_CASES if case.emoji is None)
+        assert f"topic=emoji-topic records={bad} " in publisher.log
         assert f'first_offset_of_each_partition="{{\\"2\\": {first}}}"' in publisher.log
 
     def test_every_micro_batch_starts_from_zero(self, broker: Broker, publisher: Script) -> None:
@@ -205,6 +146,15 @@ class TestARunningPublisher:
         assert len(found) == 100
         assert {count["batch_emojis"] for count in found} == {100}
 
+    def test_its_page_of_metrics_has_the_numbers_of_spark(self, broker: Broker, publisher: Script) -> None:
+        url = f"http://127.0.0.1:{broker.environment['METRICS_BASE_PORT']}/metrics"
+
+        def page() -> str:
+            return requests.get(url, timeout=10).text
+
+        wait_until("Spark's numbers", lambda: "\nemostream_spark_input_rows_per_second " in page())
+        assert 'emostream_spark_step_seconds{step="addBatch"}' in page()
+
     def test_events_of_an_aborted_transaction_are_not_counted(self, broker: Broker, publisher: Script) -> None:
         producer = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="test-aborts")
         producer.init_transactions()
@@ -224,7 +174,7 @@ class TestARunningPublisher:
 
 
 class TestAPublisherWhoseTopicWasReplaced:
-    def test_it_says_so_and_goes_on_with_the_first_event(self, broker: Broker, successor: Script) -> None:
+    def test_it_warns_and_goes_on_at_the_first_event(self, broker: Broker, successor: Script) -> None:
         assert "cannot go on where the last batch ended; going on at the oldest event there is" in successor.log
         assert {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic")} == SIZES
         assert "Traceback" not in successor.log

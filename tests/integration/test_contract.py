@@ -15,7 +15,12 @@ import pytest
 import requests
 from kafka import KafkaConsumer, KafkaProducer
 
-from tests.harness import Broker, Script, call, http_client, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.ports import listening
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 
 def port_of(broker: Broker, cluster: int, subscriber: int) -> int:

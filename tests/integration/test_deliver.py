@@ -14,18 +14,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests.harness import (
-    JSON,
-    Broker,
-    HttpClient,
-    Script,
-    call,
-    free_port_block,
-    http_client,
-    listening,
-    script,
-    wait_until,
-)
+from testkit.broker import Broker
+from testkit.http_calls import JSON, call
+from testkit.http_servers import HttpClient, http_client
+from testkit.ports import free_port_block, listening
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 CLUSTER = "cluster3-emoji-topic"
 MAX_CLIENTS = 5

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from testkit.broker import Broker
+from testkit.http_calls import JSON
+from testkit.ports import free_port_block, listening
+from testkit.scripts import script
+from testkit.waiting import wait_until
 from tests.fuzz import ingest
 from tests.fuzz.cases import Case, good_request, request
 from tests.fuzz.ingest import canary, examples, exchange, judge, run, slow_clients
-from tests.harness import JSON, Broker, free_port_block, listening, script, wait_until
 
 CASES = 4_000
 
@@ -55,7 +59,7 @@ def test_bytes_that_are_no_utf8_are_named_without_words_of_the_language(port: in
     url = f"http://127.0.0.1:{port}/send-emoji"
     answer = requests.post(url, b'{"user_id":"\xff"}', headers=JSON, timeout=10)
     assert answer.status_code == 400
-    assert answer.json() == {"error": "expected a JSON object in UTF-8, got a byte that is none at position 12"}
+    assert answer.json() == {"error": "expected a JSON object in UTF-8, got an invalid byte at position 12"}
 
 
 def test_two_requests_for_one_length_are_not_both_taken(port: int) -> None:

@@ -19,7 +19,12 @@ from kafka.admin import NewTopic
 
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
-from tests.harness import JSON, Broker, Script, call, environment_for, free_port_block, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import JSON, call
+from testkit.ports import free_port_block, listening
+from testkit.scripts import Script, script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 TIMESTAMP = "2026-01-31T20:15:00Z"
 
@@ -234,7 +239,7 @@ def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker)
 
 def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tmp_path: Path) -> None:
     away = Broker(environment_for(tmp_path))
-    away.operate("emostream.operate.commands", "start", "kafka")
+    away.operate("emostream", "kafka")
     away.replace_topics()
     with script(away.environment, "app.py", MAX_BUFFERED_EVENTS=10, APP_WORKERS=1) as app:
         serving(away, app)
@@ -251,12 +256,12 @@ def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tm
             os.kill(pid_of(away), signal.SIGCONT)
         wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
         wait_until("all are on the topic", lambda: users_on(away) == {f"user-{number}" for number in range(10)})
-        away.operate("emostream.operate.commands", "stop")
+        away.operate("emostream", "down")
         wait_until("it is not ready", lambda: call(f"{url}/readyz")[0] == 503)
-        away.operate("emostream.operate.commands", "start", "kafka")
+        away.operate("emostream", "kafka")
         wait_until("it is ready again", lambda: call(f"{url}/readyz")[0] == 200)
         assert "Traceback" not in app.log
-    away.operate("emostream.operate.commands", "stop")
+    away.operate("emostream", "down")
 
 
 def test_it_goes_on_when_its_topic_is_replaced(empty_topics: Broker) -> None:
@@ -291,14 +296,14 @@ def test_it_says_that_the_broker_is_missing_and_serves_when_it_comes(tmp_path: P
     with script(late.environment, "app.py") as app:
         app.wait_for(f"no broker at {late.servers}")
         try:
-            late.operate("emostream.operate.commands", "start", "kafka")
+            late.operate("emostream", "kafka")
             late.replace_topics()
             serving(late, app)
             assert call(url_of(late), tap("late"))[0] == 200
             wait_until("the tap on the late broker", lambda: users_on(late) == {"late"})
             assert "Traceback" not in app.log
         finally:
-            late.operate("emostream.operate.commands", "stop")
+            late.operate("emostream", "down")
 
 
 def test_it_ends_at_sigterm_while_it_waits_for_a_broker(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import Broker, free_port_block, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.ports import free_port_block, listening
+from testkit.scripts import script
+from testkit.waiting import wait_until
 
 EXAMPLES = 150  # for each operation, besides the bounds of each field
 

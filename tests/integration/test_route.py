@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager
 
 from kafka import KafkaProducer
 
-from tests.harness import Broker, Script, script, wait_until
+from testkit.broker import Broker
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 CLUSTER = "cluster2-emoji-topic"
 

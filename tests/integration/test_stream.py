@@ -12,7 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Broker, Script, call, free_port_block, http_client, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import call
+from testkit.http_servers import http_client
+from testkit.ports import free_port_block, listening
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
 
 CLUSTER = "cluster2-emoji-topic"
 

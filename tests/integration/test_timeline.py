@@ -1,4 +1,4 @@
-"""The history of the last minutes from a real broker: all of it, only what is committed, and only once."""
+"""The timeline from a real broker: every committed count, and each only once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 
 from emostream.operate.dashboard import timeline
-from emostream.operate.dashboard.timeline import Away, Row, Timeline, read, to_csv
+from emostream.operate.dashboard.counts_reader import CountRow, TopicUnreadable, read_counts
+from emostream.operate.dashboard.timeline import Timeline
+from emostream.operate.dashboard.timeline_csv import to_csv
 from emostream.settings import Settings, load
-from tests.harness import Broker, call, environment_for, listening, script, wait_until
+from testkit.broker import Broker
+from testkit.http_calls import call
+from testkit.ports import listening
+from testkit.scripts import script
+from testkit.settings import environment_for
+from testkit.waiting import wait_until
 
 EMOJIS = "🔥😊😂👏😍🎉🦕"
 
@@ -29,7 +36,7 @@ def count(batch_id: int, emoji: str, events: int, batched_ms: int) -> bytes:
 
 
 def publish(broker: Broker, batches: range) -> None:
-    """Each emoji in each of these batches, every one in a partition of its own choice."""
+    """Each emoji in each of these batches, spread over the partitions."""
     now_ms = round(time.time() * 1000)
     for partition in range(3):
         mine = [(n, emoji) for n in batches for i, emoji in enumerate(EMOJIS) if (i + n) % 3 == partition]
@@ -47,14 +54,14 @@ def test_every_count_is_in_the_csv_once_and_in_order(empty_topics: Broker) -> No
     assert [batch_id for batch_id, _, _ in found] == sorted(batch_id for batch_id, _, _ in found)
 
 
-def test_what_is_new_is_read_once_and_what_was_there_is_not_read_again(
-    empty_topics: Broker, monkeypatch: pytest.MonkeyPatch
+def test_each_count_is_read_once_and_a_replaced_topic_is_read_from_its_start(
+    empty_topics: Broker,
 ) -> None:
     settings = settings_of(empty_topics)
     offsets: dict[int, int] = {}
 
-    def found() -> list[Row]:
-        return list(read(settings, 0, offsets, 10))
+    def found() -> list[CountRow]:
+        return list(read_counts(settings, 0, offsets, 10))
 
     assert found() == []
     publish(empty_topics, range(3))
@@ -67,7 +74,9 @@ def test_what_is_new_is_read_once_and_what_was_there_is_not_read_again(
     assert {row.batch_id for row in found()} == {0}
 
 
-def test_the_chart_goes_on_with_what_has_come_since(empty_topics: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chart_continues_with_the_counts_that_came_since(
+    empty_topics: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
     one = Timeline(settings_of(empty_topics))
     publish(empty_topics, range(2))
@@ -82,9 +91,9 @@ def test_the_chart_goes_on_with_what_has_come_since(empty_topics: Broker, monkey
     assert (sum(found.others), found.other_emojis) == (406, 1)
 
 
-def test_a_broker_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+def test_a_broker_that_is_away_is_reported(tmp_path: Path) -> None:
     settings = load([], environment_for(tmp_path / "away"))
-    with pytest.raises(Away, match=r"main-pub-topic cannot be read from localhost:\d+"):
+    with pytest.raises(TopicUnreadable, match=r"main-pub-topic cannot be read from localhost:\d+"):
         Timeline(settings).now()
 
 

@@ -14,7 +14,7 @@ from benchmarks.report import PARTS, collect, render
 from benchmarks.samples import growth
 from benchmarks.sections import SECTIONS
 from benchmarks.tables import by_stage, left_out, stage_of
-from emostream.operate.supervisor import all_names
+from emostream.roles import roles
 from emostream.settings import load
 
 
@@ -75,7 +75,7 @@ def test_flushes_that_are_not_aligned_have_one_floor() -> None:
 
 
 def test_every_process_of_a_system_has_its_stage() -> None:
-    stages = {stage_of(name) for name in [*all_names(load()), "supervisord"]}
+    stages = {stage_of(name) for name in [*(role.name for role in roles(load())), "supervisord"]}
     assert stages == set(by_stage({}))
     assert by_stage({"subscriber_1_1": 1.0, "subscriber_3_2": 2.0})["deliver"] == 3
 

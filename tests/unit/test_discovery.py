@@ -1,4 +1,4 @@
-"""emostream.discovery: what is known of the subscribers, and that whoever asks never waits for one."""
+"""emostream.discovery: what is known about the subscribers, without waiting for any of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 
-from emostream import discovery as directory
-from emostream.discovery import Directory, Listed, Subscriber, ask_app, ask_each, least_loaded_first
+from emostream import discovery
+from emostream.discovery import Directory, SubscriberEntry, SubscriberState, ask_app, ask_each, least_loaded_first
 from emostream.settings import Settings
-from tests.harness import free_port_block, wait_until
-from tests.unit.support import Answer, Asked, HttpServer, http_server, settings_with
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.ports import free_port_block
+from testkit.settings import settings_with
+from testkit.waiting import wait_until
 
 
 class FakeSubscriber:
@@ -30,7 +32,7 @@ class FakeSubscriber:
 
 @contextmanager
 def running(*subscribers: FakeSubscriber) -> Iterator[tuple[Settings, list[HttpServer]]]:
-    """Settings under which these are the subscribers 1-1, 1-2, ..., and nobody else is there."""
+    """Settings under which these are the subscribers 1-1, 1-2, ...; the others are not running."""
     base_port = free_port_block(30)
     with ExitStack() as stack:
         servers = [
@@ -49,11 +51,11 @@ def kept(settings: Settings) -> Iterator[Directory]:
         found.close()
 
 
-def alive(found: list[Subscriber]) -> list[tuple[int, int]]:
+def alive(found: list[SubscriberState]) -> list[tuple[int, int]]:
     return [(one.cluster, one.subscriber) for one in found if one.alive]
 
 
-def test_all_are_listed_the_least_loaded_first_and_the_dead_last() -> None:
+def test_every_subscriber_is_listed_the_least_loaded_first_and_the_dead_last() -> None:
     with (
         running(FakeSubscriber(streams=9), FakeSubscriber(streams=2), FakeSubscriber()) as (settings, _),
         kept(settings) as found,
@@ -64,12 +66,12 @@ def test_all_are_listed_the_least_loaded_first_and_the_dead_last() -> None:
 
 
 def test_with_equal_streams_the_most_free_slots_come_first() -> None:
-    one, other = Subscriber(1, 1, 7001, True, 0, streams=1), Subscriber(1, 2, 7002, True, 2, streams=1)
+    one, other = SubscriberState(1, 1, 7001, True, 0, streams=1), SubscriberState(1, 2, 7002, True, 2, streams=1)
     assert least_loaded_first([one, other]) == [other, one]
 
 
-def test_what_changes_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "FRESH_SECONDS", 0.05)
+def test_a_change_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "FRESH_SECONDS", 0.05)
     subscriber = FakeSubscriber(streams=1)
     with running(subscriber) as (settings, servers), kept(settings) as found:
         wait_until("it is known", lambda: found.now()[0].streams == 1, timeout_seconds=10)
@@ -79,17 +81,17 @@ def test_what_changes_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -
         wait_until("it is known to be dead", lambda: not alive(found.now()), timeout_seconds=10)
 
 
-def test_whoever_asks_does_not_wait_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "FRESH_SECONDS", 0.05)
+def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "FRESH_SECONDS", 0.05)
     hanging = FakeSubscriber()
     with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
         wait_until("both are known", lambda: len(alive(found.now())) == 2, timeout_seconds=10)
         hanging.hangs_seconds = 3.0
         slowest = 0.0
         deadline = time.monotonic() + 10
-        known: list[Subscriber] = []
+        known: list[SubscriberState] = []
         while alive(known) != [(1, 2)]:
-            assert time.monotonic() < deadline, "one that hangs is not marked as dead"
+            assert time.monotonic() < deadline, "the subscriber that hangs is not marked as dead"
             began = time.monotonic()
             known = found.now()
             slowest = max(slowest, time.monotonic() - began)
@@ -111,7 +113,7 @@ def test_whoever_asks_does_not_wait_for_one_that_hangs(monkeypatch: pytest.Monke
         b'{"available_slots": 1, "streams": "x"}',
     ],
 )
-def test_one_that_answers_junk_is_as_good_as_dead(body: bytes) -> None:
+def test_a_subscriber_that_answers_junk_counts_as_dead(body: bytes) -> None:
     odd = FakeSubscriber()
     odd.body = body
     with running(odd, FakeSubscriber()) as (settings, _):
@@ -119,20 +121,20 @@ def test_one_that_answers_junk_is_as_good_as_dead(body: bytes) -> None:
         assert [one.alive for one in found] == [True] + [False] * 8
 
 
-def test_somebody_elses_subscriber_has_slots_and_no_stream() -> None:
+def test_a_foreign_subscriber_has_slots_and_no_stream() -> None:
     with running(FakeSubscriber(extra=1)) as (settings, _):
         first = ask_each(settings, requests.Session())[0]
         assert (first.alive, first.available_slots, first.stream_url) == (True, 1, None)
 
 
-def test_what_the_app_lists_is_read_back() -> None:
+def test_the_list_of_the_app_is_read_back() -> None:
     body = b'{"subscribers": [{"url": "http://h:7001", "available_slots": 2, "new": 1}, {"url": "http://h:7002"}]}'
     with http_server(lambda _: Answer(200, body)) as app:
-        expected = [Listed("http://h:7001", available_slots=2), Listed("http://h:7002")]
+        expected = [SubscriberEntry("http://h:7001", available_slots=2), SubscriberEntry("http://h:7002")]
         assert ask_app(app.url.rstrip("/"), requests.Session()) == expected
 
 
 @pytest.mark.parametrize("answer", [Answer(404), Answer(200, b"<html>"), Answer(200, b"[]"), Answer(500)], ids=repr)
-def test_an_app_without_such_a_list_has_none(answer: Answer) -> None:
+def test_an_app_without_a_list_gives_an_empty_one(answer: Answer) -> None:
     with http_server(lambda _: answer) as app:
         assert ask_app(app.url.rstrip("/"), requests.Session()) == []

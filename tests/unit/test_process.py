@@ -1,4 +1,4 @@
-"""emostream.process: log lines, signals, time-boxes, heartbeats, ports."""
+"""emostream.process: log lines, signals, a time limit for a step, heartbeats, ports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from hypothesis import example, given
 from emostream import process as runtime
 from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
 from emostream.settings import SettingError
-from tests.harness import PROJECT_DIR
-from tests.unit.support import Answer, any_text, http_server, logged, run_python, settings_with
+from testkit.http_servers import Answer, http_server
+from testkit.logs import logged
+from testkit.ports import free_port_block
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR, bare_environment, settings_with
+from testkit.strategies import any_text
 
 
 def line_of(message: str, **fields: object) -> str:
@@ -107,32 +111,30 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> No
         process.wait(10)
 
 
-TIME_BOX = """
+STUCK_PUBLISHER = """
 import time
-from emostream.process import Log, TimeBox, start_logging
-start_logging()
-box = TimeBox(Log("test"), check_seconds=0.02)
-with box.limit({limit}, "the transaction"):
-    time.sleep({takes})
-time.sleep({after})
+from types import SimpleNamespace
+from emostream import route
+from emostream.process import run_script
+route.wait_for_topics = lambda *_: True
+route.transactional_producer = lambda *_: SimpleNamespace(init_transactions=lambda: time.sleep(50))
+route.consumer = lambda *_: SimpleNamespace()
+route.TRANSACTION_SECONDS = 0.2
+run_script("", route.run, ["CLUSTER-TOPIC=cluster1-emoji-topic", "METRICS_BASE_PORT={port}"])
 """
 
 
 def test_a_step_that_gets_stuck_ends_the_process_with_70_and_is_named() -> None:
-    ended = run_python("-c", TIME_BOX.format(limit=0.2, takes=50, after=0))
+    ended = run_python("-c", STUCK_PUBLISHER.format(port=free_port_block(2)))
     assert ended.returncode == 70
-    assert "the transaction took over 0.2 s" in ended.stderr
-
-
-def test_a_step_that_is_done_in_time_ends_nothing_afterwards() -> None:
-    ended = run_python("-c", TIME_BOX.format(limit=0.5, takes=0, after=0.8))
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "starting transactions took over 0.2 s" in ended.stderr
 
 
 def test_a_stuck_process_ends_although_its_standard_error_has_no_reader() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", TIME_BOX.format(limit=0.1, takes=50, after=0)], cwd=PROJECT_DIR, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-c", STUCK_PUBLISHER.format(port=free_port_block(2))], cwd=PROJECT_DIR,
+        env=bare_environment(), stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
         assert process.stderr
         process.stderr.close()
@@ -140,6 +142,12 @@ def test_a_stuck_process_ends_although_its_standard_error_has_no_reader() -> Non
     finally:
         process.kill()
         process.wait(10)
+
+
+def test_a_step_that_is_done_in_time_ends_nothing_afterwards() -> None:
+    done = "import time; from emostream.process import within; within(0.5, 'the step', list); time.sleep(0.8)"
+    ended = run_python("-c", done)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_step_in_a_thread_of_its_own_returns_what_it_found() -> None:

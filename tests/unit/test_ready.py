@@ -11,18 +11,18 @@ from emostream import route
 from emostream.deliver import subscriber as deliver
 from emostream.process import Heartbeat, StopFlag, heartbeat_path
 from emostream.settings import Settings
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 
 class Waiting:
-    """A router, or a subscriber with its follower, that waits for a first record, and then for its end."""
+    """A router, or a subscriber with its topic reader, that waits for a first record, and then for its end."""
 
     def __init__(self, settings: Settings, stop: StopFlag) -> None:
         self._path = heartbeat_path(settings, "test")
         self._stop = stop
         self.was_ready = False
         self.healthy = True
-        self.follower = self
+        self.topic_reader = self
         self.counters = SimpleNamespace(log_if_due=lambda: None)
 
     def run_once(self) -> None:

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from emostream.records import CONTROL_CHARACTERS, MAX_TEXT_BYTES, Count, InvalidRecord, encode, parse_count
+from emostream.records import (
+    CONTROL_CHARACTERS,
+    MAX_TEXT_BYTES,
+    Count,
+    InvalidRecord,
+    encode,
+    parse_count,
+    parse_merged_request,
+)
 from emostream.records import parse_request as parse
-from tests.unit.support import any_text, json_scalars, json_values
+from testkit.strategies import any_text, json_scalars, json_values
+from tests.event_cases import EVENT_CASES, EventCase, compact, request_of
 
 VALID = {"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}
 TEXT_FIELDS = ["user_id", "emoji_type"]
@@ -52,6 +61,17 @@ def test_any_bytes_either_parse_or_are_an_invalid_record(data: bytes) -> None:
         except InvalidRecord as error:
             reasons.append(str(error))
     assert all("expected" in reason and reason.encode() for reason in reasons)
+
+
+@pytest.mark.parametrize("case", EVENT_CASES, ids=lambda case: case.name)
+def test_the_app_takes_the_events_of_the_table_and_refuses_the_rest(case: EventCase) -> None:
+    for value in (case.value, compact(case.value)):
+        if case.refusal:
+            with pytest.raises(InvalidRecord, match=case.refusal):
+                parse_merged_request(request_of(value))
+        else:
+            event = parse_merged_request(request_of(value))
+            assert (event.emoji, event.count) == (case.emoji, case.taps)
 
 
 @given(valid_text, valid_text)
@@ -157,12 +177,12 @@ def test_a_timestamp_that_is_none_is_refused_in_printable_words(timestamp: str) 
 
 
 def test_keys_that_a_reader_does_not_know_are_ignored() -> None:
-    assert parse_count(b'{"emoji": "x", "mood": {"a": [1, null]}, "count": 3, "events": "many"}') == ("x", 3)
+    assert parse_count(b'{"emoji": "x", "mood": {"a": [1, null]}, "count": 3, "events": "many"}') == Count("x", 3)
 
 
 @given(valid_text, st.integers(1, 10**9))
 def test_a_count_that_is_written_is_read_again(emoji: str, count: int) -> None:
-    assert parse_count(encode(Count(emoji, count, events=1))) == (emoji, count)
+    assert parse_count(encode(Count(emoji, count, events=1))) == Count(emoji, count, events=1)
 
 
 @pytest.mark.parametrize("count", ["true", "0", "-1", "1.0", "1.5", "1e3", '"1"', "null", "[1]"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.harness import PROJECT_DIR
-from tests.unit.support import run_python
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR
 
 SCRIPTS = sorted(path.name for path in PROJECT_DIR.glob("*.py"))
+SHELL_SCRIPTS = [*PROJECT_DIR.glob("*.sh"), *PROJECT_DIR.glob("*/*.sh"), PROJECT_DIR / ".ci" / "run"]
 CLUSTER_SCRIPTS = ["cluster_publisher.py", "subscriber.py"]
 
 
@@ -68,3 +70,16 @@ def test_a_script_runs_from_any_directory(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (shown.returncode, shown.stderr.split("=")[0]) == (2, "LINGER_MS")
+
+
+def test_shellcheck_has_nothing_to_say_about_the_shell_scripts() -> None:
+    command = [Path(sys.executable).parent / "shellcheck", *SHELL_SCRIPTS]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (checked.returncode, checked.stdout) == (0, "")
+
+
+def test_every_target_of_the_makefile_says_what_it_does() -> None:
+    makefile = (PROJECT_DIR / "Makefile").read_text()
+    explained = re.findall(r"^([a-z]+):.*## \w", makefile, flags=re.MULTILINE)
+    assert explained == re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE)
+    assert f".PHONY: {' '.join(explained)}\n" in makefile

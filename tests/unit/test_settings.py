@@ -11,9 +11,10 @@ import pytest
 from dotenv import dotenv_values
 
 from emostream import settings
+from emostream.roles import subscribers
 from emostream.settings import CLUSTER_TOPICS, DEFAULTS_FILE, SETTING_NAMES, SettingError, load
-from tests.harness import PROJECT_DIR
-from tests.unit.support import bare_environment, run_python, settings_with
+from testkit.scripts import run_python
+from testkit.settings import PROJECT_DIR, bare_environment, settings_with
 
 ODD_VALUE = """a b'c"d$HOME`id`\\;*&(é😊)!#\n=\te"""
 
@@ -145,7 +146,7 @@ def test_the_defaults_are_those_of_the_contract(name: str, default: object) -> N
 
 def test_subscribers_listen_on_the_ports_of_the_contract() -> None:
     expected = (7001, 7002, 7003, 7011, 7012, 7013, 7021, 7022, 7023)
-    assert settings_with().subscriber_ports == expected
+    assert tuple(role.port for role in subscribers(settings_with())) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlready
 
 from emostream import topics
 from emostream.process import Log, StopFlag
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 
 class Admin:

@@ -1,7 +1,7 @@
-"""Host name of a client → the addresses that a push may go to; so that no `client_url` makes this process a weapon.
+"""Host name of a client → the addresses that a push may go to, so that nobody can aim pushes at an internal service.
 
-What is checked is what is connected to: a name is resolved once per connection, and the addresses that came out of it
-are used, in whatever form (decimal, octal, IPv4 within IPv6) it was written.
+A name is resolved once per connection, and exactly the addresses that were checked are connected to. So it does not
+matter in which form (decimal, octal, IPv4 within IPv6) an address was written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
-# Whatever CLIENT_NETWORKS says: nobody's client is there, but the credentials of a cloud machine may be.
+# Forbidden whatever CLIENT_NETWORKS says: no client is there, but the credentials of a cloud machine may be.
 NEVER: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -27,7 +27,7 @@ NEVER: tuple[Network, ...] = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
         "::/128",
         "fe80::/10",  # link-local
-        "fec0::/10",  # site-local of before
+        "fec0::/10",  # site-local, deprecated
         "fd00:ec2::/32",  # metadata of AWS
         "fd20:ce::254/128",  # metadata of Google Cloud
         "ff00::/8",  # multicast
@@ -40,11 +40,11 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Forbidden(OSError):
-    """No address of a host may be pushed to; the text says which, and what may."""
+    """No address of a host is allowed; the text names one of them, and the allowed networks."""
 
 
 class AllowedNetworks:
-    """CLIENT_NETWORKS."""
+    """The networks of CLIENT_NETWORKS, without those in NEVER."""
 
     def __init__(self, networks: str) -> None:
         """A comma-separated list such as `127.0.0.0/8,fc00::/7`. Raises ValueError."""
@@ -52,17 +52,17 @@ class AllowedNetworks:
         self._networks = [ipaddress.ip_network(network.strip()) for network in networks.split(",") if network.strip()]
 
     def allows(self, address: str) -> bool:
-        """Whether a push may go to an IP address, as the system writes it."""
+        """Whether a push may go to an IP address, written as the system writes it."""
         try:
             parsed = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
             return False
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-            parsed = parsed.ipv4_mapped  # the same address: it is IPv4 that goes out
+            parsed = parsed.ipv4_mapped  # the same address: the system sends IPv4
         return self._named(parsed) and all(self._named(inner) for inner in embedded(parsed))
 
     def check(self, host: str, addresses: Sequence[str]) -> list[str]:
-        """Those of the addresses of a host that a push may go to. Raises Forbidden where there are none."""
+        """Those addresses of a host that are allowed. Raises Forbidden when there are none."""
         allowed = [address for address in addresses if self.allows(address)]
         if not allowed:
             raise Forbidden(f"{host} is {addresses[0]}, expected an address in {self._text} (CLIENT_NETWORKS)")
@@ -73,7 +73,7 @@ class AllowedNetworks:
 
 
 def embedded(address: Address) -> Iterator[Address]:
-    """The IPv4 addresses that what is sent to an IPv6 address may end up at."""
+    """The IPv4 addresses at which packets to an IPv6 address may end up."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     number = int(address)
@@ -88,9 +88,9 @@ def embedded(address: Address) -> Iterator[Address]:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """All addresses of a host, the system's favourite first. Blocks. Raises OSError where it has none."""
+    """All addresses of a host, the system's first choice first. Blocks. Raises OSError when there are none."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a label that is too long, or empty
-        raise OSError(f"{host} is no host name ({error})") from None
+    except UnicodeError as error:  # a label is too long, or empty
+        raise OSError(f"{host} is not a host name ({error})") from None
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))

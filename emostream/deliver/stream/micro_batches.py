@@ -1,6 +1,6 @@
-"""Records of a History → one Server-Sent Event per micro-batch, each with the place on the topic at which it ends.
+"""Records of a History → one Server-Sent Event per micro-batch. Not thread-safe: for the thread that sends.
 
-The text of an event is made once for all streams. Not thread-safe: it belongs to the thread that sends.
+The text of an event is made once for all streams.
 """
 
 from __future__ import annotations
@@ -13,50 +13,44 @@ from dataclasses import dataclass
 from itertools import islice
 
 from emostream.deliver.history import Record
-from emostream.deliver.stream.resume import Place, Progress, Reached, SeenHere, beyond
-from emostream.records import Count, InvalidRecord, encode, parse_whole_count
+from emostream.deliver.stream.resume import EventId, Progress
+from emostream.deliver.sums import Sum, known
+from emostream.records import encode
 
 # How long a micro-batch that says how many records it has may wait for the last of them.
 WHOLE_WITHIN_SECONDS = 0.1
-# Texts that are kept for all streams until there is a new event; every place that streams come back with has its own.
-MAX_MADE = 64
-
-Counted = list[tuple[Record, Count]]
+# Texts that are kept for all streams until there is a new event. Each id that streams come back with has its own.
+MAX_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """The records of one micro-batch, as far as they came together, the place after them, and their event.
+class MicroBatch:
+    """The records of one micro-batch that came together, the id of a stream that has them, and their event."""
 
-    `reached` is as in a Place, but always there.
-    """
+    batch_id: int | None
+    records: list[Record]
+    event_id: EventId
+    event: bytes
 
-    records: Counted
-    place: Place
-    reached: tuple[Reached | None, ...]
-    wire: bytes
+    @property
+    def routed_ms(self) -> int:
+        """When it was published: its newest record."""
+        return max(record.timestamp_ms for record in self.records)
 
 
-def event(place: Place, counted: Iterable[tuple[Record, Count]], merged: int, now_ms: int) -> bytes:
+def event(event_id: EventId, batch_id: int | None, records: Iterable[Record], merged: int, now_ms: int) -> bytes:
     """One Server-Sent Event, made at `now_ms`, with the counts of `merged` micro-batches, summed per emoji."""
-    by_emoji: dict[str, dict[str, object]] = {}
-    data: dict[str, object] = {} if place.batch_id is None else {"batch_id": place.batch_id}
-    data["counts"] = ()
-    routed_ms = 0
-    for record, count in counted:
-        routed_ms = max(routed_ms, record.timestamp_ms)
-        summed = by_emoji.setdefault(count.emoji, {"emoji": count.emoji, "count": 0})
-        summed["count"] += count.count  # type: ignore[operator]
-        if count.events is not None:
-            summed["events"] = summed.get("events", 0) + count.events  # type: ignore[operator]
-        for key, choose in (("first_accepted_ms", min), ("last_accepted_ms", max), ("batched_ms", max)):
-            value = getattr(count, key)
-            if value is not None:
-                data[key] = choose(data.get(key, value), value)
-    data["counts"] = list(by_emoji.values())
-    data |= {"routed_ms": routed_ms, "pushed_ms": now_ms}
-    data["merged"] = merged
-    return b"id: %s\ndata: %s\n\n" % (str(place).encode(), encode(data))
+    total, by_emoji = Sum(), dict[str, Sum]()
+    for record in records:
+        total.add(record)
+        by_emoji.setdefault(record.count.emoji, Sum()).add(record)
+    data = known(
+        batch_id=batch_id,
+        counts=[known(emoji=emoji, count=found.count, events=found.events) for emoji, found in by_emoji.items()],
+        first_accepted_ms=total.first_accepted_ms, last_accepted_ms=total.last_accepted_ms,
+        batched_ms=total.batched_ms, routed_ms=total.routed_ms, pushed_ms=now_ms, merged=merged,
+    )  # fmt: skip
+    return b"id: %s\ndata: %s\n\n" % (str(event_id).encode(), encode(data))
 
 
 def gap(reason: str) -> bytes:
@@ -64,75 +58,67 @@ def gap(reason: str) -> bytes:
     return b"event: gap\ndata: %s\n\n" % encode({"reason": reason})
 
 
-class Batches:
+class MicroBatches:
     """The micro-batches of the last `max_age_seconds`, numbered from 0 in the order in which they were closed."""
 
     def __init__(
         self, cluster: int, starts: Mapping[int, int], before: Mapping[int, int], max_age_seconds: float,
         max_records: int, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """`starts` is the offset per partition from which on records come, `before` the batch id of the one before."""
+        """`starts` is the first offset of each partition, `before` the micro-batch of the record before it, if any."""
         self._progress = Progress(cluster, starts, before)
         self._clock = clock
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
-        self._open: dict[int, tuple[float, Counted]] = {}  # batch id → since when, what
+        self._open: dict[int, tuple[float, list[Record]]] = {}  # batch id → since when, what
         self._newest_in_partition: dict[int, int] = {}
-        self._closed: deque[Batch] = deque()
+        self._closed: deque[MicroBatch] = deque()
         self._records = 0
         self._generation = 0
-        self._forgotten = list(self._progress.offsets)
-        self._forgotten_reached = list(self._progress.reached)
-        self._forgotten_batch_id = max(before.values(), default=None)
-        self._lost = False
-        self.first = 0  # the number of the oldest batch that is still there
-        self._made: dict[tuple[int | Place, int, bool], bytes] = {}
+        self._forgotten = list(self._progress.offsets)  # per partition, the offset after what is not kept any more
+        self._forgotten_batch_id = max(before.values(), default=-1)
+        self._lost: set[int] = set()  # partitions of which records were lost, until the next one shows how many
+        self._texts: dict[tuple[int | EventId, int, bool], bytes] = {}
+        self.first = 0  # the number of the oldest micro-batch that is kept
 
     @property
     def end(self) -> int:
-        """The number that the next batch will have."""
+        """The number that the next micro-batch will have."""
         return self.first + len(self._closed)
 
     @property
-    def place(self) -> Place:
-        """Where a stream is that has everything."""
-        return self._progress.place(self._progress.newest)
+    def event_id(self) -> EventId:
+        """The id of a stream that has everything."""
+        return self._progress.event_id()
 
     def add(self, records: Sequence[Record], now: float) -> None:
-        """Take records that came together at `now` (monotonic seconds) into their micro-batches."""
-        alone: Counted = []
+        """Sort records that came together at `now` (monotonic seconds) into their micro-batches."""
+        unnumbered: list[Record] = []
         for record in records:
             if record.generation != self._generation:
                 self._close_all()
                 self._start_over(record.generation)
-            if self._lost:
+            batch_id = record.count.batch_id
+            if record.partition in self._lost:
+                self._lost.remove(record.partition)
                 self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset)
-            try:
-                count = parse_whole_count(record.value)
-            except InvalidRecord:
-                continue  # skipped and counted where it was read
-            batch_id = count.batch_id
+                self._forgotten_batch_id = max(self._forgotten_batch_id, -1 if batch_id is None else batch_id)
             if batch_id is None or batch_id < 0:
-                self._close_all()  # what was before it goes before it
-                alone.append((record, count))
+                self._close_all()  # to keep the order
+                unnumbered.append(record)
                 continue
-            if alone:
-                self._close(None, alone)
-                alone = []
-            if self._lost:
-                self._progress.lose(record.partition, batch_id)
-                self._forgotten_reached[record.partition] = Reached(batch_id, 0)
-                self._forgotten_batch_id = batch_id
-            # Micro-batches are closed in the order of their ids, and with it the offsets of every partition grow from
-            # one to the next, which resuming by them relies on. Where ids start over, what is open has to go first.
+            if unnumbered:
+                self._close(None, unnumbered)
+                unnumbered = []
+            # Micro-batches are closed in the order of their ids, so the offsets of each partition grow from one to the
+            # next, which resuming relies on. When ids start over, close first what is open.
             if batch_id < self._newest_in_partition.get(record.partition, 0):
                 self._close_all()
                 self._newest_in_partition.clear()
             self._newest_in_partition[record.partition] = batch_id
-            self._open.setdefault(batch_id, (now, []))[1].append((record, count))
-        self._lost = False
-        if alone:
-            self._close(None, alone)
+            self._open.setdefault(batch_id, (now, []))[1].append(record)
+        if unnumbered:
+            self._close(None, unnumbered)
 
     def lose(self) -> None:
         """Note that records were forgotten before they came here: every stream has a gap now."""
@@ -140,132 +126,142 @@ class Batches:
         while self._closed:
             self._forget_oldest()
         self.first += 1
-        self._lost = True
+        self._lost = set(range(len(self._forgotten)))
 
     def close_due(self, now: float) -> float | None:
-        """Close micro-batches that are whole or have waited enough; seconds until the next has; None: none waits."""
+        """Close micro-batches that are whole or have waited enough; returns the seconds until the next is due.
+
+        None when no micro-batch is open. One that does not say how many records it has is what came together.
+        """
         while self._open:
             batch_id = min(self._open)
             since, records = self._open[batch_id]
             left = since + WHOLE_WITHIN_SECONDS - now
-            # One that does not say how many records it has is what came together.
-            if left > 0 and all(len(records) < (count.batch_emojis or 0) for _, count in records):
+            if left > 0 and all(len(records) < (record.count.batch_emojis or 0) for record in records):
                 return left
             self._close(batch_id, self._open.pop(batch_id)[1])
         return None
 
     def routed_ms(self, first: int) -> list[int]:
-        """When each micro-batch from number `first` on was published, its newest record that is."""
-        found = islice(self._closed, max(0, first - self.first), None)
-        return [max(record.timestamp_ms for record, _ in batch.records) for batch in found]
+        """When each micro-batch from number `first` on was published."""
+        return [batch.routed_ms for batch in self._from(first)]
 
     def forget(self, now_ms: float) -> None:
-        """Let go of what is older than the bound, or too much."""
+        """Forget micro-batches that are too old or too many."""
         while self._closed:
-            oldest = self._closed[0]
-            newest_ms = max(record.timestamp_ms for record, _ in oldest.records)
-            if newest_ms >= now_ms - self._max_age_ms and self._records <= self._max_records:
+            is_young = self._closed[0].routed_ms >= now_ms - self._max_age_ms
+            if is_young and self._records <= self._max_records:
                 return
             self._forget_oldest()
 
     def events(self, first: int, merge: bool) -> bytes:
-        """The events from number `first` to the end: one after another, or as one whose counts are the sums.
+        """The events from number `first` to the end: one after another, or as one event with the sums.
 
-        Begins with a gap event where some of them are forgotten.
+        Begins with a gap event when some of them are forgotten.
         """
         return self._once((first, self.end, merge), lambda: self._events(first, merge))
 
-    def has(self, place: Place) -> bool:
-        """Whether all that a stream has seen that was at `place`, at another subscriber, is known to have come here."""
-        return self._progress.has(place)
+    def has(self, event_id: EventId) -> bool:
+        """Whether everything that a stream with this id has seen is known to have come here."""
+        return self._progress.has(event_id)
 
-    def is_before(self, place: Place) -> bool:
-        """Whether a stream that was at `place`, at another subscriber, has seen what has not come here."""
-        return self._progress.is_before(place)
+    def is_before(self, event_id: EventId) -> bool:
+        """Whether a stream with this id has certainly seen something that has not come here."""
+        return self._progress.is_before(event_id)
 
-    def why_gap(self, place: Place) -> str | None:
-        """Why a stream that was at `place` misses something; None where it does not."""
+    def why_gap(self, event_id: EventId) -> str | None:
+        """Why a stream that goes on after this id misses something; None when it misses nothing."""
         kept = "what happened since this stream ended is no longer kept"
-        if place.cluster == self._progress.cluster:
-            if len(place.offsets) != len(self._forgotten):
-                return "the topic has another number of partitions than when this stream ended"
-            return kept if any(p < f for p, f in zip(place.offsets, self._forgotten, strict=True)) else None
-        if place.reached is not None:
-            return kept if any(map(beyond, self._forgotten_reached, place.reached)) else None
-        if place.batch_id is None:
-            return "this is another cluster, and the event it ended with has no batch_id to go on from"
-        return kept if (self._forgotten_batch_id or 0) > place.batch_id else None
+        if self._progress.has_same_offsets(event_id):
+            return kept if any(map(int.__lt__, event_id.offsets, self._forgotten)) else None
+        if event_id.cluster == self._progress.cluster:
+            return "the topic has another number of partitions than when this stream ended"
+        if event_id.batch_id is None:
+            return "this is another cluster, and the last event of the stream has no batch_id to go on from"
+        if self._forgotten_batch_id > event_id.batch_id:
+            return kept
+        if event_id.partial:
+            return "this is another cluster, and the stream has seen only a part of its last micro-batch"
+        return None
 
-    def rest(self, place: Place) -> bytes:
-        """The events that there are, without what a stream that was at `place` has seen."""
-        return self._once((place, self.end, False), lambda: self._rest(place))
+    def rest(self, event_id: EventId) -> bytes:
+        """All events that are kept, without the records that a stream with this id has seen."""
+        return self._once((event_id, self.end, False), lambda: self._rest(event_id))
 
-    def _once(self, key: tuple[int | Place, int, bool], make: Callable[[], bytes]) -> bytes:
-        if self._made and next(iter(self._made))[1] != self.end:
-            self._made.clear()
-        if key in self._made:
-            return self._made[key]
+    def _once(self, key: tuple[int | EventId, int, bool], make: Callable[[], bytes]) -> bytes:
+        if self._texts and next(iter(self._texts))[1] != self.end:
+            self._texts.clear()
+        if key in self._texts:
+            return self._texts[key]
         made = make()
-        if len(self._made) < MAX_MADE:
-            self._made[key] = made
+        if len(self._texts) < MAX_TEXTS:
+            self._texts[key] = made
         return made
 
+    def _from(self, first: int) -> list[MicroBatch]:
+        return list(islice(self._closed, max(0, first - self.first), None))
+
     def _events(self, first: int, merge: bool) -> bytes:
-        found = list(islice(self._closed, max(0, first - self.first), None))
+        found = self._from(first)
         if merge and len(found) > 1:
-            counts = (counted for batch in found for counted in batch.records)
-            ids = [batch.place.batch_id for batch in found]
-            made = self._event(self.place, counts, merged=len({i for i in ids if i is not None}) + ids.count(None))
+            records = (record for batch in found for record in batch.records)
+            ids = [batch.batch_id for batch in found if batch.batch_id is not None]
+            merged = len(set(ids)) + len(found) - len(ids)
+            made = self._event(self.event_id, ids[-1] if ids else None, records, merged)
         else:
-            made = b"".join(batch.wire for batch in found)
+            made = b"".join(batch.event for batch in found)
         if first < self.first:
             made = gap("this stream was too slow; what it did not take in time is no longer kept") + made
         return made
 
-    def _rest(self, place: Place) -> bytes:
-        seen = SeenHere(place, self._progress.cluster, self._forgotten, self._forgotten_reached)
+    def _rest(self, event_id: EventId) -> bytes:
+        seen, made = self._seen_offsets(event_id), []
         for batch in self._closed:
-            seen.look(batch.place.batch_id, [record for record, _ in batch.records], batch.reached)
-        offsets, reached, made = seen.offsets, seen.reached, []
-        for batch in self._closed:
-            records = [(r, c) for r, c in batch.records if r.offset >= offsets[r.partition]]
-            after = batch.place
-            # It may have seen more of some partitions than all batches up to this one hold.
-            farther = [theirs > ours for theirs, ours in zip(offsets, after.offsets, strict=True)]
-            if any(farther):
-                both = zip(farther, reached, batch.reached, strict=True)
-                joined = tuple(theirs if is_farther else ours for is_farther, theirs, ours in both)
-                after = Place(after.cluster, after.batch_id, tuple(map(max, offsets, after.offsets)), joined)
-            if len(records) == len(batch.records) and after is batch.place:
-                made.append(batch.wire)
+            records = [record for record in batch.records if record.offset >= seen[record.partition]]
+            offsets = tuple(map(max, seen, batch.event_id.offsets))
+            if len(records) == len(batch.records) and offsets == batch.event_id.offsets:
+                made.append(batch.event)
             elif records:
-                made.append(self._event(after, records))
+                # The stream has seen records of later micro-batches. The id says so, and that it may not have all.
+                ids = [known_id for known_id in (event_id.batch_id, batch.event_id.batch_id) if known_id is not None]
+                after = EventId(self._progress.cluster, max(ids, default=None), offsets, bool(ids))
+                made.append(self._event(after, batch.batch_id, records))
         return b"".join(made)
+
+    def _seen_offsets(self, event_id: EventId) -> list[int]:
+        """Per partition of this topic, the offset after the last record that a stream with this id has seen."""
+        if self._progress.has_same_offsets(event_id):
+            return list(map(max, self._forgotten, event_id.offsets))
+        offsets, seen = list(self._forgotten), True
+        for batch in self._closed:
+            if batch.batch_id is not None:  # counts without an id go with the micro-batch before them
+                seen = event_id.batch_id is None or batch.batch_id <= event_id.batch_id
+            for record in batch.records if seen else ():
+                offsets[record.partition] = max(offsets[record.partition], record.offset + 1)
+        return offsets
 
     def _close_all(self) -> None:
         for batch_id in sorted(self._open):
             self._close(batch_id, self._open.pop(batch_id)[1])
 
-    def _close(self, batch_id: int | None, records: Counted) -> None:
-        size = max((count.batch_emojis or math.inf for _, count in records), default=0)
-        self._progress.close(batch_id, [record for record, _ in records], size)
-        place = self._progress.place(batch_id)
-        self._closed.append(Batch(records, place, tuple(self._progress.reached), self._event(place, records)))
+    def _close(self, batch_id: int | None, records: list[Record]) -> None:
+        self._progress.close(batch_id, records, max(record.count.batch_emojis or math.inf for record in records))
+        event_id = self._progress.event_id(numbered=batch_id is not None)
+        self._closed.append(MicroBatch(batch_id, records, event_id, self._event(event_id, batch_id, records)))
         self._records += len(records)
 
-    def _event(self, place: Place, counted: Iterable[tuple[Record, Count]], merged: int = 1) -> bytes:
-        return event(place, counted, merged, round(self._clock() * 1000))
+    def _event(self, event_id: EventId, batch_id: int | None, records: Iterable[Record], merged: int = 1) -> bytes:
+        return event(event_id, batch_id, records, merged, round(self._clock() * 1000))
 
     def _forget_oldest(self) -> None:
         oldest = self._closed.popleft()
         self.first += 1
         self._records -= len(oldest.records)
-        self._progress.forget(oldest.place.batch_id, len(oldest.records))
-        for record, _ in oldest.records:
+        self._progress.forget(oldest.batch_id)
+        for record in oldest.records:
             self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset + 1)
-            self._forgotten_reached[record.partition] = oldest.reached[record.partition]
-        if oldest.place.batch_id is not None:
-            self._forgotten_batch_id = oldest.place.batch_id
+        if oldest.batch_id is not None:
+            self._forgotten_batch_id = oldest.batch_id
 
     def _start_over(self, generation: int) -> None:
         """The topic was replaced: its offsets count from 0 again."""
@@ -274,5 +270,4 @@ class Batches:
         self._generation = generation
         self._progress.start_over()
         self._forgotten = list(self._progress.offsets)
-        self._forgotten_reached = list(self._progress.reached)
         self._newest_in_partition.clear()

@@ -1,1 +1,1 @@
-"""The operator's page: what is slow now."""
+"""The numbers of the operator's page: what every process reports now, and the counts of the last minutes."""

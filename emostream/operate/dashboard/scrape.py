@@ -1,6 +1,6 @@
-"""GET /metrics of every process, and supervisor → what the dashboard shows. Asks nobody while nobody looks.
+"""GET /metrics of every process, and what supervisor knows → GET /dashboard.json. Nothing is asked while nobody looks.
 
-The numbers are passed on as they are: who looks twice knows what has happened in between.
+Counters are passed on as they are. The page computes rates from two answers.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from emostream.discovery import Directory, Eviction
-from emostream.operate.dashboard.cache import Latest
-from emostream.operate.supervisor import Process as Supervised
-from emostream.operate.supervisor import Supervisor, all_names
-from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.operate.dashboard.cached_answer import CachedAnswer
+from emostream.operate.supervisor import SupervisedProcess, Supervisor
+from emostream.roles import roles, subscriber
+from emostream.settings import Settings
 
 FRESH_SECONDS = 1.0
-# To connect, and between two pieces of an answer; and for all of them together.
+# To connect, and between two pieces of an answer; then the limit for all processes together.
 TIMEOUT_SECONDS = (0.5, 1.0)
 TOTAL_SECONDS = 2.0
 MAX_PAGE_BYTES = 2_000_000
 MAX_SERIES = 3_000
-MAX_CLIENTS = 50  # of a subscriber's, those who are worst off
+MAX_CLIENTS = 50  # of each subscriber, the slowest
 PREFIXES = ("emostream_", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds")
 CLIENT_BEHIND = "emostream_deliver_client_behind_records"
 CLIENT_FAILING = "emostream_deliver_client_failing_seconds"
 
 
-class Histogram(msgspec.Struct):
-    """Observations so far: how many were at most each of `le` seconds, all of them, and their sum."""
+class ScrapedHistogram(msgspec.Struct):
+    """All observations so far: `at_most[i]` of them were at most `le[i]` seconds; their number, and their sum."""
 
     le: list[float] = []
     at_most: list[float] = []
@@ -44,26 +44,26 @@ class Histogram(msgspec.Struct):
     sum: float = 0
 
 
-class Client(msgspec.Struct):
-    """A client that is registered and has not all that it should, as its subscriber sees it."""
+class ScrapedClient(msgspec.Struct):
+    """A registered client that is behind or failing, as its subscriber reports it."""
 
     client_url: str
     behind_records: float = 0
     failing_seconds: float = 0
 
 
-class Page(msgspec.Struct):
-    """What one process says of itself; a series is named as Prometheus writes it, with its labels."""
+class ScrapedPage(msgspec.Struct):
+    """What one process reports. A series is named as in Prometheus, labels included."""
 
     series: dict[str, float] = {}
-    histograms: dict[str, Histogram] = {}
-    clients: list[Client] = []
+    histograms: dict[str, ScrapedHistogram] = {}
+    clients: list[ScrapedClient] = []
 
 
-class Process(msgspec.Struct, frozen=True):
-    """One process: what supervisor knows of it, None where there is none, and its own page, None without an answer.
+class ProcessView(msgspec.Struct, frozen=True):
+    """One process: what supervisor knows (None without supervisor), and its own page (None if it did not answer).
 
-    A broker has no page. `evicted` are a subscriber's last evictions.
+    A broker has no page. `evicted` holds a subscriber's last evictions.
     """
 
     name: str
@@ -71,42 +71,42 @@ class Process(msgspec.Struct, frozen=True):
     ready: bool | None
     restarts: int | None
     uptime_seconds: int | None
-    page: Page | None
+    page: ScrapedPage | None
     evicted: tuple[Eviction, ...] = ()
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The answer of GET /dashboard.json; `at_ms` is when it was asked for, in Unix milliseconds.
+    """The answer of GET /dashboard.json; `at_ms` is when the processes were asked, in Unix milliseconds.
 
-    `supervised`: the system runs under supervisor, so that who is missing there is missing.
+    `supervised` means that supervisor runs the system, so a process that supervisor does not run is down.
     """
 
     at_ms: int
     supervised: bool
     batch_seconds: float
-    processes: list[Process]
+    processes: list[ProcessView]
 
 
 class Scraper:
-    """Asks everybody when somebody looks, and those who look at the same time get the same."""
+    """Asks every process when somebody looks. Everybody who looks at the same time gets the same answer."""
 
     def __init__(self, settings: Settings, directory: Directory, own_page: Callable[[], bytes]) -> None:
-        """`own_page` is the app's GET /metrics, for which it need not call itself."""
+        """`own_page` returns the app's own GET /metrics, so the app need not call itself."""
         self._settings = settings
         self._directory = directory
         self._own_page = own_page
-        self._latest = Latest(lambda: msgspec.json.encode(self._ask()), FRESH_SECONDS)
+        self._overview = CachedAnswer(lambda: msgspec.json.encode(self._ask()), FRESH_SECONDS)
 
     def now(self) -> bytes:
-        """An Overview in JSON, at most FRESH_SECONDS old, or as old as an answer that is on its way."""
-        return self._latest.get()
+        """Return an Overview in JSON, at most FRESH_SECONDS old, or the one before it during a refresh."""
+        return self._overview.get()
 
     def _ask(self) -> Overview:
-        """Ask each process in a thread of its own, which ends with the answer."""
+        """Ask every process at the same time, each in its own thread."""
         at_ms = round(time.time() * 1000)
         urls = metrics_urls(self._settings)
         threads = ThreadPoolExecutor(len(urls) + 2, "scrape")
-        asked: dict[str, Future[Page | None]] = {name: threads.submit(fetch, url) for name, url in urls.items()}
+        asked: dict[str, Future[ScrapedPage | None]] = {name: threads.submit(fetch, url) for name, url in urls.items()}
         asked["app"] = threads.submit(lambda: parse(self._own_page()))
         supervisor = threads.submit(supervised, self._settings)
         everything: list[Future[Any]] = [*asked.values(), supervisor]
@@ -114,48 +114,44 @@ class Scraper:
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
-        evicted = {f"subscriber_{s.cluster}_{s.subscriber}": s.evicted for s in self._directory.now()}
+        evicted = {subscriber(self._settings, s.cluster, s.subscriber).name: s.evicted for s in self._directory.now()}
         processes = [
-            _process(name, known.get(name), pages.get(name), evicted.get(name, ()))
-            for name in all_names(self._settings)
-            if name in known or name in urls or name == "app"
+            _process(role.name, known.get(role.name), pages.get(role.name), evicted.get(role.name, ()))
+            for role in roles(self._settings)
+            if role.name in known or role.kind != "kafka"
         ]
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
 
 
-def _process(name: str, known: Supervised | None, page: Page | None, evicted: tuple[Eviction, ...]) -> Process:
+def _process(
+    name: str, known: SupervisedProcess | None, page: ScrapedPage | None, evicted: tuple[Eviction, ...]
+) -> ProcessView:
     if known is None:
-        return Process(name, None, None, None, None, page, evicted)
-    return Process(name, known.state, known.ready, known.restarts, known.uptime_seconds, page, evicted)
+        return ProcessView(name, None, None, None, None, page, evicted)
+    return ProcessView(name, known.state, known.ready, known.restarts, known.uptime_seconds, page, evicted)
 
 
 def metrics_urls(settings: Settings) -> dict[str, str]:
-    """Where each process but the app has its GET /metrics, by its name."""
+    """Return the URL of GET /metrics of each process except the app, by name."""
     host = f"[{settings.client_host}]" if ":" in settings.client_host else settings.client_host
-    base = settings.metrics_base_port
-    urls = {"main_publisher": f"http://{host}:{base}/metrics"}
-    for cluster, _ in enumerate(CLUSTER_TOPICS, start=1):
-        urls[f"cluster_publisher_{cluster}"] = f"http://{host}:{base + cluster}/metrics"
-    names = (name for name in all_names(settings) if name.startswith("subscriber_"))
-    for name, port in zip(names, settings.subscriber_ports, strict=True):
-        urls[name] = f"http://{host}:{port}/metrics"
-    return urls
+    asked = [role for role in roles(settings) if role.kind not in ("kafka", "app")]
+    return {role.name: f"http://{host}:{role.port}/metrics" for role in asked}
 
 
-def supervised(settings: Settings) -> dict[str, Supervised]:
-    """What supervisor says of each process; nothing where there is no supervisor."""
+def supervised(settings: Settings) -> dict[str, SupervisedProcess]:
+    """Return what supervisor knows of each process, by name; nothing if no supervisor runs."""
     return {process.name: process for process in Supervisor(settings).processes(ask_brokers=False)}
 
 
-def started_by_it(known: dict[str, Supervised]) -> dict[str, Supervised]:
-    """Those whose state is supervisor's to tell: after `./start.sh kafka` the others are started by hand."""
+def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedProcess]:
+    """Return the processes that supervisor started. After `./start.sh kafka` that is only the broker."""
     if "app" in known and known["app"].running:
         return known
     return {name: process for name, process in known.items() if process.running}
 
 
-def fetch(url: str) -> Page | None:
-    """What a process says of itself; None where it does not, or says something else."""
+def fetch(url: str) -> ScrapedPage | None:
+    """Return the page of a process; None if it does not answer, or answers with something else."""
     with requests.Session() as session:
         session.trust_env = False
         try:
@@ -163,14 +159,14 @@ def fetch(url: str) -> Page | None:
                 answer.raise_for_status()
                 data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
             return parse(data) if len(data) <= MAX_PAGE_BYTES else None
-        except (requests.RequestException, OSError, ValueError, KeyError):  # of the parser the last two
+        except (requests.RequestException, OSError, ValueError, KeyError):  # The parser raises the last two.
             return None
 
 
-def parse(text: bytes) -> Page:
-    """A page in Prometheus' text format, of which what is ours is kept. Raises ValueError, KeyError."""
-    page = Page()
-    clients: dict[str, Client] = {}
+def parse(text: bytes) -> ScrapedPage:
+    """Parse a page in Prometheus' text format, and keep the series that are ours. Raises ValueError, KeyError."""
+    page = ScrapedPage()
+    clients: dict[str, ScrapedClient] = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
             if not sample.name.startswith(PREFIXES) or not math.isfinite(sample.value):
@@ -179,7 +175,7 @@ def parse(text: bytes) -> Page:
                 break
             if sample.name in (CLIENT_BEHIND, CLIENT_FAILING):
                 url = sample.labels.get("client_url", "")
-                client = clients.setdefault(url, Client(url))
+                client = clients.setdefault(url, ScrapedClient(url))
                 if sample.name == CLIENT_BEHIND:
                     client.behind_records = sample.value
                 else:
@@ -194,9 +190,9 @@ def parse(text: bytes) -> Page:
     return page
 
 
-def _add_to_histogram(page: Page, name: str, sample: Sample) -> None:
+def _add_to_histogram(page: ScrapedPage, name: str, sample: Sample) -> None:
     labels = {key: value for key, value in sample.labels.items() if key != "le"}
-    histogram = page.histograms.setdefault(_named(name, labels), Histogram())
+    histogram = page.histograms.setdefault(_named(name, labels), ScrapedHistogram())
     if sample.name.endswith("_bucket"):
         with suppress(KeyError):
             le = float(sample.labels["le"])

@@ -1,126 +1,30 @@
-"""emostream.aggregate.publisher without Spark: the count of the contract, and rows of a micro-batch → its Batch."""
+"""The publisher's transactions on a fake producer: what happens when one fails."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kafka.errors import KafkaError
 from pyspark.sql import Row
 
 from emostream.aggregate import publisher as aggregate
-from emostream.aggregate.counting import emoji_count, summarize
-from emostream.aggregate.publisher import BatchPublisher, Positions
-from emostream.aggregate.query_metrics import Progress
+from emostream.aggregate.positions import Positions
+from emostream.aggregate.publisher import BatchPublisher
+from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.process import Log
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
-Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
-
-
-@pytest.mark.parametrize(
-    ("events", "ceil", "floor"),
-    [
-        (1, 1, 1),
-        (999, 1, 1),
-        (1000, 1, 1),
-        (1001, 2, 1),
-        (1999, 2, 1),
-        (2000, 2, 2),
-        (3785, 4, 3),
-        (10**9, 10**6, 10**6),
-    ],
-)
-def test_a_count_is_what_the_contract_says(events: int, ceil: int, floor: int) -> None:
-    assert (emoji_count(events, 1000, "ceil"), emoji_count(events, 1000, "floor")) == (ceil, floor)
-
-
-@given(st.integers(1, 10**18), st.integers(1, 10**6))
-def test_a_count_is_at_least_1_and_within_one_of_the_exact_share(events: int, events_per_emoji: int) -> None:
-    up = emoji_count(events, events_per_emoji, "ceil")
-    down = emoji_count(events, events_per_emoji, "floor")
-    assert (up - 1) * events_per_emoji < events <= up * events_per_emoji
-    assert down == 1 or down * events_per_emoji <= events < (down + 1) * events_per_emoji
-    assert min(up, down) >= 1
-
-
-def rows_of(events: list[Event]) -> list[Row]:
-    """What Spark makes of events: one row per emoji. An event's offset is its place in its partition."""
-    offsets: Counter[int] = Counter()
-    groups: dict[str | None, list[tuple[int, int, int]]] = {}
-    for partition, emoji, accepted_ms in events:
-        groups.setdefault(emoji, []).append((partition, offsets[partition], accepted_ms))
-        offsets[partition] += 1
-    return [
-        Row(
-            emoji=emoji, events=len(found),
-            first_offsets=[min((o for at, o, _ in found if at == p), default=None) for p in range(3)],
-            last_offsets=[max((o for at, o, _ in found if at == p), default=None) for p in range(3)],
-            first_accepted_ms=min(ms for *_, ms in found), last_accepted_ms=max(ms for *_, ms in found),
-        )
-        for emoji, found in groups.items()
-    ]  # fmt: skip
-
-
-any_events = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
-
-any_emojis = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, *"abcdef"]), st.integers(1, 10**13)))
-
-
-@given(any_events, st.randoms(use_true_random=False), st.sampled_from(["ceil", "floor"]))
-def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
-    events: list[Event], random: object, rounding: str
-) -> None:
-    rows = rows_of(events)
-    random.shuffle(rows)  # type: ignore[attr-defined]
-    settings = settings_with(EVENTS_PER_EMOJI=2, ROUNDING=rounding)
-    batch = summarize(rows, None, batch_id=7, batched_ms=99, settings=settings)
-
-    of_emoji = {name: [ms for _, emoji, ms in events if emoji == name] for _, name, _ in events if name}
-    expected = [
-        (name, emoji_count(len(times), 2, rounding), len(times), 7, min(times), max(times), 99)
-        for name, times in sorted(of_emoji.items())
-    ]
-    found = [
-        (c.emoji, c.count, c.events, c.batch_id, c.first_accepted_ms, c.last_accepted_ms, c.batched_ms)
-        for c in batch.counts
-    ]
-    assert found == expected
-    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
-    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
-    bad = [offsets for row in rows if row["emoji"] is None for offsets in enumerate(row["first_offsets"])]
-    assert batch.first_bad_offsets == {partition: offset for partition, offset in bad if offset is not None}
-    assert {count.batch_emojis for count in batch.counts} <= {len(batch.counts)}
-    assert (batch.cut_emojis, batch.cut_events) == (0, 0)
-
-
-@given(any_emojis, st.integers(1, 4))
-def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(events: list[Event], top: int) -> None:
-    settings = settings_with(MAX_EMOJIS_PER_BATCH=top)
-    rows = sorted(rows_of(events), key=lambda row: (row["emoji"] is not None, -row["events"], row["emoji"] or ""))
-    good = [row for row in rows if row["emoji"] is not None]
-    ends = [
-        max((row["last_offsets"][p] for row in rows if row["last_offsets"][p] is not None), default=None)
-        for p in range(3)
-    ]
-    total = Row(emojis=len(good), events=sum(row["events"] for row in good), last_offsets=ends)
-    seen = rows[: top + 2]  # as `largest` leaves them
-    batch = summarize(seen, total if len(good) > top else None, batch_id=1, batched_ms=1, settings=settings)
-
-    assert {count.emoji for count in batch.counts} == {row["emoji"] for row in good[:top]}
-    assert batch.cut_emojis == len(good[top:])
-    assert batch.cut_events == sum(row["events"] for row in good[top:])
-    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
-    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+ONE_EVENT = Row(
+    emoji="😊", events=1, first_offsets=[0, None, None], last_offsets=[0, None, None],
+    first_accepted_ms=1, last_accepted_ms=1,
+)  # fmt: skip
 
 
 class FakeProducer:
-    """A transactional producer on a list; `hangs` and `fails` name what becomes of its transaction."""
+    """A transactional producer that writes to a list. `fate` is what becomes of its transaction."""
 
     def __init__(self, committed: list[str], fate: str) -> None:
         self.committed = committed
@@ -154,7 +58,7 @@ class FakeProducer:
 
 
 @pytest.mark.parametrize("fate", ["fails", "hangs", "commits without an answer"])
-def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
+def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
     fate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed: list[str] = []
@@ -164,8 +68,8 @@ def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
-    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
-    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
+    batch: Any = SimpleNamespace(collect=lambda: [ONE_EVENT])
+    publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
     publisher.publish(batch, 0)
     publisher.publish(batch, 1)
@@ -175,14 +79,14 @@ def test_a_transaction_that_fails_is_tried_again_and_its_batch_published_once(
     assert [publisher._metrics.histograms[key].count for key in ("batch", "count", "publish")] == [2, 2, 2]
 
 
-def test_a_transaction_that_fails_twice_is_left_to_a_new_query(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transaction_that_fails_twice_ends_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
     monkeypatch.setattr(aggregate, "count_events", lambda records: records)
     monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
-    publisher = BatchPublisher(settings_with(), Progress(settings_with(), Log("test")), Log("test"))
+    publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
-    batch: Any = SimpleNamespace(collect=lambda: rows_of([(0, "😊", 1)]))
+    batch: Any = SimpleNamespace(collect=lambda: [ONE_EVENT])
     with pytest.raises(KafkaError, match="no coordinator"):
         publisher.publish(batch, 0)
     assert not publisher.fenced

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.deliver.history import History, Record
+from emostream.records import Count
 
 
 def records(*timestamps_ms: int, first_offset: int = 0) -> list[Record]:
-    return [Record(0, first_offset + n, ms, b"%d" % ms) for n, ms in enumerate(timestamps_ms)]
+    return [Record(0, first_offset + n, ms, b"%d" % ms, Count("x", 1)) for n, ms in enumerate(timestamps_ms)]
 
 
 def test_a_record_is_forgotten_when_it_is_older_than_the_bound() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emostream.deliver.registry import NotYours, Registry
 from emostream.deliver.routes import MAX_BODY_BYTES, create_app
 from emostream.http.cors import Cors
-from tests.unit.support import json_values
+from testkit.strategies import json_values
 
 URL = "http://127.0.0.1:8001/"
 

@@ -21,7 +21,7 @@ from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.http.server import MAX_WAITING, MISSING_SECONDS, HttpServer, ServerConnection
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
-from tests.harness import free_port_block
+from testkit.ports import free_port_block
 
 SECONDS = 20.0  # for what should come at once
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -6,7 +6,7 @@ import pytest
 
 from emostream.ingest import admission
 from emostream.ingest.admission import Admission, RateLimit, TooManyTaps
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 PROXIES = "10.0.0.0/8,2001:db8:1::/48"
 

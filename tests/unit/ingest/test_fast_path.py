@@ -20,11 +20,13 @@ from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from tests.harness import wait_until
-from tests.unit.support import FakeProducer, any_text, json_scalars, json_values, settings_with
+from testkit.doubles import FakeProducer
+from testkit.settings import settings_with
+from testkit.strategies import any_text, json_scalars, json_values
+from testkit.waiting import wait_until
 
 TAP = '{"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}'.encode()
 Pairs = Sequence[tuple[str, str]]
@@ -37,7 +39,7 @@ class App:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
         self.api = IngestApi(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
-        self.flask = create_app(self.api, Page(self.counters))
+        self.flask = create_app(self.api, MetricsPage(self.counters))
         self.fast = FastPath(self.api, self.flask)
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:

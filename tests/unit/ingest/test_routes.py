@@ -19,10 +19,12 @@ from emostream.ingest.routes import create_app
 from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
-from emostream.metrics.page import Page
+from emostream.metrics.page import MetricsPage
 from emostream.process import Log
 from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from tests.unit.support import FakeProducer, json_scalars, json_values, settings_with
+from testkit.doubles import FakeProducer
+from testkit.settings import settings_with
+from testkit.strategies import json_scalars, json_values
 
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
 
@@ -34,7 +36,7 @@ class Ingest:
         self.producer = FakeProducer(failure, acknowledges)
         self.counters = Metrics(Log("test"), INGEST)
         self.api = IngestApi(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
-        self.app = create_app(self.api, Page(self.counters))
+        self.app = create_app(self.api, MetricsPage(self.counters))
         self._client = self.app.test_client()
 
     def ask(self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP, **more: Any) -> TestResponse:

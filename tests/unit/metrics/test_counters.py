@@ -1,4 +1,4 @@
-"""What is counted, how GET /metrics shows it, and that the documents say the same."""
+"""Counting, the page that shows the numbers, and the documents that describe them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from emostream import __version__
 from emostream.metrics.catalogue import INGEST, ROUTE, STAGES, TAP_BUCKETS, Series, Stage
 from emostream.metrics.counters import Histogram, Metrics
-from emostream.metrics.page import Page, processes
-from emostream.metrics.workers import Workers
+from emostream.metrics.page import MetricsPage, process_numbers
+from emostream.metrics.workers import WorkerMetrics
 from emostream.process import Log
-from emostream.settings import CLUSTER_TOPICS
-from tests.harness import PROJECT_DIR, free_port_block, listening, wait_until
-from tests.unit.support import logged, settings_with
+from emostream.roles import roles
+from testkit.logs import logged
+from testkit.ports import free_port_block, listening
+from testkit.settings import PROJECT_DIR, settings_with
+from testkit.waiting import wait_until
 
 TABLE_ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| (.+) \|$", re.MULTILINE)
 SERIES = [series for stage in STAGES for series in stage.values()]
@@ -30,20 +33,20 @@ def metrics(stage: Stage = ROUTE, seconds: float = 10.0) -> Metrics:
     return Metrics(Log("test"), stage, seconds)
 
 
-def told(*sources: Metrics | Workers) -> dict[tuple[str, ...], float]:
-    """What a page says: name and label values → number."""
-    families = text_string_to_metric_families(Page(*sources).text().decode())
+def page_of(*sources: Metrics | WorkerMetrics) -> dict[tuple[str, ...], float]:
+    """The numbers on a page: name and label values → number."""
+    families = text_string_to_metric_families(MetricsPage(*sources).text().decode())
     return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
 
-def test_counts_add_up_and_show_no_zeros() -> None:
+def test_counters_add_up_and_a_snapshot_leaves_zeros_out() -> None:
     counts = metrics()
     for name, number in [("routed", 2), ("routed", 3), ("skipped", 1), ("transactions", 0)]:
         counts.add(name, number)
     assert counts.snapshot() == {"routed": 5, "skipped": 1}
 
 
-def test_counts_are_logged_when_due_and_only_after_a_change() -> None:
+def test_counters_are_logged_when_due_and_only_after_a_change() -> None:
     counts = metrics(seconds=0)
     counts.add("routed", 2)
     with logged() as lines:
@@ -52,7 +55,7 @@ def test_counts_are_logged_when_due_and_only_after_a_change() -> None:
     assert lines == ['stage=test msg="so far" routed=2']
 
 
-def test_counts_are_logged_at_the_end_although_not_due() -> None:
+def test_the_final_line_is_logged_before_it_is_due() -> None:
     counts = metrics(seconds=3600)
     counts.add("routed")
     with logged() as lines:
@@ -62,32 +65,32 @@ def test_counts_are_logged_at_the_end_although_not_due() -> None:
     assert lines == ['stage=test msg="so far" routed=1']
 
 
-def test_what_is_in_no_table_cannot_be_counted() -> None:
+def test_a_counter_that_is_not_in_the_catalogue_raises() -> None:
     with pytest.raises(KeyError):
         metrics().add("routd")
 
 
-def test_a_page_tells_every_count_also_those_that_are_zero() -> None:
+def test_a_page_shows_every_counter_even_if_it_is_zero() -> None:
     counts = metrics(INGEST)
     counts.add("accepted", 7)
     counts.add("refused_full", 2)
-    found = told(counts)
+    found = page_of(counts)
     assert found["emostream_ingest_accepted_total",] == 7
     reasons = {labels[0]: number for (name, *labels), number in found.items() if name.endswith("refused_total")}
     assert reasons == {"invalid": 0, "rate": 0, "full": 2, "busy": 0, "http": 0}
 
 
-def test_what_is_asked_for_with_the_page_is_told_as_it_is_then_and_left_out_where_it_is_not_known() -> None:
+def test_a_gauge_is_read_when_the_page_is_and_left_out_while_it_is_not_known() -> None:
     counts = metrics()
-    assert ("emostream_route_lag_records",) not in told(counts)
+    assert ("emostream_route_lag_records",) not in page_of(counts)
     lag: list[float | None] = [None]
     counts.read(lag=lambda: lag[0])
-    assert ("emostream_route_lag_records",) not in told(counts)
+    assert ("emostream_route_lag_records",) not in page_of(counts)
     lag[0] = 12
-    assert told(counts)["emostream_route_lag_records",] == 12
+    assert page_of(counts)["emostream_route_lag_records",] == 12
 
 
-def test_a_histogram_counts_what_is_not_above_each_bound() -> None:
+def test_a_bucket_counts_the_observations_up_to_its_bound() -> None:
     histogram = Histogram(Series("x_seconds", "histogram", "", buckets=(0.5, 1.0)))
     for value in (0.1, 0.5, 0.7, 3.0):
         histogram.observe(value)
@@ -96,10 +99,14 @@ def test_a_histogram_counts_what_is_not_above_each_bound() -> None:
     assert histogram.sum == pytest.approx(4.3)
 
 
-def test_the_buckets_of_a_tap_grow_and_are_50_ms_apart_where_it_belongs() -> None:
+def test_the_buckets_of_a_tap_are_50_ms_apart_from_half_a_second_to_3_s() -> None:
     assert sorted(set(TAP_BUCKETS)) == list(TAP_BUCKETS)
     around = [bound for bound in TAP_BUCKETS if 0.5 <= bound <= 3.0]
     assert [round(b - a, 6) for a, b in itertools.pairwise(around)] == [0.05] * 50
+
+
+def test_every_page_shows_the_version() -> None:
+    assert page_of()["emostream_build_info", __version__] == 1
 
 
 # --- the workers of one app ---
@@ -113,45 +120,43 @@ def ended() -> int:
     return process.pid
 
 
-def worker(directory: Path, pid: int, accepted: int, in_flight: int, away: bool = False) -> Workers:
-    """A worker of this id that has published its numbers."""
+def worker(directory: Path, pid: int, accepted: int, in_flight: int, away: bool = False) -> WorkerMetrics:
+    """A worker with this process id that has published its numbers."""
     counts = metrics(INGEST)
     counts.add("accepted", accepted)
     counts.read(in_flight=lambda: in_flight, broker_away=lambda: away)
-    found = Workers(directory, counts, pid)
+    found = WorkerMetrics(directory, counts, pid)
     found.publish()
     return found
 
 
-def test_whichever_worker_is_asked_tells_the_sum_of_all(tmp_path: Path) -> None:
+def test_any_worker_reports_the_sum_of_all(tmp_path: Path) -> None:
     both = ((os.getpid(), 3, 1), (os.getppid(), 4, 5))
     workers = [worker(tmp_path, *numbers, away=True) for numbers in both]
     for asked in workers:
-        found = told(asked)
+        found = page_of(asked)
         assert found["emostream_ingest_accepted_total",] == 7
         assert found["emostream_ingest_in_flight",] == 6
         assert found["emostream_ingest_broker_away",] == 1
 
 
-def test_what_a_worker_had_counted_stays_when_it_has_ended_and_what_it_had_in_hand_does_not(
-    tmp_path: Path, ended: int
-) -> None:
+def test_the_counters_of_an_ended_worker_still_count_and_its_gauges_do_not(tmp_path: Path, ended: int) -> None:
     worker(tmp_path, ended, 3, 1)
-    found = told(worker(tmp_path, os.getpid(), 4, 5))
+    found = page_of(worker(tmp_path, os.getpid(), 4, 5))
     assert (found["emostream_ingest_accepted_total",], found["emostream_ingest_in_flight",]) == (7, 5)
 
 
-def test_a_file_that_is_none_of_a_worker_is_left_out(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text('{"accepted": ')
-    assert told(worker(tmp_path, os.getpid(), 4, 5))["emostream_ingest_accepted_total",] == 4
+    assert page_of(worker(tmp_path, os.getpid(), 4, 5))["emostream_ingest_accepted_total",] == 4
 
 
 # --- the process ---
 
 
-def test_a_process_is_told_of_with_its_children() -> None:
-    alone = processes(os.getpid())
-    # 50 MB, and it says so only when it has them.
+def test_the_numbers_of_a_process_include_its_children() -> None:
+    alone = process_numbers(os.getpid())
+    # It takes 50 MB and prints a line when it has them.
     child = subprocess.Popen(
         [sys.executable, "-c", "x = b'x' * 50_000_000; print(flush=True); input()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -159,7 +164,7 @@ def test_a_process_is_told_of_with_its_children() -> None:
     try:
         assert child.stdout
         child.stdout.readline()
-        both = processes(os.getpid())
+        both = process_numbers(os.getpid())
         assert both["resident"] - alone["resident"] > 40e6
         assert both["start"] == alone["start"]
     finally:
@@ -167,7 +172,7 @@ def test_a_process_is_told_of_with_its_children() -> None:
         child.wait(10)
 
 
-def test_metrics_wait_for_a_port_that_somebody_else_has_and_then_are_there() -> None:
+def test_a_page_is_served_once_its_port_is_free() -> None:
     port = free_port_block(1)
     counts = metrics()
     counts.add("routed")
@@ -176,7 +181,7 @@ def test_metrics_wait_for_a_port_that_somebody_else_has_and_then_are_there() -> 
     try:
         wait_until("the port to be taken", lambda: listening(port))
         with logged() as lines:
-            Page(counts).serve("127.0.0.1", port, Log("test"))
+            MetricsPage(counts).serve("127.0.0.1", port, Log("test"))
             wait_until("a line about it", lambda: any("METRICS_BASE_PORT" in line for line in lines))
     finally:
         other.kill()
@@ -195,20 +200,20 @@ def test_metrics_wait_for_a_port_that_somebody_else_has_and_then_are_there() -> 
 # --- the table ---
 
 
-def test_the_table_of_series_in_the_documents_is_that_of_the_code() -> None:
+def test_the_table_in_the_documents_is_the_catalogue() -> None:
     table = TABLE_ROW.findall((PROJECT_DIR / "docs" / "metrics.md").read_text())
     there_are = list(dict.fromkeys((one.name, one.kind, one.label, one.meaning) for one in SERIES))
     assert table == there_are
 
 
-def test_prometheus_is_told_where_every_process_is_by_default() -> None:
+def test_the_configuration_of_prometheus_lists_the_default_port_of_every_process() -> None:
     settings = settings_with()
-    ports = [settings.app_port, *map(settings.metrics_port, range(len(CLUSTER_TOPICS) + 1)), *settings.subscriber_ports]
+    ports = [role.port for role in roles(settings) if role.kind != "kafka"]
     config = (PROJECT_DIR / "config" / "prometheus.yml").read_text()
     assert re.findall(r'"127.0.0.1:(\d+)"', config) == [str(port) for port in ports]
 
 
-def test_names_are_as_prometheus_wants_them() -> None:
+def test_names_follow_the_rules_of_prometheus() -> None:
     for series in SERIES:
         assert re.fullmatch(r"(emostream|process)_[a-z_]+", series.name)
         assert (series.kind == "counter") == series.name.endswith("_total")

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from emostream.operate.logs import with_names
-from tests.harness import PROJECT_DIR
-from tests.unit.support import bare_environment
+from testkit.settings import PROJECT_DIR, bare_environment
 
 ESCAPE = "\x1b"
 

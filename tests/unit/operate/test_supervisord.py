@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import PROJECT_DIR, wait_until, with_children_gone
+from testkit.scripts import with_children_gone
+from testkit.settings import PROJECT_DIR
+from testkit.waiting import wait_until
 
 # A turn of the loop without an occasion takes far longer than the test waits, but for the first ones.
 SLOW = """

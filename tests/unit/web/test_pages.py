@@ -5,19 +5,21 @@ from __future__ import annotations
 import gzip
 import re
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from emostream.discovery import Subscriber
+from emostream.discovery import SubscriberState
 from emostream.settings import SEED_EMOJIS
 from emostream.web.pages import WEB_DIR, blueprint
-from tests.unit.support import FakeDirectory, settings_with
+from testkit.doubles import FakeDirectory
+from testkit.settings import settings_with
 
 FOUND = [
-    Subscriber(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
-    Subscriber(1, 1, 7001),
+    SubscriberState(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
+    SubscriberState(1, 1, 7001),
 ]
 PAGES = ("/", "/overlay", "/dashboard")
 GZIP = {"Accept-Encoding": "gzip, br"}
@@ -31,15 +33,20 @@ def client(**settings: object) -> FlaskClient:
 
 def files() -> list[str]:
     """The paths that the pages name, and those that their modules import."""
-    pages = "".join(client().get(path).text for path in PAGES)
-    named = set(re.findall(r'(?:src|href)="(/web/[^"]+)"', pages))
-    folder = next(iter(named)).rsplit("/", 1)[0]
-    modules = "".join(path.read_text() for path in WEB_DIR.glob("*.js"))
-    return sorted(named | {f"{folder}/{name}" for name in re.findall(r'from "\./([^"]+)"', modules)})
+    app = client()
+    pages = "".join(app.get(path).text for path in PAGES)
+    found = set(re.findall(r'(?:src|href)="(/web/[^"]+)"', pages))
+    unread = {path for path in found if path.endswith(".js")}
+    while unread:
+        module = unread.pop()
+        imported = {urljoin(module, name) for name in re.findall(r'from "(\.[^"]+)"', app.get(module).text)}
+        unread |= imported - found
+        found |= imported
+    return sorted(found)
 
 
 def test_every_file_that_a_page_needs_is_there_and_may_be_kept_for_good() -> None:
-    assert len(files()) == len([path for path in WEB_DIR.iterdir() if path.suffix in (".js", ".css", ".svg")])
+    assert len(files()) == len([path for path in WEB_DIR.rglob("*") if path.suffix in (".js", ".css", ".svg")])
     for path in files():
         answer = client().get(path)
         assert answer.status_code == 200
@@ -48,16 +55,27 @@ def test_every_file_that_a_page_needs_is_there_and_may_be_kept_for_good() -> Non
 
 
 def test_a_file_of_another_version_is_not_kept() -> None:
-    assert client().get("/web/000000000000/viewer.js").headers["Cache-Control"] == "no-cache"
+    assert client().get("/web/000000000000/viewer/viewer.js").headers["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/web/x/nothing.js", "/web/x/viewer.html", "/web/x/..%2fpages.py", "/web/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/web/x/viewer/nothing.js",
+        "/web/x/viewer.js",
+        "/web/x/viewer/viewer.html",
+        "/web/x/..%2fpages.py",
+        "/web/x/pages.py",
+        "/web/x/viewer/",
+        "/web/x",
+    ],
+)
 def test_nothing_else_is_served(path: str) -> None:
     assert client().get(path).status_code == 404
 
 
 @pytest.mark.parametrize("path", [*PAGES, *files()])
-def test_what_can_be_compressed_is_and_is_the_same(path: str) -> None:
+def test_the_compressed_body_is_the_plain_one(path: str) -> None:
     plain, compressed = client().get(path), client().get(path, headers=GZIP)
     assert compressed.headers["Content-Encoding"] == "gzip"
     assert "Content-Encoding" not in plain.headers
@@ -67,7 +85,7 @@ def test_what_can_be_compressed_is_and_is_the_same(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*PAGES, files()[0]])
-def test_what_a_browser_has_already_is_not_sent_again(path: str) -> None:
+def test_a_file_that_the_browser_already_has_is_not_sent_again(path: str) -> None:
     first = client().get(path, headers=GZIP)
     again = client().get(path, headers=GZIP | {"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
@@ -78,12 +96,12 @@ def buttons(page: str) -> list[str]:
     return re.findall(r'<button type="button" value="([^"]*)"', page)
 
 
-def test_the_buttons_are_the_seeds_emojis_or_those_that_the_host_allows() -> None:
+def test_the_buttons_are_the_seeds_emojis_or_the_allowed_ones() -> None:
     assert buttons(client().get("/").text) == list(SEED_EMOJIS)
     assert buttons(client(EMOJIS="🏏,❤️").get("/").text) == ["🏏", "❤️"]
 
 
-def test_what_a_host_allows_cannot_break_out_of_the_page() -> None:
+def test_an_allowed_emoji_cannot_break_out_of_the_page() -> None:
     page = client(EMOJIS='"><script>1</script>').get("/").text
     assert "<script>1" not in page
 
@@ -94,7 +112,7 @@ def policy(path: str, **headers: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_may_do_nothing_but_load_our_files_and_ask_this_host(path: str) -> None:
+def test_a_page_may_only_load_our_files_and_ask_this_host(path: str) -> None:
     found = policy(path, Host="show.example:8080")
     streams = "" if path == "/dashboard" else " http://show.example:*"
     assert found.pop("connect-src") == f"'self'{streams}"
@@ -111,7 +129,7 @@ def test_a_strange_host_adds_nothing_to_the_policy(host: str) -> None:
         assert "connect-src 'self' http://*:*; base-uri" in answer.headers["Content-Security-Policy"]
 
 
-def test_no_page_holds_script_or_style_of_its_own() -> None:
+def test_no_page_has_inline_scripts_or_styles() -> None:
     for path in PAGES:
         page = client().get(path).text
         assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=", page)

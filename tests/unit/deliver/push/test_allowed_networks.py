@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.deliver.push.allowed_networks import NEVER, AllowedNetworks, Forbidden, embedded, resolve
-from tests.unit.support import settings_with
+from testkit.settings import settings_with
 
 DEFAULT = AllowedNetworks(settings_with().client_networks)
 EVERYWHERE = AllowedNetworks("0.0.0.0/0,::/0")

@@ -16,19 +16,21 @@ import pytest
 from kafka.errors import KafkaError
 from standardwebhooks import Webhook
 
-from emostream.deliver.history import History, Record, Times
+from emostream.deliver.history import History, Record
 from emostream.deliver.push import client as push
-from emostream.deliver.push import merging as merged
+from emostream.deliver.push import slow_clients
 from emostream.deliver.push.allowed_networks import AllowedNetworks
-from emostream.deliver.push.client import Position, PushClient, PushPolicy
+from emostream.deliver.push.client import PushClient
 from emostream.deliver.push.engine import PushEngine
+from emostream.deliver.push.policy import Position, PushPolicy
 from emostream.http import client as push_http
 from emostream.http.client import PushError, Target
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
-from tests.harness import wait_until
-from tests.unit.support import Answer, Asked, HttpServer, http_server
+from emostream.records import Count, parse_count
+from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.waiting import wait_until
 
 LONG_SECONDS = 3600.0
 # A client is behind after this long; well above the time that a busy machine takes to make the first attempt.
@@ -99,9 +101,8 @@ def history_of(*records: Record, max_records: int = 10_000) -> History:
 
 
 def record(partition: int, offset: int, age_seconds: float = 0) -> Record:
-    return Record(
-        partition, offset, round((time.time() - age_seconds) * 1000), b'{"at": "%d/%d"}' % (partition, offset)
-    )
+    published_ms = round((time.time() - age_seconds) * 1000)
+    return Record(partition, offset, published_ms, b'{"at": "%d/%d"}' % (partition, offset), Count("x", 1))
 
 
 RECORDS = [record(number % 3, number // 3) for number in range(250)]  # more than one RECORDS_AT_ONCE
@@ -148,8 +149,8 @@ def test_a_push_is_json_and_says_who_sends_which_record_since_when_it_is_known_a
 
 def test_the_way_of_a_tap_is_measured_once_for_each_count_that_its_client_took() -> None:
     now_ms = round(time.time() * 1000)
-    times = Times(now_ms - 3_000, now_ms - 2_000, now_ms - 1_000)
-    timed = [Record(0, offset, now_ms - 500, b"{}", times=times) for offset in range(3)]
+    times = {"first_accepted_ms": now_ms - 3_000, "last_accepted_ms": now_ms - 2_000, "batched_ms": now_ms - 1_000}
+    timed = [Record(0, offset, now_ms - 500, b"{}", Count("x", 1, **times)) for offset in range(3)]
     with http_server(answers(500)) as server, pushing(server.url, history_of(*timed, record(1, 0))) as ours:
         ours.wait_for_end()
         measured = ours.counters.histograms
@@ -474,7 +475,7 @@ def failing_for(seconds: float, *then: int) -> Callable[[Asked], Answer]:
 
 def counted(offset: int, emoji: str, **more: int) -> Record:
     value = json.dumps({"emoji": emoji, "count": 1, "batch_id": offset} | more).encode()
-    return Record(0, offset, round(time.time() * 1000) - 1000 + offset, value)
+    return Record(0, offset, round(time.time() * 1000) - 1000 + offset, value, parse_count(value))
 
 
 def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
@@ -509,7 +510,7 @@ def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
 
 
 def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merged, "MAX_EMOJIS", 2)
+    monkeypatch.setattr(slow_clients, "MAX_EMOJIS", 2)
     history = history_of(*(counted(n, "abc"[n % 3]) for n in range(9)))
     with http_server(answers()) as server, pushing(server.url, history, merge_after_seconds=0.0) as ours:
         ours.wait_for_end()

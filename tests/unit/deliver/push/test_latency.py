@@ -6,22 +6,24 @@ import random
 
 import pytest
 
-from emostream.deliver.history import Record, Times
+from emostream.deliver.history import Record
 from emostream.deliver.push.latency import TapLatency
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
+from emostream.records import Count
 
 STAGES = ("stage_batch", "stage_route", "stage_push")
 
 
-def record(routed_ms: int, times: Times | None) -> Record:
-    return Record(0, 0, routed_ms, b"", times=times)
+def record(routed_ms: int, first_ms: int | None, last_ms: int | None, batched_ms: int | None) -> Record:
+    count = Count("x", 1, first_accepted_ms=first_ms, last_accepted_ms=last_ms, batched_ms=batched_ms)
+    return Record(0, 0, routed_ms, b"", count)
 
 
 def test_the_stages_of_a_tap_are_measured_and_their_sum_is_the_whole() -> None:
     metrics = Metrics(Log("test"), DELIVER)
-    TapLatency(metrics, draw=lambda: 0.25).took(record(4_500, Times(1_000, 2_000, 4_000)), 4_600.0)
+    TapLatency(metrics, draw=lambda: 0.25).took(record(4_500, 1_000, 2_000, 4_000), 4_600.0)
     found = {key: metrics.histograms[key].sum for key in (*STAGES, "tap_to_screen")}
     assert found == pytest.approx({"stage_batch": 2.75, "stage_route": 0.5, "stage_push": 0.1, "tap_to_screen": 3.35})
 
@@ -30,7 +32,7 @@ def test_the_tap_is_any_of_the_count_and_not_its_oldest_or_newest() -> None:
     metrics = Metrics(Log("test"), DELIVER)
     latency = TapLatency(metrics, draw=random.Random(8).random)
     for _ in range(10_000):
-        latency.took(record(2_000, Times(0, 2_000, 2_000)), 2_000.0)
+        latency.took(record(2_000, 0, 2_000, 2_000), 2_000.0)
     bounds = dict(metrics.histograms["tap_to_screen"].buckets())
     for seconds in (0.5, 1.0, 1.5):
         assert bounds[str(seconds)] == pytest.approx(10_000 * seconds / 2, abs=300)
@@ -41,7 +43,7 @@ def test_the_tap_is_any_of_the_count_and_not_its_oldest_or_newest() -> None:
 )
 def test_clocks_that_disagree_make_no_stage_negative_nor_the_sum_another_one(routed_ms: int, batched_ms: int) -> None:
     metrics = Metrics(Log("test"), DELIVER)
-    TapLatency(metrics).took(record(routed_ms, Times(1_000, 1_000, batched_ms)), 2_000.0)
+    TapLatency(metrics).took(record(routed_ms, 1_000, 1_000, batched_ms), 2_000.0)
     stages = [metrics.histograms[key].sum for key in STAGES]
     assert min(stages) >= 0
     assert sum(stages) == pytest.approx(metrics.histograms["tap_to_screen"].sum)
@@ -49,5 +51,5 @@ def test_clocks_that_disagree_make_no_stage_negative_nor_the_sum_another_one(rou
 
 def test_a_record_that_does_not_say_when_is_not_measured() -> None:
     metrics = Metrics(Log("test"), DELIVER)
-    TapLatency(metrics).took(record(1_000, None), 2_000.0)
+    TapLatency(metrics).took(record(1_000, 900, 950, None), 2_000.0)
     assert [metrics.histograms[key].count for key in (*STAGES, "tap_to_screen")] == [0] * 4

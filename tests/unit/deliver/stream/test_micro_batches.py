@@ -1,4 +1,4 @@
-"""One event per micro-batch; resuming neither repeats nor leaves out a record."""
+"""One event per micro-batch. Within a cluster, resuming neither repeats nor leaves out a record."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.deliver.history import Record
-from emostream.deliver.stream.micro_batches import WHOLE_WITHIN_SECONDS, Batches, gap
-from emostream.deliver.stream.resume import Place
+from emostream.deliver.stream.micro_batches import WHOLE_WITHIN_SECONDS, MicroBatches, gap
+from emostream.deliver.stream.resume import EventId
+from emostream.records import parse_count
 
 LONG_SECONDS = 3600.0
 
 
 def batches(
     cluster: int = 1, max_age_seconds: float = LONG_SECONDS, max_records: int = 1000, before: int | None = None
-) -> Batches:
-    """`before` is the micro-batch of what partition 2 held before, if anything."""
+) -> MicroBatches:
+    """`before` is the micro-batch of the last record that partition 2 held before, if any."""
     known = {} if before is None else {2: before}
-    return Batches(cluster, {0: 0, 1: 0, 2: 0}, known, max_age_seconds, max_records, lambda: 4.2)
+    return MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, known, max_age_seconds, max_records, lambda: 4.2)
 
 
 def record(partition: int, offset: int, emoji: str = "x", timestamp_ms: int = 0, generation: int = 0, **more: Any) -> Record:  # fmt: skip # noqa: E501
     value = json.dumps({"emoji": emoji, "count": 1} | more).encode()
-    return Record(partition, offset, timestamp_ms, value, generation)
+    return Record(partition, offset, timestamp_ms, value, parse_count(value), generation)
 
 
 def parsed(wire: bytes) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ def test_a_micro_batch_that_knows_its_size_waits_for_its_last_record_but_not_for
     assert (ours.close_due(1 + WHOLE_WITHIN_SECONDS), ours.end) == (None, 2)
     ours.add([record(1, 1, batch_id=2, batch_emojis=2)], 2)
     ours.close_due(2 + WHOLE_WITHIN_SECONDS)
-    ids = ["1-1-1.1.0", "1-2-2.1.0-2.1_1.1_0.0", "1-2-2.2.0"]  # the second says that it is not all of the micro-batch
+    ids = ["1-1-1.1.0", "1-02-2.1.0", "1-2-2.2.0"]  # the 0 in 02 says that it is only a part of the micro-batch
     assert [event["id"] for event in parsed(ours.events(0, merge=False))] == ids
 
 
@@ -98,7 +99,7 @@ def test_merged_events_sum_what_is_waiting_per_emoji() -> None:
     assert len(parsed(ours.events(0, merge=False))) == 3
 
 
-def test_what_is_too_old_or_too_much_is_forgotten_and_a_stream_that_has_not_got_it_is_told() -> None:
+def test_old_micro_batches_are_forgotten_and_a_stream_that_has_not_got_them_is_told() -> None:
     ours = batches(max_age_seconds=1)
     ours.add([record(0, 0, timestamp_ms=1000)], 0)
     ours.add([record(0, 1, timestamp_ms=1500)], 0)
@@ -117,28 +118,28 @@ def test_on_another_cluster_a_stream_goes_on_by_batch_id() -> None:
     for number in range(4):
         ours.add([record(0, number, batch_id=number)], 0)
     ours.close_due(0)
-    there = Place(1, 1, (900, 900, 900))
+    there = EventId(1, 1, (900, 900, 900))
     assert ours.why_gap(there) is None
     assert [event["batch_id"] for event in parsed(ours.rest(there))] == [2, 3]
     assert not ours.is_before(there)
-    assert ours.is_before(Place(1, 4, (0, 0, 0)))
-    assert ours.why_gap(Place(1, None, (0, 0, 0))) is not None
+    assert ours.is_before(EventId(1, 4, (0, 0, 0)))
+    assert ours.why_gap(EventId(1, None, (0, 0, 0))) is not None
 
 
 def test_a_gap_is_told_only_where_a_record_is_missing() -> None:
     ours = batches(max_age_seconds=1)
     ours.add([record(0, 0, batch_id=1, timestamp_ms=0), record(1, 5, batch_id=2, timestamp_ms=5000)], 0)
     ours.close_due(0)
-    assert ours.why_gap(Place(1, None, (0, 0, 0))) is None
+    assert ours.why_gap(EventId(1, None, (0, 0, 0))) is None
     ours.forget(5000)
-    assert ours.why_gap(Place(1, None, (0, 0, 0))) is not None
-    assert ours.why_gap(Place(1, 1, (1, 0, 0))) is None
-    assert ours.why_gap(Place(2, 0, (1, 0, 0))) is not None
-    assert ours.why_gap(Place(2, 1, (1, 0, 0))) is None
-    assert ours.why_gap(Place(1, 1, (1, 0))) is not None
+    assert ours.why_gap(EventId(1, None, (0, 0, 0))) is not None
+    assert ours.why_gap(EventId(1, 1, (1, 0, 0))) is None
+    assert ours.why_gap(EventId(2, 0, (1, 0, 0))) is not None
+    assert ours.why_gap(EventId(2, 1, (1, 0, 0))) is None
+    assert ours.why_gap(EventId(1, 1, (1, 0))) is not None
 
 
-def test_a_replaced_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
+def test_a_reevent_idd_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
     ours = batches()
     ours.add([record(0, 40, "old", batch_id=9, batch_emojis=1)], 0)
     ours.close_due(0)
@@ -146,7 +147,7 @@ def test_a_replaced_topic_starts_over_without_repeating_what_was_sent_of_the_old
     ours.close_due(1)
     [event] = parsed(ours.events(1, merge=False))
     assert (event["id"], event["counts"][0]["emoji"]) == ("1-1-1.0.0", "new")
-    assert parsed(ours.rest(Place(1, 1, (0, 0, 0))))[0]["counts"][0]["emoji"] == "new"
+    assert parsed(ours.rest(EventId(1, 1, (0, 0, 0))))[0]["counts"][0]["emoji"] == "new"
 
 
 def test_records_that_were_lost_on_the_way_are_a_gap_for_everybody() -> None:
@@ -155,7 +156,7 @@ def test_records_that_were_lost_on_the_way_are_a_gap_for_everybody() -> None:
     ours.lose()
     ours.add([record(0, 10)], 0)
     assert [event.get("event") for event in parsed(ours.events(1, merge=False))] == ["gap", None]
-    assert ours.why_gap(Place(1, None, (1, 0, 0))) is not None
+    assert ours.why_gap(EventId(1, None, (1, 0, 0))) is not None
 
 
 def test_a_reason_with_line_breaks_stays_one_field() -> None:
@@ -191,7 +192,7 @@ def readings(draw: st.DrawFn) -> tuple[list[list[Record]], list[list[tuple[float
     return partitions, ways
 
 
-def read(portions: list[tuple[float, list[Record]]]) -> Batches:
+def read(portions: list[tuple[float, list[Record]]]) -> MicroBatches:
     ours, now = batches(), 0.0
     for seconds, portion in portions:
         now += seconds
@@ -218,14 +219,15 @@ def test_wherever_a_stream_ends_it_goes_on_at_any_subscriber_with_exactly_what_i
     got: list[str] = []
     for event in events[: data.draw(st.integers(0, len(events)))]:
         got += [count["emoji"] for count in event["counts"]]
-        place = Place.parse(event["id"])
-        assert place
+        event_id = EventId.parse(event["id"])
+        assert event_id
         for subscriber in (here, there):
-            rest = subscriber.rest(place)
+            assert subscriber.why_gap(event_id) is None
+            rest = subscriber.rest(event_id)
             assert Counter(got + emojis(rest)) == everything
             # And once more, from the middle of what came then.
             for again in parsed(rest)[:1]:
-                middle = Place.parse(again["id"])
+                middle = EventId.parse(again["id"])
                 assert middle
                 seen = got + [count["emoji"] for count in again["counts"]]
                 assert Counter(seen + emojis(here.rest(middle))) == everything

@@ -1,4 +1,4 @@
-"""emostream.deliver.stream.server.StreamServer over real sockets, from a history without Kafka."""
+"""emostream.deliver.stream.server: a StreamServer with real sockets and a history without Kafka."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import requests
 
 from emostream.deliver.history import History, Record
 from emostream.deliver.stream import server as stream
-from emostream.deliver.stream.micro_batches import Batches
+from emostream.deliver.stream import slow_streams
+from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.requests import MAX_REQUEST_BYTES
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, bound_socket
-from tests.harness import wait_until
+from emostream.records import parse_count
+from testkit.waiting import wait_until
 
 LONG_SECONDS = 3600.0
 GET = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -48,10 +50,13 @@ class Serving:
         for _ in range(number):
             count = {"emoji": "🔥", "count": 1, "events": 2}
             value = count | {"batch_id": self.published, "batch_emojis": 1, "x": "x" * padding}
-            now_ms = round(time.time() * 1000)
-            record = Record(0, self.published, now_ms, json.dumps(value).encode())
+            self.append(0, self.published, value)
             self.published += 1
-            self.history.append([record], now_ms)
+
+    def append(self, partition: int, offset: int, value: dict[str, Any]) -> None:
+        """One record, published now."""
+        now_ms, data = round(time.time() * 1000), json.dumps(value).encode()
+        self.history.append([Record(partition, offset, now_ms, data, parse_count(data))], now_ms)
 
     def count(self, name: str) -> int:
         return self.counters.snapshot().get(name, 0)
@@ -69,7 +74,7 @@ def serving(
     history = History(max_age_seconds, 10_000)
     log = Log("test")
     counters = Metrics(log, DELIVER)
-    batches = Batches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
+    batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     found = Serving(history, counters, server, listener.getsockname()[1])
     found.publish(records)
@@ -212,20 +217,30 @@ def test_a_viewer_of_another_cluster_is_not_kept_waiting_for_a_batch_that_there_
             assert [event["event"] for event in seen.events] == [None, None]
 
 
-def test_a_viewer_waits_for_the_part_of_a_batch_that_it_has_seen_in_another_cluster() -> None:
-    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0-1.1_1.1_"}) as seen:
-        ours.publish()
-        now_ms = round(time.time() * 1000)
-        late = {"emoji": "👏", "count": 1, "batch_id": 1, "batch_emojis": 1}
+def test_a_viewer_gets_nothing_until_the_batch_that_it_has_seen_in_another_cluster_has_come_whole() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0"}) as seen:
+        both = {"count": 1, "batch_id": 1, "batch_emojis": 2}
+        ours.append(0, 1, {"emoji": "🔥"} | both)
         wait_until("it was taken", lambda: ours.server._batches.end == 2, timeout_seconds=10)
         assert seen.events == []
-        ours.history.append([Record(1, 0, now_ms, json.dumps(late).encode())], now_ms)
+        ours.append(1, 0, {"emoji": "👏"} | both)
+        ours.published = 2
         ours.publish()
         seen.wait_for_batches(2)
+        assert [event["event"] for event in seen.events] == [None]
 
 
-@pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0"])
-def test_a_viewer_with_an_id_that_leads_nowhere_is_told_and_gets_what_comes(odd: str) -> None:
+def test_a_viewer_that_has_seen_a_part_of_a_batch_in_another_cluster_is_told_and_goes_on_after_that_batch() -> None:
+    with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-01-900.2.0"}) as seen:
+        ours.publish(2)
+        seen.wait_for_batches(2)
+        assert [event["event"] for event in seen.events] == ["gap", None]
+        assert "a part of its last micro-batch" in seen.events[0]["reason"]
+        assert ours.count("stream_gaps") == 1
+
+
+@pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0", "2-0-3.0.0-0.1__"])
+def test_a_viewer_with_an_id_that_is_not_ours_is_told_and_gets_what_comes(odd: str) -> None:
     with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": odd}) as seen:
         ours.publish()
         wait_until("the batch", lambda: 1 in seen.batch_ids(), timeout_seconds=10)
@@ -272,7 +287,7 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
             ours.wait_for_streams(2)
 
             def somebody_is_behind() -> bool:
-                blocked = list(ours.server._blocked.values())
+                blocked = list(ours.server._slow.values())
                 return any(stream.cursor <= ours.published - 50 for stream in blocked)
 
             while not somebody_is_behind():
@@ -294,10 +309,10 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
 
 
 def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(slow_streams, "STALLED_SECONDS", 0.3)
     with serving() as ours, raw(ours.port, GET, receive_buffer=4096):
         ours.wait_for_streams(1)
-        while not ours.server._blocked and ours.server.streams:
+        while not ours.server._slow and ours.server.streams:
             ours.publish(50)
             wait_until("they were taken", lambda: ours.server._batches.end == ours.published, timeout_seconds=10)
         ours.wait_for_streams(0)

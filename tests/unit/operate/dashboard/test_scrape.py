@@ -1,4 +1,4 @@
-"""emostream.operate.dashboard.scrape: what of a page of metrics is kept, and who is asked how often."""
+"""emostream.operate.dashboard.scrape: which metrics it keeps, and how often it asks whom."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from emostream.discovery import Eviction, Subscriber
+from emostream.discovery import Eviction, SubscriberState
 from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
-from emostream.operate.supervisor import Process as Supervised
+from emostream.operate.supervisor import SupervisedProcess
 from emostream.settings import Settings
-from tests.unit.support import Answer, FakeDirectory, http_server, settings_with
+from testkit.doubles import FakeDirectory
+from testkit.http_servers import Answer, http_server
+from testkit.settings import settings_with
 
 HOSTILE = 'http://10.0.0.7:8001/"\\\n<script>'
 
 
 def page() -> bytes:
-    """What a subscriber would say, in Prometheus' own words."""
+    """A subscriber's page, written by Prometheus' own library."""
     registry = CollectorRegistry()
     Counter("emostream_deliver_delivered", "Pushes", registry=registry).inc(41)
     refused = Counter("emostream_ingest_refused", "Taps", ["reason"], registry=registry)
@@ -38,7 +40,7 @@ def page() -> bytes:
     return generate_latest(registry)
 
 
-def test_counters_gauges_and_histograms_are_kept_under_the_names_that_prometheus_has_for_them() -> None:
+def test_counters_gauges_and_histograms_are_kept_under_their_prometheus_names() -> None:
     found = parse(page())
     assert found.series == {
         "emostream_deliver_delivered_total": 41,
@@ -48,7 +50,7 @@ def test_counters_gauges_and_histograms_are_kept_under_the_names_that_prometheus
     assert (batch.le, batch.at_most, batch.count, batch.sum) == ([0.5, 1.0], [1, 2], 3, 8.0)
 
 
-def test_of_the_clients_those_are_named_that_have_not_all_the_worst_first() -> None:
+def test_clients_that_are_behind_are_named_the_worst_first() -> None:
     found = [(client.client_url, client.behind_records, client.failing_seconds) for client in parse(page()).clients]
     assert found == [("http://b/", 1, 9.5), (HOSTILE, 120, 0)]
 
@@ -63,7 +65,7 @@ def test_of_very_many_clients_only_the_worst_are_named() -> None:
 @pytest.mark.parametrize(
     "body", [b"\xff", b'emostream_x{a="', b"emostream_x 1 2 3 4 {", b"emostream_x abc", b"<html>", b"{" * 1000]
 )
-def test_what_is_no_page_of_metrics_is_no_answer(body: bytes) -> None:
+def test_a_body_that_is_not_a_page_of_metrics_is_no_answer(body: bytes) -> None:
     with http_server(lambda _: Answer(200, body)) as server:
         found = fetch(server.url)
         assert found is None or not found.series
@@ -74,10 +76,10 @@ def test_a_page_that_never_ends_is_no_answer(monkeypatch: pytest.MonkeyPatch) ->
     with http_server(lambda _: Answer(200, b"emostream_x 1\n" * 8)) as server:
         assert fetch(server.url) is None
     with http_server(lambda _: Answer(200, b"emostream_x 1\n" * 6)) as server:
-        assert fetch(server.url) == scrape.Page({"emostream_x": 1})
+        assert fetch(server.url) == scrape.ScrapedPage({"emostream_x": 1})
 
 
-def test_who_refuses_or_is_away_gives_no_answer() -> None:
+def test_a_process_that_refuses_or_is_down_gives_no_answer() -> None:
     with http_server(lambda _: Answer(500)) as server:
         assert fetch(server.url) is None
     assert fetch("http://127.0.0.1:1/") is None
@@ -91,29 +93,29 @@ def test_each_process_is_asked_where_it_listens() -> None:
 
 
 class Operated:
-    """A system of which a test decides who answers what."""
+    """A system whose answers a test decides."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
-        self.supervised: dict[str, Supervised] = {}
+        self.supervised: dict[str, SupervisedProcess] = {}
         self.hold = threading.Event()
         self.hold.set()
         monkeypatch.setattr(scrape, "fetch", self._fetch)
         monkeypatch.setattr(scrape, "supervised", self._supervised)
         monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
         evicted = (Eviction("http://gone/", "it answered 410 Gone", 1),)
-        directory = FakeDirectory(Subscriber(1, 2, 7002, alive=True, evicted=evicted))
+        directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
-    def _fetch(self, url: str) -> scrape.Page | None:
+    def _fetch(self, url: str) -> scrape.ScrapedPage | None:
         self.asked.append(url)
         if ":7001/" in url:
-            raise OSError("an error that nobody thought of")
+            raise OSError("an unexpected error")
         if ":7002/" in url:
             self.hold.wait(10)
-        return None if ":7003/" in url else scrape.Page({"emostream_x": 1})
+        return None if ":7003/" in url else scrape.ScrapedPage({"emostream_x": 1})
 
-    def _supervised(self, _settings: Settings) -> dict[str, Supervised]:
+    def _supervised(self, _settings: Settings) -> dict[str, SupervisedProcess]:
         return self.supervised
 
     def now(self) -> dict[str, Any]:
@@ -121,7 +123,9 @@ class Operated:
         return answer | {"processes": {process["name"]: process for process in answer["processes"]}}
 
 
-def test_everybody_is_asked_and_who_does_not_answer_costs_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_is_asked_and_one_without_an_answer_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     system = Operated(monkeypatch)
     system.hold.clear()
     found = system.now()
@@ -135,12 +139,12 @@ def test_everybody_is_asked_and_who_does_not_answer_costs_nobody_else(monkeypatc
     ]
 
 
-def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_supervisor_knows_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     system = Operated(monkeypatch)
     system.supervised = {
-        "kafka_1": Supervised("kafka_1", "RUNNING", 1, 60, 0, True),
-        "app": Supervised("app", "RUNNING", 1, 60, 0, True),
-        "subscriber_1_1": Supervised("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
+        "kafka_1": SupervisedProcess("kafka_1", "RUNNING", 1, 60, 0, True),
+        "app": SupervisedProcess("app", "RUNNING", 1, 60, 0, True),
+        "subscriber_1_1": SupervisedProcess("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
     }
     found = system.now()
     assert found["supervised"]
@@ -149,20 +153,20 @@ def test_what_supervisor_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (dead["state"], dead["ready"], dead["restarts"], dead["page"]) == ("BACKOFF", False, 4, None)
 
 
-def test_who_was_started_by_hand_beside_supervisors_broker_is_not_said_to_be_stopped(
+def test_a_process_that_was_started_by_hand_is_not_reported_as_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     system = Operated(monkeypatch)
     names = ("app", "main_publisher", "subscriber_1_1")
-    system.supervised = {name: Supervised(name, "STOPPED", 0, 0, 0, False) for name in names}
-    system.supervised["kafka_1"] = Supervised("kafka_1", "RUNNING", 1, 60, 0, True)
+    system.supervised = {name: SupervisedProcess(name, "STOPPED", 0, 0, 0, False) for name in names}
+    system.supervised["kafka_1"] = SupervisedProcess("kafka_1", "RUNNING", 1, 60, 0, True)
     found = system.now()
     assert not found["supervised"]
     assert {name: found["processes"][name]["state"] for name in names} == dict.fromkeys(names)
     assert found["processes"]["kafka_1"]["state"] == "RUNNING"
 
 
-def test_those_who_look_at_the_same_time_get_the_same_and_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everybody_who_looks_at_the_same_time_gets_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "FRESH_SECONDS", 1000.0)
     system = Operated(monkeypatch)
     first = system.scraper.now()

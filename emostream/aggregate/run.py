@@ -1,0 +1,97 @@
+"""The main publisher's process: one query after another, until it is stopped or another publisher takes over."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+from kafka.errors import KafkaError
+from pyspark.errors import PySparkRuntimeError, StreamingQueryException
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from emostream.aggregate.publisher import BatchPublisher
+from emostream.aggregate.query_metrics import QueryMetrics
+from emostream.aggregate.spark import make_session, read_events, warm_up
+from emostream.metrics.page import MetricsPage
+from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
+from emostream.roles import main_publisher
+from emostream.settings import Settings
+from emostream.topics import wait_for_topics
+
+
+def run(settings: Settings) -> int:
+    """Count events until SIGTERM or SIGINT, then count the rest of the topic. Return the exit status."""
+    log = Log("aggregate")
+    stop = stop_on_signals()
+    try:
+        session = make_session(settings)
+    except PySparkRuntimeError as error:
+        log.error("Spark did not start; SPARK_MASTER names where, and it needs Java 17 or later",
+                  SPARK_MASTER=settings.spark_master, reason=_reason(error))  # fmt: skip
+        return 1
+    stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
+    warm_up(session)
+    query_metrics = QueryMetrics(settings, log)
+    MetricsPage(query_metrics.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
+    try:
+        while not stop.requested:
+            # Wait only now, so that Spark is warm when a broker that was away comes back.
+            if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
+                break
+            publisher = None
+            try:
+                publisher = BatchPublisher(settings, query_metrics, log)
+                query = _start_query(session, publisher, settings, log)
+                _follow(query, query_metrics, settings, stop, log)
+            except (StreamingQueryException, KafkaError, StepTimeout) as error:
+                if publisher and publisher.fenced:
+                    log.error("another main publisher has taken over; this one ends")
+                    return EXIT_FENCED
+                log.error("the query failed; going on after the last committed batch", reason=_reason(error))
+            finally:
+                if publisher:
+                    publisher.close()
+    finally:
+        session.stop()
+    log.info("stopped")
+    return 0
+
+
+def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
+    positions = publisher.start()
+    checkpoint = settings.data_path / "checkpoint"
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
+    return (
+        read_events(session, settings, positions.next_offsets)
+        .writeStream.foreachBatch(publisher.publish)
+        .option("checkpointLocation", str(checkpoint))
+        .trigger(processingTime=f"{round(settings.batch_seconds * 1000)} milliseconds")
+        .start()
+    )
+
+
+def _follow(query: StreamingQuery, query_metrics: QueryMetrics, settings: Settings, stop: StopFlag, log: Log) -> None:
+    """Beat while the query runs. At a stop, let it count what is on the topic. Raises StreamingQueryException."""
+    heartbeat = Heartbeat(settings, main_publisher(settings).name)
+    while not stop.requested:
+        if query.awaitTermination(1):
+            return
+        heartbeat.beat()
+        query_metrics.take(query.lastProgress)
+    heartbeat.end()
+    try:
+        within(settings.drain_seconds + settings.batch_seconds, "counting the rest", query.processAllAvailable)
+    except StepTimeout:
+        log.warning("stopping before all events were counted; the next start counts them", topic=settings.emoji_topic)
+    query.stop()
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost cause in an error's text, without the stack around it."""
+    lines = str(error).strip().splitlines()
+    # An error that foreachBatch raised in Python is at the end of a traceback. Java names its causes.
+    causes = [line for line in lines if re.match(r"Caused by: |[\w.]+(Error|Timeout|Exception): ", line)]
+    return causes[-1] if causes else (lines[0] if lines else repr(error))

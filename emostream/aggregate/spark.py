@@ -1,0 +1,94 @@
+"""Settings → the Spark session, and EMOJI_TOPIC as a stream of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from emostream.aggregate.counting import count_events, largest
+from emostream.aggregate.events import read_records
+from emostream.settings import Settings
+
+WARM_UP_BATCHES = 5
+WARM_UP_EVENTS = 5_000
+POLL_RECORDS = 50_000
+FETCH_BYTES = 4 * 1024 * 1024
+
+
+def make_session(settings: Settings) -> SparkSession:
+    """Start Spark. Its Kafka connector comes from DATA_DIR/jars, or from spark-submit --packages."""
+    work_dir = settings.data_path / "spark"
+    connector = sorted(str(jar) for jar in (settings.data_path / "jars" / "connector").glob("*.jar"))
+    builder = (
+        SparkSession.builder.appName("emostream-main-publisher")
+        .master(settings.spark_master)
+        # Each partition is a task. With the default of 200 a batch took 11 s; a few hundred groups need two.
+        .config("spark.sql.shuffle.partitions", 2)
+        # Planning anew between stages costs 40 ms a batch. With two small stages it gains nothing.
+        .config("spark.sql.adaptive.enabled", "false")
+        # Spark writes its checkpoint before and after each batch. By default it starts a chmod and several readlinks
+        # for each file, which takes 36 ms a batch. With these three settings it takes 7.
+        .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
+        .config("spark.sql.streaming.checkpoint.fileChecksum.enabled", "false")
+        .config(
+            "spark.sql.streaming.checkpointFileManagerClass",
+            "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
+        )
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.local.dir", str(work_dir))
+        .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
+        .config("spark.driver.memory", "600m")
+        # A batch of 4,000 events leaves 85 MB of garbage. By default there is room for 100 MB, so that most batches
+        # waited 20 ms for a collection.
+        .config(
+            "spark.driver.extraJavaOptions",
+            f'-Djava.io.tmpdir="{work_dir}" -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData',
+        )
+    )
+    if connector:
+        builder = builder.config("spark.jars", ",".join(connector))
+    work_dir.mkdir(parents=True, exist_ok=True)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("FATAL")  # the error that ends a query comes back as an exception anyway
+    return session
+
+
+def warm_up(session: SparkSession) -> None:
+    """Count made-up events a few times, so that the JVM has compiled the code before the first real event."""
+    event = b'{"user_id": "u", "emoji": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-01T00:00:00+00:00"}'
+    for _ in range(WARM_UP_BATCHES):
+        records = session.range(WARM_UP_EVENTS).select(
+            F.lit(event).alias("value"), F.lit(0).alias("partition"),
+            F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
+        )  # fmt: skip
+        largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
+
+
+def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
+    """Return EMOJI_TOPIC from these offsets on, as a stream of what read_records returns."""
+    starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
+    records = (
+        session.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", ",".join(settings.bootstrap_servers))
+        .option("subscribe", settings.emoji_topic)
+        .option("startingOffsets", json.dumps(starting))
+        .option("maxOffsetsPerTrigger", settings.max_events_per_batch)
+        .option("kafka.isolation.level", "read_committed")
+        # After each poll the source asks for the end of the topic. The answer has to wait for the fetch that is under
+        # way, which by default waits 500 ms for new records. So fetches must be short and polls must be few.
+        .option("kafka.fetch.max.wait.ms", 1)
+        .option("kafka.max.poll.records", POLL_RECORDS)
+        .option("kafka.max.partition.fetch.bytes", FETCH_BYTES)
+        # Notice a broker that is away well before the default of 60 s. By then the others of three have taken over.
+        .option("kafka.request.timeout.ms", 3_000)
+        .option("kafka.default.api.timeout.ms", 5_000)
+        .load()
+    )
+    # Here and not in each batch: the expressions of the stream, with all their calls into the JVM, are made once.
+    return read_records(records)

@@ -1,0 +1,79 @@
+"""How a slow client is treated: the counts that wait for it → one merged count per emoji.
+
+A count that has waited for `merge_after_seconds` is merged with all that waits behind it, so what waits is never more
+than there are emojis. A merged count is named by the offsets of the records in it. It can be made again from the same
+records, byte for byte, and a client recognises the repeat by its key.
+PushClient decides when to merge; a client that fails for EVICT_AFTER_SECONDS loses its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from emostream.deliver.history import Record
+from emostream.deliver.sums import Sum, known
+from emostream.records import encode
+
+# More than exist. A bound is needed because any text may be tapped.
+MAX_EMOJIS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """The body of one POST: a record, or the sum of `records` of them. Every attempt has the same key."""
+
+    key: str
+    body: bytes
+    records: int = 1
+    record: Record | None = None  # None for a merged count
+    routed_ms: int = 0  # when the newest of its records was published, in Unix milliseconds
+
+
+class MergedCounts:
+    """Sums per emoji of the records from offset `start` to offset `end` of each partition."""
+
+    def __init__(self, start: Mapping[int, int]) -> None:
+        self.start = dict(start)
+        self.end = dict(start)
+        self._sums: dict[str, Sum] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sums)
+
+    @property
+    def records(self) -> int:
+        """How many records are in the sums."""
+        return sum(found.records for found in list(self._sums.values()))
+
+    def add(self, record: Record) -> bool:
+        """Add the next record of its partition; False when there is no room for another emoji."""
+        self.end[record.partition] = record.offset + 1
+        emoji = record.count.emoji
+        if emoji not in self._sums and len(self._sums) >= MAX_EMOJIS:
+            return False
+        self._sums.setdefault(emoji, Sum()).add(record)
+        return True
+
+    def pushes(self, topic: str) -> list[Push]:
+        """One push per emoji."""
+        between = "_".join(
+            f"{partition}-{self.start.get(partition, 0)}-{end}"
+            for partition, end in sorted(self.end.items())
+            if end > self.start.get(partition, 0)
+        )
+        pushes = []
+        for emoji, found in sorted(self._sums.items()):
+            key = f"{topic}/{between}/{quote(emoji, safe='')}"
+            pushes.append(Push(key, _body(emoji, found), found.records, routed_ms=found.routed_ms))
+        return pushes
+
+
+def _body(emoji: str, found: Sum) -> bytes:
+    merged = known(
+        emoji=emoji, count=found.count, events=found.events, merged=found.records, batch_id=found.batch_id,
+        last_accepted_ms=found.last_accepted_ms, batched_ms=found.batched_ms,
+        first_accepted_ms=found.first_accepted_ms,
+    )  # fmt: skip
+    return encode(merged)

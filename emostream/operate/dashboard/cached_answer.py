@@ -1,0 +1,42 @@
+"""A slow question → its last answer, shared by everybody who asks at about the same time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class CachedAnswer(Generic[T]):
+    """One caller refreshes; the others get the cached answer, and wait only if there is none yet.
+
+    So a question that hangs does not hold all threads of the server.
+    """
+
+    def __init__(self, ask: Callable[[], T], fresh_seconds: float) -> None:
+        """`ask` is called by one thread at a time. An error that it raises goes to the caller who refreshes."""
+        self._ask = ask
+        self._fresh_seconds = fresh_seconds
+        self._refreshing = threading.Lock()
+        self._last: tuple[float, T] | None = None  # when it was asked for, and the answer
+
+    def get(self) -> T:
+        """Return an answer that is at most `fresh_seconds` old, or the one before it during a refresh."""
+        if (last := self._last) and self._fresh(last):
+            return last[1]
+        if not self._refreshing.acquire(blocking=last is None):
+            assert last  # noqa: S101 - acquire() blocks when there is no answer yet
+            return last[1]
+        try:
+            if not (self._last and self._fresh(self._last)):
+                asked_at = time.monotonic()
+                self._last = asked_at, self._ask()
+            return self._last[1]
+        finally:
+            self._refreshing.release()
+
+    def _fresh(self, last: tuple[float, T]) -> bool:
+        return time.monotonic() - last[0] < self._fresh_seconds

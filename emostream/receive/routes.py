@@ -1,0 +1,42 @@
+"""POST / from a subscriber → the screen; GET /metrics."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
+from emostream.receive.membership import Membership
+from emostream.receive.screen import Screen
+from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
+
+
+def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Flask:
+    """POST / accepts one record: 204, also for a repeat; 400 if it is not a count.
+
+    A subscriber that this client has left gets 410, which tells it to stop. A challenge is echoed.
+    """
+    app = Flask("emostream.receive.client")
+    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+
+    @app.post("/")
+    def receive() -> Response:
+        subscriber = request.headers.get("Subscriber")
+        if subscriber and membership.subscriber_name and subscriber != membership.subscriber_name:
+            return Response("registered with another subscriber", status=410)
+        body = request.get_data()
+        if challenge := parse_challenge(body):
+            return Response(encode({"challenge": challenge}), mimetype="application/json")
+        try:
+            counted = parse_count(body)
+        except InvalidRecord as error:
+            return Response(str(error), status=400)
+        key = request.headers.get("Idempotency-Key")
+        # The body belongs to the key: when a topic is replaced, the same keys come again with other records.
+        screen.show(None if key is None else f"{key}\0{body.decode()}", counted.emoji, counted.count)
+        return Response(status=204)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(page.text(), content_type=CONTENT_TYPE)
+
+    return app

@@ -1,0 +1,102 @@
+"""Settings → every process of one system: its name, its arguments and its ports, in the order of the data.
+
+Whoever starts, watches or calls a process looks it up here. Each process finds its own name and ports here, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+
+# Processes of one kind are stopped together, in this order: it is that of the data, and all of them need the brokers.
+STOP_ORDER = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")
+
+
+class Address(NamedTuple):
+    """Where a process listens, and the setting that moves it."""
+
+    setting: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Role:
+    """One process of the system."""
+
+    name: str  # in `status` and in the names of its log and its heartbeat
+    kind: str  # one of STOP_ORDER
+    arguments: tuple[str, ...]  # of the command `emostream` that runs it; none for a broker, which is Java
+    addresses: tuple[Address, ...]
+    cluster: int = 0  # clusters, and the processes of one kind in each, count from 1
+    number: int = 0
+
+    @property
+    def port(self) -> int:
+        """Its first port: where a broker is reached, and where every other process answers GET /metrics."""
+        return self.addresses[0].port
+
+
+def broker(settings: Settings, number: int) -> Role:
+    """A Kafka broker on this machine; the second port is its controller's."""
+    host, port = settings.broker_address(number)
+    addresses = tuple(Address("KAFKA_BOOTSTRAP_SERVERS", host, at) for at in (port, port + 1))
+    return Role(f"kafka_{number}", "kafka", (), addresses, number=number)
+
+
+def app(settings: Settings) -> Role:
+    """Ingest."""
+    address = Address("APP_PORT", settings.bind_host, settings.app_port)
+    return Role("app", "app", ("app",), (address,))
+
+
+def main_publisher(settings: Settings) -> Role:
+    """Aggregate."""
+    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_port())
+    return Role("main_publisher", "main_publisher", ("main-publisher",), (address,))
+
+
+def cluster_publisher(settings: Settings, cluster: int) -> Role:
+    """Route, for one cluster."""
+    arguments = ("cluster-publisher", f"CLUSTER_TOPIC={CLUSTER_TOPICS[cluster - 1]}")
+    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_port(cluster))
+    return Role(f"cluster_publisher_{cluster}", "cluster_publisher", arguments, (address,), cluster)
+
+
+def subscriber(settings: Settings, cluster: int, number: int) -> Role:
+    """Deliver, one of a cluster's; its event streams are at the second port."""
+    topic = CLUSTER_TOPICS[cluster - 1]
+    arguments = ("subscriber", f"CLUSTER_TOPIC={topic}", f"SUBSCRIBER={number}")
+    addresses = (
+        Address("SUBSCRIBER_BASE_PORT", settings.bind_host, settings.subscriber_port(topic, number)),
+        Address("STREAM_BASE_PORT", settings.bind_host, settings.stream_port(topic, number)),
+    )
+    return Role(f"subscriber_{cluster}_{number}", "subscriber", arguments, addresses, cluster, number)
+
+
+def brokers(settings: Settings) -> list[Role]:
+    """Every broker that runs on this machine."""
+    return [broker(settings, number) for number in range(1, settings.brokers + 1)]
+
+
+def subscribers(settings: Settings) -> list[Role]:
+    """Every subscriber of every cluster."""
+    numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
+    return [subscriber(settings, cluster, number) for cluster in _clusters() for number in numbers]
+
+
+def roles(settings: Settings) -> list[Role]:
+    """Every process of the system, in the order of the data."""
+    return [
+        *brokers(settings),
+        app(settings),
+        main_publisher(settings),
+        *(cluster_publisher(settings, cluster) for cluster in _clusters()),
+        *subscribers(settings),
+    ]
+
+
+def _clusters() -> range:
+    return range(1, len(CLUSTER_TOPICS) + 1)

@@ -1,0 +1,132 @@
+"""A real Kafka broker, with plain producers and consumers to write and read its topics."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from testkit.settings import PROJECT_DIR
+
+
+@dataclass
+class Broker:
+    """A real Kafka broker, and the environment in which our scripts use it."""
+
+    environment: dict[str, str]
+
+    @property
+    def servers(self) -> str:
+        return self.environment["KAFKA_BOOTSTRAP_SERVERS"]
+
+    def operate(self, *command: str) -> None:
+        """Run a module of ours as a command."""
+        subprocess.run(
+            [sys.executable, "-m", *command], cwd=PROJECT_DIR, env=self.environment, check=True,
+            stdin=subprocess.DEVNULL, timeout=180,
+        )  # fmt: skip
+
+    def replace_topics(self) -> None:
+        """Every topic, empty."""
+        self.operate("emostream", "topics")
+
+    def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
+        """Write values and return when the broker has them. A plain producer: nothing of ours."""
+        producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=5)
+        futures = [
+            # Only a key lets kafka-python write a record without a value.
+            producer.send(topic, value=value, key=b"" if value is None else None, partition=partition)
+            for value in values
+        ]
+        for future in futures:
+            future.get(timeout=30)
+        producer.close()
+
+    def produce_at_once(self, topic: str, values: list[bytes], partition: int = 0) -> None:
+        """Write values as one transaction on one partition: readers of committed records see all of them or none."""
+        producer = KafkaProducer(bootstrap_servers=self.servers, transactional_id=f"test-{uuid.uuid4()}")
+        producer.init_transactions()
+        producer.begin_transaction()
+        for value in values:
+            producer.send(topic, value=value, partition=partition)
+        producer.commit_transaction()
+        producer.close()
+
+    @contextmanager
+    def stream(
+        self, topic: str, value: Callable[[int], bytes], per_second: int = 200, transactional: bool = False
+    ) -> Iterator[list[bytes]]:
+        """Write value(0), value(1), ... at a steady pace until the end of the block, which is given those written."""
+        name = {"transactional_id": f"test-{uuid.uuid4()}"} if transactional else {}
+        producer = KafkaProducer(bootstrap_servers=self.servers, **name)
+        written: list[bytes] = []
+        stop = threading.Event()
+
+        def write() -> None:
+            if transactional:
+                producer.init_transactions()
+            while not stop.wait(0.05):
+                if transactional:
+                    producer.begin_transaction()
+                values = [value(number) for number in range(len(written), len(written) + per_second // 20)]
+                futures = [producer.send(topic, value=value) for value in values]
+                if transactional:
+                    producer.commit_transaction()
+                for future in futures:
+                    future.get(timeout=30)
+                written.extend(values)
+
+        with ThreadPoolExecutor(1) as executor:
+            writing = executor.submit(write)
+            try:
+                yield written
+            finally:
+                stop.set()
+            writing.result(timeout=60)
+        producer.close()
+
+    def read(self, topic: str) -> list[Any]:
+        """All committed records of a topic so far. A plain consumer: nothing of ours."""
+        reader = KafkaConsumer(
+            bootstrap_servers=self.servers, isolation_level="read_committed", enable_auto_commit=False, group_id=None
+        )
+        try:
+            tps = [TopicPartition(topic, number) for number in range(3)]
+            ends = reader.end_offsets(tps)
+            reader.assign(tps)
+            reader.seek_to_beginning()
+            found = []
+            deadline = time.monotonic() + 30
+            while any(reader.position(tp) < end for tp, end in ends.items()):
+                assert time.monotonic() < deadline, f"{topic} could not be read to its end"
+                for records in reader.poll(timeout_ms=200).values():
+                    found += records
+            return found
+        finally:
+            reader.close()
+
+    def counts(self, topic: str) -> list[dict[str, Any]]:
+        """The values of a topic's records, from JSON."""
+        return [json.loads(record.value) for record in self.read(topic)]
+
+
+@contextmanager
+def running_broker(environment: dict[str, str]) -> Iterator[Broker]:
+    """A real broker with all topics, stopped at the end of the block."""
+    broker = Broker(environment)
+    broker.operate("emostream", "kafka")
+    try:
+        broker.replace_topics()
+        yield broker
+    finally:
+        broker.operate("emostream", "down")

@@ -1,0 +1,37 @@
+"""Doubles of the package's own classes."""
+
+from __future__ import annotations
+
+import sys
+
+from emostream.discovery import Directory, SubscriberState
+from emostream.ingest.producer import BufferFull, Receipt
+
+
+class FakeDirectory(Directory):
+    """Knows these subscribers and asks nobody."""
+
+    def __init__(self, *found: SubscriberState) -> None:
+        self._found = list(found)
+
+    def now(self) -> list[SubscriberState]:
+        return self._found
+
+
+class FakeProducer:
+    """Takes records while there is room and acknowledges them, or refuses all of them for one reason."""
+
+    def __init__(self, failure: Exception | None = None, acknowledges: bool = True) -> None:
+        self.failure = failure
+        self.acknowledges = acknowledges
+        self.room = sys.maxsize
+        self.sent: list[bytes] = []
+
+    def send(self, value: bytes, receipt: Receipt | None = None) -> None:
+        if self.failure:
+            raise self.failure
+        if len(self.sent) >= self.room:
+            raise BufferFull(f"{self.room} events are waiting for the broker already")
+        self.sent.append(value)
+        if receipt and not self.acknowledges:
+            receipt.add(1)

@@ -1,0 +1,81 @@
+"""Scripts of the project as processes, and what they print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from testkit.settings import PROJECT_DIR, bare_environment
+
+
+@dataclass
+class Script:
+    """A running script of ours, and what it has said."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, text: str, timeout_seconds: float = 60.0) -> None:
+        """Return when its output holds `text`; AssertionError with the output when it ends or takes too long first."""
+        deadline = time.monotonic() + timeout_seconds
+        while text not in self.log:
+            assert self.process.poll() is None, f"ended with {self.process.returncode} before {text!r}:\n{self.log}"
+            assert time.monotonic() < deadline, f"no {text!r} after {timeout_seconds:g} s:\n{self.log}"
+            time.sleep(0.05)
+
+    def terminate(self, timeout_seconds: float = 30.0) -> int:
+        """SIGTERM; its exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout_seconds)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextmanager
+def script(environment: Mapping[str, str], *command: str, **settings: object) -> Iterator[Script]:
+    """Run `python COMMAND...` from the project's root; ended, with its children, at the end of the block."""
+    log_dir = Path(environment["DATA_DIR"]) / "log"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    log_path = log_dir / f"{Path(command[0]).stem}-{time.monotonic_ns()}.log"
+    arguments = [f"{name}={value}" for name, value in settings.items()]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, *arguments], cwd=PROJECT_DIR, env=dict(environment),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    running = Script(process, log_path)
+    try:
+        yield running
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            running.terminate()
+        with_children_gone(process.pid)
+
+
+def with_children_gone(group: int) -> None:
+    """SIGKILL whatever is left of a process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def run_python(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS...` in the project's root, to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=PROJECT_DIR, env=bare_environment(**environment),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip

@@ -1,0 +1,25 @@
+"""emostream.receive.sender: what the client sends, and what it counts."""
+
+from __future__ import annotations
+
+from emostream.process import StopFlag
+from emostream.receive.sender import Sender
+from emostream.records import parse_request
+from testkit.http_servers import Answer, http_server
+
+
+def test_the_client_sends_what_the_app_accepts() -> None:
+    with http_server(lambda _: Answer()) as app:
+        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
+        sender.run(events=5, interval_seconds=0)
+    assert [(asked.path, parse_request(asked.body).user_id) for asked in app.asked] == [
+        ("/send-emoji", "client-8001")
+    ] * 5
+    assert (sender.sent, sender.failed) == (5, 0)
+
+
+def test_refused_taps_are_counted_apart() -> None:
+    with http_server(lambda _: Answer(503)) as app:
+        sender = Sender(app.url.rstrip("/"), "client-8001", StopFlag())
+        sender.run(events=2, interval_seconds=0)
+    assert (sender.sent, sender.failed) == (0, 2)

@@ -1,0 +1,65 @@
+"""emostream.roles: which processes a system has, and that each of them is started and stopped as the table says."""
+
+from __future__ import annotations
+
+from configparser import RawConfigParser
+
+from emostream import __main__, roles
+from emostream.operate.supervisord_conf import supervisord_conf
+from emostream.roles import STOP_ORDER
+from testkit.settings import settings_with
+
+STAGES = [
+    "app", "main_publisher", "cluster_publisher_1", "cluster_publisher_2", "cluster_publisher_3",
+    *(f"subscriber_{cluster}_{number}" for cluster in (1, 2, 3) for number in (1, 2, 3)),
+]  # fmt: skip
+
+
+def test_a_system_has_its_brokers_and_then_its_stages_in_the_order_of_the_data() -> None:
+    for brokers, names in ((0, []), (1, ["kafka_1"]), (3, ["kafka_1", "kafka_2", "kafka_3"])):
+        assert [role.name for role in roles.roles(settings_with(BROKERS=brokers))] == names + STAGES
+
+
+def test_no_two_processes_share_a_name_or_a_port() -> None:
+    table = roles.roles(settings_with(BROKERS=3))
+    ports = [address.port for role in table for address in role.addresses]
+    assert len(set(ports)) == len(ports)
+    assert len({role.name for role in table}) == len(table)
+
+
+def test_a_subscriber_is_told_which_one_it_is_and_finds_its_own_row() -> None:
+    [given] = [role for role in roles.roles(settings_with()) if role.name == "subscriber_2_3"]
+    arguments = dict(argument.split("=") for argument in given.arguments[1:])
+    settings = settings_with(**arguments)
+    assert roles.subscriber(settings, settings.cluster, settings.subscriber) == given
+    assert [(at.setting, at.port) for at in given.addresses] == [
+        ("SUBSCRIBER_BASE_PORT", 7013),
+        ("STREAM_BASE_PORT", 7113),
+    ]
+
+
+def test_every_process_but_a_broker_can_be_run_by_the_command_emostream() -> None:
+    for role in roles.roles(settings_with()):
+        assert role.kind == "kafka" or __main__.find_stage(role.arguments[0])
+
+
+def configured(**settings: object) -> RawConfigParser:
+    """What supervisord reads."""
+    parser = RawConfigParser()
+    parser.read_string(supervisord_conf(settings_with(**settings)))
+    return parser
+
+
+def test_supervisor_stops_groups_in_the_order_of_the_data_and_the_brokers_last() -> None:
+    found = configured()
+    groups = {name.removeprefix("group:"): section for name, section in found.items() if name.startswith("group:")}
+    assert sorted(groups, key=lambda name: -int(groups[name]["priority"])) == list(STOP_ORDER)
+    assert groups["cluster_publisher"]["programs"] == "cluster_publisher_1,cluster_publisher_2,cluster_publisher_3"
+
+
+def test_supervisor_has_no_group_of_brokers_where_none_runs_here() -> None:
+    assert not [name for name in configured(BROKERS=0) if "kafka" in name]
+
+
+def test_supervisor_waits_longer_for_a_process_than_that_may_drain() -> None:
+    assert configured(DRAIN_SECONDS=100)["program:app"]["stopwaitsecs"] == "117"
