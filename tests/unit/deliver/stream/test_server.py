@@ -18,9 +18,9 @@ from emostream.deliver.history import History, Record
 from emostream.deliver.stream import server as stream
 from emostream.deliver.stream import slow_streams
 from emostream.deliver.stream.micro_batches import MicroBatches
-from emostream.deliver.stream.requests import MAX_REQUEST_BYTES
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
+from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, bound_socket
@@ -335,7 +335,7 @@ def test_who_never_finishes_asking_is_closed(monkeypatch: pytest.MonkeyPatch) ->
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_REQUEST_BYTES, 431),
+        (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
 )
 def test_whoever_asks_for_something_else_is_refused_in_json(asked: bytes, status: int) -> None:
