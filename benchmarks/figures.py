@@ -19,7 +19,7 @@ from benchmarks.machine import BENCHMARKS_DIR, machine
 from emostream.operate.java import java
 from emostream.settings import PROJECT_DIR, load
 
-PYTHON_LIBRARIES = ("confluent-kafka", "kafka-python", "pyspark", "httptools", "uvloop", "flask", "msgspec", "waitress")
+PYTHON_LIBRARIES = ("confluent-kafka", "kafka-python", "pyspark", "httptools", "uvloop", "flask", "msgspec")
 PEERS_OF_GO = ("github.com/IBM/sarama", "github.com/centrifugal/centrifuge")
 MAX_PAIRS = 200_000
 

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 
-import waitress
 from kafka.errors import KafkaError
 
 from emostream import roles
@@ -18,6 +17,7 @@ from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
 from emostream.http.cors import Cors
+from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -144,10 +144,7 @@ def run(settings: Settings) -> int:
         subscriber.start(stop)
         subscriber.open_streams(stream_listener)
         app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
-        # Not select, its default: that knows no descriptor above 1023, and streams take thousands.
-        server = waitress.create_server(app, sockets=[listener], threads=4, asyncore_use_poll=True)
-        http = threading.Thread(target=server.run, name="http", daemon=True)
-        http.start()
+        http = serve_wsgi(app, listener, log)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, Heartbeat(settings, role.name), stop)
         subscriber.drain(settings.drain_seconds)

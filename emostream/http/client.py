@@ -1,4 +1,4 @@
-"""A client's URL → one kept-alive HTTP/1.1 connection to it, on which one POST after another is answered or fails."""
+"""A client's URL → one kept-alive HTTP/1.1 connection to it, for one POST after another."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from urllib.parse import quote, urlsplit
 import httptools
 
 CONNECT_SECONDS = 2.0
-# For all of an answer, so that one that comes a byte a second ends, too.
+# For the whole response, so that one that comes a byte a second ends, too.
 READ_SECONDS = 5.0
-# A longer body is not read, and ends the connection.
+# The connection ends rather than read a longer body.
 SMALL_BODY_BYTES = 1024
 MAX_HEADER_BYTES = 32 * 1024
 _IN_A_PATH = "/%:@!$&'()*+,;=~?-._[]"
 
 
 class PushError(Exception):
-    """An attempt that has failed; the text is the reason."""
+    """An attempt has failed. The text is the reason."""
 
 
 class ConnectionLost(PushError):
-    """A connection that has served before ended without a byte of an answer, maybe before it was used."""
+    """A connection that has served before ended without a byte of a response, perhaps before the request arrived."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a client is, as its URL says."""
+    """Where a client is."""
 
     host: str
     port: int
     tls: bool
-    head: bytes  # of every request
+    head: bytes  # the first lines of every request
 
     @classmethod
     def parse(cls, client_url: str) -> Target:
-        """Raises ValueError where it is no `http://host:port/path` or `https://...`; the text says why."""
+        """Take `http://host:port/path` or `https://...` apart. Raises ValueError, which says what is wrong."""
         parts = urlsplit(client_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("expected http://host:port/ or https://host:port/")
@@ -64,38 +64,38 @@ class Target:
         return cls(host, port, tls, head.encode("ascii"))
 
     def request(self, headers: str, body: bytes) -> bytes:
-        """A POST; `headers` are whole lines."""
+        """The bytes of a POST. Each of the `headers` ends with a line break."""
         return b"%s%sContent-Length: %d\r\n\r\n%s" % (self.head, headers.encode("latin-1"), len(body), body)
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a client answered, its body as far as it is small."""
+class Response:
+    """What a client answered."""
 
     status: int = 0
     retry_after_seconds: float | None = None
     body: bytearray = field(default_factory=bytearray)
 
 
-class Connection(asyncio.Protocol):
-    """One connection; not used again once `usable` is False."""
+class ClientConnection(asyncio.Protocol):
+    """One connection. Once `usable` is False, it takes no more requests."""
 
     def __init__(self) -> None:
         self.usable = True
         self.answered = 0
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Answer] | None = None
-        self._answer = Answer()
+        self._waiting: asyncio.Future[Response] | None = None
+        self._response = Response()
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
 
-    async def post(self, request: bytes) -> Answer:
-        """Send a request and return its answer. Raises PushError."""
+    async def post(self, request: bytes) -> Response:
+        """Send a request and return the response. Raises PushError."""
         if self._transport is None or not self.usable:
             raise ConnectionLost("not connected any more")
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
-        self._answer = Answer()
+        self._response = Response()
         self._received = 0
         self._transport.write(request)
         timer = loop.call_later(READ_SECONDS, self._end, f"no answer within {READ_SECONDS:g} s")
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             self._waiting = None
 
     def close(self) -> None:
-        """Use it no more; what is under way fails."""
+        """End the connection. A request that is under way fails."""
         self._end("closed")
 
     # What asyncio calls.
@@ -114,82 +114,82 @@ class Connection(asyncio.Protocol):
         """Connected."""
         self._transport = cast(asyncio.Transport, transport)
         raw = transport.get_extra_info("socket")
-        with suppress(OSError):  # it has gone already
-            # Have the system find out, while nothing is sent, that the other host is not there any more.
+        with suppress(OSError):  # the client has gone already
+            # So that the system notices that the other host is gone even while we send nothing.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
                 raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        """A part of an answer."""
+        """Take a part of a response."""
         if self._waiting is None or self._waiting.done():
-            self._end("an answer to nothing")
+            self._end("it answered before it was asked")
             return
         self._received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(f"what it answers is not HTTP ({error})")
+            self._end(f"its answer is not HTTP ({error})")
         else:
-            if not self._answer.status and self._received > MAX_HEADER_BYTES:
-                self._end(f"headers of over {MAX_HEADER_BYTES} bytes")
+            if not self._response.status and self._received > MAX_HEADER_BYTES:
+                self._end(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The other side has gone."""
+        """The client has closed the connection, or is gone."""
         reason = f"it closed the connection{f' ({error})' if error else ''}"
         self._end(reason, ConnectionLost if self.answered and not self._received else PushError)
 
     # What httptools calls.
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header of an answer."""
+        """Take a header."""
         if name.lower() == b"retry-after":
-            self._answer.retry_after_seconds = _seconds(value.decode("latin-1"))
+            self._response.retry_after_seconds = _seconds(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
-        """An answer's status is known; a provisional one is not the answer."""
+        """The status is known. A provisional one, such as 100, is not the response."""
         status = self._parser.get_status_code()
         if status >= 200:
-            self._answer.status = status
+            self._response.status = status
         if not self._parser.should_keep_alive():
             self.usable = False
 
     def on_body(self, body: bytes) -> None:
-        """A part of an answer's body."""
-        self._answer.body += body[: SMALL_BODY_BYTES + 1 - len(self._answer.body)]
-        if len(self._answer.body) > SMALL_BODY_BYTES:
-            self._end("a long body")
+        """Take a part of the body."""
+        self._response.body += body[: SMALL_BODY_BYTES + 1 - len(self._response.body)]
+        if len(self._response.body) > SMALL_BODY_BYTES:
+            self._end("its answer has a long body")
 
     def on_message_complete(self) -> None:
-        """An answer is all there."""
-        if self._answer.status and self._waiting and not self._waiting.done():
+        """The response is complete."""
+        if self._response.status and self._waiting and not self._waiting.done():
             self.answered += 1
-            self._waiting.set_result(self._answer)
-            self._answer = Answer()
+            self._waiting.set_result(self._response)
+            self._response = Response()
             if not self.usable:
                 self._end("")
 
     def _end(self, reason: str, error: type[PushError] = PushError) -> None:
-        """Close. An answer counts by its status, also where its body did not come."""
+        """Close. A response whose status has come counts, even if its body is missing."""
         self.usable = False
         if self._waiting and not self._waiting.done():
-            if self._answer.status:
-                self._waiting.set_result(self._answer)
+            if self._response.status:
+                self._waiting.set_result(self._response)
             else:
                 self._waiting.set_exception(error(reason))
         if self._transport:
             self._transport.abort()
 
 
-async def connect(target: Target, addresses: Callable[[str, int], Awaitable[list[str]]]) -> Connection:
-    """Connect to one of the addresses of a target, in their order, within CONNECT_SECONDS. Raises PushError."""
+async def connect(target: Target, addresses: Callable[[str, int], Awaitable[list[str]]]) -> ClientConnection:
+    """Connect to the first address of a target that accepts, within CONNECT_SECONDS. Raises PushError."""
     loop = asyncio.get_running_loop()
 
-    async def try_each() -> Connection:
+    async def try_each() -> ClientConnection:
         found = await addresses(target.host, target.port)
         for last, address in enumerate(found, start=1 - len(found)):
             try:
                 _, connection = await loop.create_connection(
-                    Connection, address, target.port, flags=socket.AI_NUMERICHOST,
+                    ClientConnection, address, target.port, flags=socket.AI_NUMERICHOST,
                     ssl=_tls() if target.tls else None,
                     server_hostname=target.host if target.tls else None,
                 )  # fmt: skip
@@ -213,7 +213,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """Seconds from now, of a Retry-After in either of its forms; None where it is neither."""
+    """A Retry-After in seconds from now, whichever of its two forms it has; None if it has neither."""
     if retry_after.strip().isascii() and retry_after.strip().isdigit():
         return float(retry_after[:12])
     try:

@@ -1,12 +1,14 @@
-"""CORS_ORIGINS → the headers by which a browser knows whether a page may read an answer; of the app and of streams."""
+"""CORS_ORIGINS → the headers that tell a browser which pages may call us and read the answer."""
 
 from __future__ import annotations
 
 Headers = list[tuple[str, str]]
 
+PREFLIGHT_SECONDS = 86_400
+
 
 class Cors:
-    """Which web pages may read what is answered."""
+    """The web pages that may read our answers."""
 
     def __init__(self, origins: str) -> None:
         """`origins` is `*`, a comma-separated list, or empty for none."""
@@ -14,11 +16,11 @@ class Cors:
 
     @property
     def asks_origin(self) -> bool:
-        """Whether the headers depend on who asks."""
+        """Whether the headers depend on the origin of the page."""
         return bool(self._origins - {"*"})
 
     def headers(self, origin: str | None) -> Headers:
-        """What to say to a page of `origin`; names are in lower case."""
+        """The headers for a page of `origin`; names are in lower case."""
         if "*" in self._origins:
             return [("access-control-allow-origin", "*")]
         if not self._origins:
@@ -26,3 +28,12 @@ class Cors:
         # Caches must not give one origin what was meant for another.
         allowed = [("access-control-allow-origin", origin)] if origin and origin in self._origins else []
         return [*allowed, ("vary", "Origin")]
+
+
+def preflight(methods: str, headers: str) -> Headers:
+    """The answer to a browser that asks before it sends: the methods and headers that a page may use."""
+    return [
+        ("access-control-allow-methods", methods),
+        ("access-control-allow-headers", headers),
+        ("access-control-max-age", str(PREFLIGHT_SECONDS)),
+    ]

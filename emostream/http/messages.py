@@ -1,9 +1,10 @@
-"""One HTTP request and one answer, as every server of ours knows them; and the refusals that all of them share."""
+"""One HTTP request and one answer, as every server of ours knows them; the app between them; the shared refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -13,7 +14,7 @@ RETRY_AFTER_SECONDS = 1
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered with, in JSON; `error` is what a refusal's body says."""
+    """The answer to a request. Of a refusal, `error` is the text in its JSON body."""
 
     status: int
     body: bytes
@@ -21,25 +22,11 @@ class Answer:
     error: str = ""
 
 
-def refusal(status: int, error: str, *headers: tuple[str, str]) -> Answer:
-    """A refusal: what was expected and what came."""
-    return Answer(status, msgspec.json.encode({"error": error}), headers, error)
-
-
-def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer:
-    """A refusal for now."""
-    return refusal(status, error, ("retry-after", str(seconds)))
-
-
-def too_large(most: int) -> Answer:
-    """A body of more bytes than there may be."""
-    return refusal(413, f"expected a body of at most {most} bytes, got a larger one")
-
-
 class Request(NamedTuple):
-    """One request as it came: header names in lower case, those that came several times joined by commas.
+    """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` is what follows the method, `peer` an IP address. `refusal`: what it is answered without a look at it.
+    `target` is what follows the method, `peer` the client's IP address. A request with a `refusal` gets that answer;
+    the app does not see it.
     """
 
     headers: dict[bytes, bytes]
@@ -50,5 +37,41 @@ class Request(NamedTuple):
     refusal: Answer | None = None
 
 
-BUSY = retry(503, "try again: expected fewer requests at a time, got more than can be answered at once")
-FAILED = refusal(500, "this should not have happened; the app's log says more")
+class App(Protocol):
+    """What answers the requests."""
+
+    def max_body_bytes(self, target: bytes) -> int:
+        """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
+
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
+
+    def refusal(self, request: Request, answer: Answer) -> Answer:
+        """The server refuses a request with `answer`: count it, and add headers to it."""
+
+    def gone(self, requests: int) -> None:
+        """The clients of so many requests left before their answer."""
+
+
+def json_answer(status: int, value: object, *headers: tuple[str, str], error: str = "") -> Answer:
+    """An answer whose body is `value` in JSON."""
+    return Answer(status, msgspec.json.encode(value), (("content-type", JSON), *headers), error)
+
+
+def refusal(status: int, error: str, *headers: tuple[str, str]) -> Answer:
+    """An answer that says what was expected and what came."""
+    return json_answer(status, {"error": error}, *headers, error=error)
+
+
+def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer:
+    """A refusal for now: the client may try again after `seconds`."""
+    return refusal(status, error, ("retry-after", str(seconds)))
+
+
+def too_large(max_bytes: int) -> Answer:
+    """The refusal of a long body."""
+    return refusal(413, f"expected a body of at most {max_bytes} bytes, got a larger one")
+
+
+BUSY = retry(503, "expected fewer requests at a time, got more than this server can hold; try again later")
+FAILED = refusal(500, "internal error; the log of this process says more")

@@ -14,11 +14,11 @@ import uvloop
 
 from emostream import roles
 from emostream.discovery import Directory
-from emostream.http.server import SPARE_CONNECTIONS, Connections
+from emostream.http.server import SPARE_CONNECTIONS, HttpServer
+from emostream.ingest.api import IngestApi
 from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
-from emostream.ingest.taps import Intake
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -54,34 +54,32 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
     counters = Metrics(log, INGEST)
-    intake = Intake(settings, producer, counters)
+    api = IngestApi(settings, producer, counters)
     workers = WorkerMetrics(metrics_path(settings), counters)
-    app = create_app(intake, MetricsPage(workers, SupervisedMetrics(settings), pid=parent_pid))
+    app = create_app(api, MetricsPage(workers, SupervisedMetrics(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
-    connections = Connections(
-        FastPath(intake, app), counters, log, _max_connections(), settings.max_concurrent_requests
-    )
+    server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
     counters.read(
-        in_flight=lambda: connections.in_flight,
+        in_flight=lambda: server.bounds.in_flight,
         buffered=lambda: producer.buffered,
-        broker_away=lambda: intake.broker_away,
+        broker_away=lambda: api.broker_away,
         produced=lambda: producer.counts()["acknowledged"],
         send_errors=lambda: producer.counts()["lost"],
-        received=intake.received,
+        received=api.taps.received,
     )
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
-    threading.Thread(target=_watch, args=(settings, producer, intake, workers, log, parent_pid), name="watch").start()
-    uvloop.run(_serve(settings, connections, stop))
+    threading.Thread(target=_watch, args=(settings, producer, api, workers, log, parent_pid), name="watch").start()
+    uvloop.run(_serve(settings, server, stop))
 
 
-async def _serve(settings: Settings, connections: Connections, stop: StopFlag) -> None:
+async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None:
     """Take requests until `stop`; what has begun by then is answered."""
-    await connections.listen(settings.bind_host, settings.app_port)
+    await server.listen((settings.bind_host, settings.app_port))
     while not stop.requested:
         await asyncio.sleep(STOP_SECONDS)
-    await connections.close(settings.drain_seconds)
+    await server.close(settings.drain_seconds)
 
 
 def metrics_path(settings: Settings) -> Path:
@@ -109,12 +107,12 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 
 
 def _watch(
-    settings: Settings, producer: BoundedProducer, intake: Intake, workers: WorkerMetrics, log: Log, parent_pid: int
+    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
     """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
     heartbeat = Heartbeat(settings, roles.app(settings).name, parent_pid)
     try:
-        _keep(settings, producer, intake, workers, log, heartbeat, parent_pid)
+        _keep(settings, producer, api, workers, log, heartbeat, parent_pid)
     except BaseException as error:
         log.error("a thread of this worker has failed; the worker ends, and a new one is started", reason=repr(error))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -124,12 +122,12 @@ def _watch(
         heartbeat.end()
         given_up = producer.drain(settings.drain_seconds)
         workers.publish()
-        intake.counters.log_if_due(final=True)
+        api.counters.log_if_due(final=True)
         log.info("drained", given_up=given_up, **producer.counts())
 
 
 def _keep(
-    settings: Settings, producer: BoundedProducer, intake: Intake, workers: WorkerMetrics, log: Log,
+    settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log,
     heartbeat: Heartbeat, parent_pid: int,
 ) -> None:  # fmt: skip
     """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
@@ -145,7 +143,7 @@ def _keep(
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now
         was_away, away = away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
-        intake.broker_away = away
+        api.broker_away = away
         if away and not was_away:
             log.warning(
                 "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
@@ -155,7 +153,7 @@ def _keep(
         if not away:
             heartbeat.beat()
         workers.publish()
-        intake.counters.log_if_due()
+        api.counters.log_if_due()
         if not failed and (producer.counts()["lost"] or not producer.running):
             # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is
             # told of what the broker has; a new worker starts anew.

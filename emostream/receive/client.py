@@ -6,8 +6,7 @@ import sys
 import threading
 from dataclasses import dataclass
 
-import waitress
-
+from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import RECEIVE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -63,8 +62,7 @@ def run(settings: Settings, options: ClientOptions) -> int:
         source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
         app = create_app(screen, source, MetricsPage(metrics_of(screen, sender)))
-        server = waitress.create_server(app, sockets=[listener], threads=4)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
+        serve_wsgi(app, listener, Log("receive"))
     threading.Thread(target=stop_when_told, args=(stop,), name="terminal", daemon=True).start()
     if not source.find(options.wait):
         if not stop.requested:

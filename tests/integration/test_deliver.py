@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -107,6 +107,14 @@ def subscriber(shared: Subscriber) -> Iterator[Subscriber]:
     assert shared.status()["available_slots"] == MAX_CLIENTS
     yield shared
     assert shared.status()["available_slots"] == MAX_CLIENTS
+
+
+def test_110_idle_connections_do_not_silence_a_subscriber(subscriber: Subscriber) -> None:
+    port = int(subscriber.url.rpartition(":")[2])
+    with ExitStack() as stack:
+        for _ in range(110):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        assert requests.get(f"{subscriber.url}/status", timeout=1).status_code == 200
 
 
 def test_a_client_registers_once_and_deregisters_once(subscriber: Subscriber) -> None:

@@ -347,12 +347,11 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
 # The app, of which one worker's producer fails once in a thread: at what `broken` names, after a tap.
 BREAKING = """
 import os, sys
-from emostream.ingest.master import producer as bounded_producer
-from emostream.ingest.master import master as ingest
+from emostream.ingest import master, producer
 from emostream.process import run_script
 
 name, once = sys.argv[1:3]
-method = getattr(bounded_producer.BoundedProducer, name)
+method = getattr(producer.BoundedProducer, name)
 
 def broken(self, *args, **named):
     if self.counts()["accepted"]:
@@ -364,8 +363,8 @@ def broken(self, *args, **named):
             raise RuntimeError("broken on purpose")
     return method(self, *args, **named)
 
-setattr(bounded_producer.BoundedProducer, name, broken)
-run_script("", ingest.serve, [])
+setattr(producer.BoundedProducer, name, broken)
+run_script("", master.serve, [])
 """
 
 

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from emostream.deliver.push.slow_clients import Push
-from emostream.http.client import Answer, Connection, ConnectionLost, PushError, Target, connect
+from emostream.http.client import ClientConnection, ConnectionLost, PushError, Response, Target, connect
 
 GONE = "it answered 410 Gone"
 
@@ -30,7 +30,7 @@ class Sender:
         self._target = Target.parse(client_url)
         self._addresses = addresses
         self._headers = headers
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
 
     async def attempt(self, push: Push) -> Attempt:
         """POST once."""
@@ -60,7 +60,7 @@ class Sender:
         if self._connection:
             self._connection.close()
 
-    async def _post(self, request: bytes) -> Answer:
+    async def _post(self, request: bytes) -> Response:
         """Raises PushError."""
         if self._connection and self._connection.usable:
             try:

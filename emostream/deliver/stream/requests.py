@@ -1,124 +1,72 @@
-"""Bytes of a connection → what they ask for; and the answers: the head of an event stream, or a refusal in JSON."""
+"""A request for a stream → the event to go on after, or a refusal; and the head of the answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from http import HTTPStatus
+from dataclasses import replace
 from urllib.parse import parse_qs
 
-import httptools
-
-from emostream.http.cors import Headers
-from emostream.records import encode
+from emostream.http.cors import Headers, preflight
+from emostream.http.messages import Answer, Request, refusal, retry
+from emostream.http.protocol import ServerProtocol, answer_bytes
 
 PATH = "/stream"
-MAX_REQUEST_BYTES = 16 * 1024
 FULL_RETRY_SECONDS = 5
 
 
-@dataclass
-class Refusal(Exception):
-    """Why a connection gets no stream, and what its client may do then."""
+class Refused(Exception):
+    """A client gets this answer instead of a stream."""
 
-    status: HTTPStatus
-    error: str
-    headers: tuple[str, ...] = ()
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.error)
+        self.answer = answer
 
 
-class Request:
-    """One HTTP request while it is being read. The first one of a connection; what follows it is of no interest."""
+def new_protocol() -> ServerProtocol:
+    """Reads the request of one connection. No request that we serve has a body, and each connection has only one."""
+    return ServerProtocol(peer="", max_body_bytes=lambda _target: 0, head_only=True)
 
-    def __init__(self) -> None:
-        self.complete = False
-        self._url = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._bytes = 0
-        self._parser = httptools.HttpRequestParser(self)
 
-    def feed(self, data: bytes) -> None:
-        """Take more of it. Raises Refusal where it is none, or too long."""
-        self._bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # complete: whoever offers another protocol gets this one
-        except httptools.HttpParserError as error:
-            if not self.complete:
-                raise Refusal(HTTPStatus.BAD_REQUEST, f"expected GET {PATH} by HTTP ({error})") from None
-        if not self.complete and self._bytes > MAX_REQUEST_BYTES:
-            raise Refusal(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected a request of at most {MAX_REQUEST_BYTES} bytes"
-            )
+def parse_last_event_id(request: Request, http_version: str) -> str | None:
+    """The id of the event after which the stream goes on; None for a new stream. Raises Refused."""
+    if request.refusal:
+        raise Refused(request.refusal)
+    if http_version not in ("1.0", "1.1"):
+        raise Refused(refusal(400, f"expected GET {PATH} with HTTP/1.1, got HTTP/{http_version}"))
+    path, _, query = request.target.partition(b"?")
+    if path != PATH.encode():
+        raise Refused(refusal(404, f"expected GET {PATH}, got another path"))
+    if request.method == b"OPTIONS":
+        raise Refused(Answer(204, b"", tuple(preflight("GET", "Last-Event-ID, Cache-Control"))))
+    if request.method != b"GET":
+        raise Refused(refusal(405, f"expected GET {PATH}, got {request.method.decode()}", ("allow", "GET, OPTIONS")))
+    header = request.headers.get(b"last-event-id")
+    if header is not None:
+        return header.decode("latin-1")
+    given = parse_qs(query.decode("latin-1")).get("last_event_id")
+    return given[0] if given else None
 
-    @property
-    def origin(self) -> str:
-        """The web origin of the page that asks; empty where none does."""
-        return self._headers.get(b"origin", b"").decode("latin-1")
 
-    def last_event_id(self) -> str | None:
-        """Where the stream is to go on; None where it is a new one. Raises Refusal where no stream is asked for."""
-        if self._parser.get_http_version() not in ("1.0", "1.1"):
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"expected GET {PATH} by HTTP/1.1")
-        path, _, query = self._url.partition(b"?")
-        if path != PATH.encode():
-            raise Refusal(HTTPStatus.NOT_FOUND, f"expected GET {PATH}, got another path")
-        if self._parser.get_method() == b"OPTIONS":
-            raise Refusal(
-                HTTPStatus.NO_CONTENT, "",
-                ("Access-Control-Allow-Methods: GET", "Access-Control-Allow-Headers: Last-Event-ID, Cache-Control",
-                 "Access-Control-Max-Age: 86400"),
-            )  # fmt: skip
-        if self._parser.get_method() != b"GET":
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"expected GET {PATH}", ("Allow: GET, OPTIONS",))
-        header = self._headers.get(b"last-event-id")
-        if header is not None:
-            return header.decode("latin-1")
-        given = parse_qs(query.decode("latin-1")).get("last_event_id")
-        return given[0] if given else None
+def full(max_streams: int) -> Refused:
+    """All streams are taken."""
+    return Refused(
+        retry(503, f"no stream is free: all {max_streams} are taken; try another subscriber", FULL_RETRY_SECONDS)
+    )
 
-    # What httptools calls.
-    def on_url(self, url: bytes) -> None:
-        """A part of the target."""
-        self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header."""
-        self._headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        """Nothing more is read: no request that is served has a body."""
-        self.complete = True
+def refusal_bytes(refused: Refused, cors: Headers) -> bytes:
+    """A refusal as it goes over the wire."""
+    answer = refused.answer
+    return answer_bytes(replace(answer, headers=(*answer.headers, *cors)), close=True)
 
 
 def stream_head(cors: Headers) -> bytes:
-    """What comes before the events. They end with the connection, which saves the framing of each."""
-    return _head(
-        HTTPStatus.OK, "Content-Type: text/event-stream; charset=utf-8", "Cache-Control: no-store, no-transform",
-        "X-Accel-Buffering: no", *_lines(cors),
-    )  # fmt: skip
-
-
-def refusal(refused: Refusal, cors: Headers) -> bytes:
-    """The whole answer to what gets no stream."""
-    if refused.status == HTTPStatus.NO_CONTENT:
-        return _head(refused.status, *refused.headers, *_lines(cors))
-    body = encode({"error": refused.error})
-    length = f"Content-Length: {len(body)}"
-    return _head(refused.status, "Content-Type: application/json", length, *refused.headers, *_lines(cors)) + body
-
-
-def full(max_streams: int) -> Refusal:
-    """All streams are taken."""
-    return Refusal(
-        HTTPStatus.SERVICE_UNAVAILABLE, f"no stream is free: all {max_streams} are taken; try another subscriber",
-        (f"Retry-After: {FULL_RETRY_SECONDS}",),
-    )  # fmt: skip
-
-
-def _lines(headers: Headers) -> list[str]:
-    return [f"{name.title()}: {value}" for name, value in headers]
-
-
-def _head(status: HTTPStatus, *headers: str) -> bytes:
-    lines = (f"HTTP/1.1 {status.value} {status.phrase}", *headers, "Connection: close", "", "")
-    return "\r\n".join(lines).encode("latin-1")
+    """The bytes before the events. The events end with the connection, which saves the framing of each."""
+    lines = [
+        "HTTP/1.1 200 OK",
+        "Content-Type: text/event-stream; charset=utf-8",
+        "Cache-Control: no-store, no-transform",
+        "X-Accel-Buffering: no",
+        *(f"{name.title()}: {value}" for name, value in cors),
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -18,10 +18,18 @@ from emostream.deliver.history import History
 from emostream.deliver.stream.event_stream import EventStream
 from emostream.deliver.stream.file_descriptors import MAX_REFUSED
 from emostream.deliver.stream.micro_batches import MicroBatches, gap
-from emostream.deliver.stream.requests import Refusal, Request, full, refusal, stream_head
+from emostream.deliver.stream.requests import (
+    Refused,
+    full,
+    new_protocol,
+    parse_last_event_id,
+    refusal_bytes,
+    stream_head,
+)
 from emostream.deliver.stream.resume import EventId
 from emostream.deliver.stream.slow_streams import SlowStreams, buffer_little
 from emostream.http.cors import Cors
+from emostream.http.protocol import ServerProtocol
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
 
@@ -216,7 +224,7 @@ class StreamServer:
                 continue
             accepted.setblocking(False)
             fd = accepted.detach()
-            self._connections[fd] = self._asking[fd] = EventStream(Request(), now)
+            self._connections[fd] = self._asking[fd] = EventStream(new_protocol(), now)
             self._epoll.register(fd, select.EPOLLIN)
 
     def _receive(self, fd: int, stream: EventStream) -> None:
@@ -226,31 +234,32 @@ class StreamServer:
             return
         except OSError:
             data = b""
-        if data and stream.request:
-            self._read_request(fd, stream, stream.request, data)
+        if data and stream.protocol:
+            self._read_request(fd, stream, stream.protocol, data)
         else:
             self._close(fd)  # it left, or it sent something after its request
 
-    def _read_request(self, fd: int, stream: EventStream, request: Request, data: bytes) -> None:
+    def _read_request(self, fd: int, stream: EventStream, protocol: ServerProtocol, data: bytes) -> None:
+        complete = protocol.receive(data)
+        if not complete:
+            return
+        [request] = complete
+        cors = self._cors.headers(request.headers.get(b"origin", b"").decode("latin-1"))
         try:
-            request.feed(data)
-            if not request.complete:
-                return
-            last_event_id = request.last_event_id()
+            last_event_id = parse_last_event_id(request, protocol.http_version)
             if self.streams >= self.max_streams:
                 self._counters.add("streams_refused")
                 raise full(self.max_streams)
-        except Refusal as refused:
+        except Refused as refused:
             with suppress(OSError):  # the other side has gone
-                os.write(fd, refusal(refused, self._cors.headers(request.origin)))
+                os.write(fd, refusal_bytes(refused, cors))
             self._close(fd)
             return
-        stream.request = None
+        stream.protocol = None
         del self._asking[fd]
         self._ready[fd] = stream
         stream.cursor = self._batches.end
-        begin = HELLO + self._beginning(fd, stream, last_event_id)
-        self._write(fd, stream, stream_head(self._cors.headers(request.origin)) + begin)
+        self._write(fd, stream, stream_head(cors) + HELLO + self._beginning(fd, stream, last_event_id))
 
     def _beginning(self, fd: int, stream: EventStream, last_event_id: str | None) -> bytes:
         """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emostream.ingest import admission as gate
-from emostream.ingest.admission import Gate, RateLimit, TooMany
+from emostream.ingest import admission
+from emostream.ingest.admission import Admission, RateLimit, TooManyTaps
 from testkit.settings import settings_with
 
 PROXIES = "10.0.0.0/8,2001:db8:1::/48"
@@ -34,14 +34,14 @@ PROXIES = "10.0.0.0/8,2001:db8:1::/48"
 def test_a_request_comes_from_the_last_hop_that_is_no_trusted_proxy(
     peer: str, forwarded_for: str | None, address: str
 ) -> None:
-    assert Gate(settings_with(TRUSTED_PROXIES=PROXIES)).address(peer, forwarded_for) == address
+    assert Admission(settings_with(TRUSTED_PROXIES=PROXIES)).address(peer, forwarded_for) == address
 
 
 def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MAX_COUNTED", 100)
+    monkeypatch.setattr(admission, "MAX_COUNTED", 100)
     limit = RateLimit("1/hour", "of a user")
     for number in range(950):
         limit.take(f"user-{number}", 1)
         assert limit.counted <= 100
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyTaps):
         limit.take("user-949", 1)

@@ -7,9 +7,9 @@ from typing import cast
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer
-from emostream.ingest.routes import create_app
-from emostream.ingest.taps import OPENAPI, Intake
+from emostream.ingest.routes import OPENAPI, create_app
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -32,7 +32,7 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
     settings, counters = settings_with(), Metrics(Log("test"), INGEST)
-    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
+    app = create_app(IngestApi(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
     app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
     pages = {"/", "/overlay", "/dashboard", "/subscribers"}
     calls = {

@@ -1,4 +1,4 @@
-"""emostream.ingest.routes, and when emostream.ingest.worker flushes: every answer of POST /send-emoji."""
+"""emostream.ingest.api through Flask's routes: every answer to a tap. And when emostream.ingest.worker flushes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
-from emostream.ingest import routes as ingest_http
+from emostream.ingest import refusals
+from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
-from emostream.ingest.taps import Intake
 from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
@@ -35,8 +35,8 @@ class Ingest:
     def __init__(self, failure: Exception | None = None, acknowledges: bool = True, **settings: object) -> None:
         self.producer = FakeProducer(failure, acknowledges)
         self.counters = Metrics(Log("test"), INGEST)
-        self.intake = Intake(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
-        self.app = create_app(self.intake, MetricsPage(self.counters))
+        self.api = IngestApi(settings_with(**settings), cast(BoundedProducer, self.producer), self.counters)
+        self.app = create_app(self.api, MetricsPage(self.counters))
         self._client = self.app.test_client()
 
     def ask(self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP, **more: Any) -> TestResponse:
@@ -109,7 +109,7 @@ def test_a_producer_that_does_not_take_events_is_a_503_that_says_why_and_when_to
 
 
 def test_an_event_that_the_broker_does_not_acknowledge_is_a_503_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_http, "ACK_SECONDS", 0.01)
+    monkeypatch.setattr(refusals, "ACK_SECONDS", 0.01)
     ingest = Ingest(acknowledges=False, ACK="broker")
     assert_to_be_tried_again(ingest.ask(), "unknown whether it counts")
     assert len(ingest.producer.sent) == 1
@@ -141,14 +141,14 @@ def test_every_request_is_counted_by_its_fate() -> None:
     ingest.producer.failure = BufferFull()
     ingest.ask()
     assert ingest.counters.snapshot() == {"accepted": 2, "refused_invalid": 1, "refused_http": 1, "refused_full": 1}
-    assert ingest.intake.received() == 4  # a wrong path is no tap
+    assert ingest.api.taps.received() == 4  # a wrong path is no tap
 
 
 def test_a_merged_event_counts_as_the_taps_that_it_stands_for() -> None:
     ingest = Ingest()
     ingest.ask(**batch(TAP, merged(5), merged(0)))
     assert ingest.counters.snapshot() == {"accepted": 6, "refused_invalid": 1}
-    assert ingest.intake.received() == 7
+    assert ingest.api.taps.received() == 7
 
 
 def test_the_page_of_metrics_is_text_for_prometheus() -> None:
@@ -241,7 +241,7 @@ def test_a_batch_of_which_only_a_part_has_room_is_told_which() -> None:
 def test_a_live_process_is_ready_until_the_broker_is_away() -> None:
     ingest = Ingest()
     assert [ingest.ask("GET", path).status_code for path in ("/livez", "/readyz")] == [200, 200]
-    ingest.intake.broker_away = True
+    ingest.api.broker_away = True
     assert [ingest.ask("GET", path).status_code for path in ("/livez", "/readyz")] == [200, 503]
 
 

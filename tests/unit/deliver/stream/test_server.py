@@ -18,9 +18,9 @@ from emostream.deliver.history import History, Record
 from emostream.deliver.stream import server as stream
 from emostream.deliver.stream import slow_streams
 from emostream.deliver.stream.micro_batches import MicroBatches
-from emostream.deliver.stream.requests import MAX_REQUEST_BYTES
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
+from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, bound_socket
@@ -335,7 +335,7 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_REQUEST_BYTES, 431),
+        (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
 )
 def test_any_other_request_is_refused_in_json(asked: bytes, status: int) -> None:

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
-from emostream.ingest.taps import Intake
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -88,7 +88,7 @@ def test_without_a_broker_the_answer_says_so(path: str, monkeypatch: pytest.Monk
 def test_no_page_of_another_site_may_read_what_operators_see() -> None:
     settings = settings_with(CORS_ORIGINS="*", SUBSCRIBER_BASE_PORT=1, METRICS_BASE_PORT=1)
     counters = Metrics(Log("test"), INGEST)
-    app = create_app(Intake(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
+    app = create_app(IngestApi(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
     app.register_blueprint(routes.blueprint(settings, FakeDirectory(), lambda: b""))
     for path in ("/dashboard.json", "/timeline.json", "/timeline.csv", "/timeline.csv?minutes=0"):
         answer = app.test_client().get(path, headers={"Origin": "http://elsewhere.example"})

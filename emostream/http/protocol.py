@@ -1,0 +1,229 @@
+"""Bytes of one connection → HTTP/1.1 requests; answers → bytes. No I/O and no clock in here.
+
+A transport hands over what it reads and gets back the requests that are complete. What breaks a limit, or is no HTTP,
+comes back as a request with a refusal, and nothing after it is read. httptools (llhttp) does the parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from http import HTTPStatus
+
+import httptools
+
+from emostream.http.messages import Answer, Request, refusal, too_large
+from emostream.records import MAX_BODY_BYTES
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+# A transport hands over at most this much at once, so that a limit is noticed soon after it is exceeded.
+PIECE_BYTES = 16 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
+LARGE_HEAD = refusal(
+    431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one"
+)
+CUT_OFF = refusal(400, "expected a whole request, got only the beginning of one")
+
+
+class ReadState(Enum):
+    """What the next byte belongs to."""
+
+    IDLE = "a new request"
+    HEAD = "the head of a request"
+    BODY = "the body of a request"
+    CLOSED = "nothing: no more is read"
+
+
+IDLE, HEAD, BODY, CLOSED = ReadState  # a look-up in the class would cost as much as a call
+
+
+class ServerProtocol:
+    """The requests of one connection while they come in."""
+
+    def __init__(self, peer: str, max_body_bytes: Callable[[bytes], int], head_only: bool = False) -> None:
+        """`max_body_bytes` says for a target how long a body may be: MAX_BODY_BYTES or more.
+
+        `head_only`: the head of the first request is all that matters, and nothing after it is read.
+        """
+        self.state = IDLE
+        self._peer = peer
+        self._max_body_bytes = max_body_bytes
+        self._head_only = head_only
+        self._finishing = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._complete: list[Request] = []  # not returned yet
+        # The request that is being read.
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header_lines = 0
+        self._body: bytes | bytearray = b""
+        self._overhead_bytes = 0  # all of it that is not body
+
+    @property
+    def http_version(self) -> str:
+        """The version of the last request, such as 1.1."""
+        return str(self._parser.get_http_version())
+
+    def receive(self, data: bytes) -> list[Request]:
+        """Read on; returns the requests that are complete now."""
+        body_bytes, rest = len(self._body), data
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as offer:
+                rest = self._decline(rest[offer.args[0] :])
+            except httptools.HttpParserCallbackError:
+                raise  # a bug of ours, not a bad request
+            except httptools.HttpParserError:
+                self._refuse(NOT_HTTP)
+                break
+        if self.state is HEAD or self.state is BODY:
+            self._check_limits(len(data), body_bytes)
+        complete, self._complete = self._complete, []
+        return complete
+
+    def receive_eof(self) -> list[Request]:
+        """The client sends no more; returns a refusal if that cuts a request off."""
+        if self.state is HEAD or self.state is BODY:
+            return self.refuse(CUT_OFF)
+        self.state = CLOSED
+        return []
+
+    def refuse(self, answer: Answer) -> list[Request]:
+        """Give up what is being read and read no more; returns the refusal, unless nothing was read any more."""
+        self._refuse(answer)
+        complete, self._complete = self._complete, []
+        return complete
+
+    def close(self) -> None:
+        """Read no more, and give up what is being read."""
+        self.state = CLOSED
+        self._forget_request()
+
+    def finish(self) -> None:
+        """Read no request after the one that has begun."""
+        self._finishing = True
+        if self.state is IDLE:
+            self.state = CLOSED
+
+    def take_expectation(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body. True only once for a request."""
+        return self.state is BODY and bool(self._headers.pop(b"expect", b"")) and not self._body
+
+    def _decline(self, rest: bytes) -> bytes:
+        """Decline an offer of another protocol, as Java's client makes and curl can; returns what is to be read next.
+
+        The parser has stopped after the head. `rest` is what came after it.
+        """
+        if self.state is not HEAD:
+            self.state = CLOSED  # CONNECT: the request is complete, and what follows is not for us
+            return b""
+        # Read the same head again, without the offer.
+        lines = [b"%b: %b" % header for header in self._headers.items() if header[0] != b"upgrade"]
+        version = self._parser.get_http_version().encode()
+        first = b"%b %b HTTP/%b" % (self._parser.get_method(), self._target, version)
+        self._forget_request()
+        self._parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([first, *lines, b"", b""]) + rest
+
+    def _check_limits(self, data_bytes: int, body_bytes_before: int) -> None:
+        if not self._complete:  # all of the data belongs to the request that is being read
+            self._overhead_bytes += data_bytes - (len(self._body) - body_bytes_before)
+            # Small chunks have more overhead than body; a client may send as much of it as of body.
+            if self._overhead_bytes > MAX_HEAD_BYTES + len(self._body):
+                self._refuse(LARGE_HEAD)
+        if self.state is BODY:
+            # The parser has checked that it is a number. Python refuses one with thousands of leading zeros.
+            self._check_body(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))
+
+    def _check_body(self, body_bytes: int) -> None:
+        max_bytes = self._max_body_bytes(self._target)
+        if body_bytes > max_bytes:
+            self._refuse(too_large(max_bytes))
+
+    def _refuse(self, answer: Answer) -> None:
+        if self.state is not CLOSED:
+            self._complete.append(Request(self._headers, self._peer, refusal=answer))
+            self.close()
+
+    def _forget_request(self) -> None:
+        """Keep nothing of a request that is complete: the connection may be idle from now on."""
+        self._target, self._headers, self._body = b"", {}, b""
+
+    # What httptools calls. It goes on to the end of the data even if nothing more is to be read.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if self.state is not CLOSED:
+            self.state = HEAD
+            self._header_lines = self._overhead_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        """Take its target, or a part of it."""
+        if self.state is HEAD:
+            self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one of its headers. Trailers, which come after the body, are ignored."""
+        if self.state is not HEAD:
+            return
+        self._header_lines += 1
+        if self._header_lines > MAX_HEADERS:
+            self._refuse(LARGE_HEAD)
+            return
+        name = name.lower()
+        if name in self._headers:
+            value = self._headers[name] + b"," + value
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Its head is complete."""
+        if self.state is not HEAD:
+            return
+        if self._head_only:
+            self._finishing = True
+            self.state = BODY
+            self.on_message_complete()
+        elif not self._parser.should_upgrade() or self._parser.get_method() == b"CONNECT":
+            self.state = BODY
+
+    def on_body(self, part: bytes) -> None:
+        """Take a part of its body."""
+        if self.state is not BODY:
+            return
+        if not self._body:
+            self._body = part
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)  # which grows without being copied each time
+            self._body += part
+        if len(self._body) > MAX_BODY_BYTES:
+            self._check_body(len(self._body))
+
+    def on_message_complete(self) -> None:
+        """It is complete."""
+        if self.state is BODY:
+            method, body = self._parser.get_method(), bytes(self._body)
+            self._complete.append(Request(self._headers, self._peer, method, self._target, body))
+            self.state = IDLE if self._parser.should_keep_alive() and not self._finishing else CLOSED
+            self._forget_request()
+
+
+def answer_bytes(answer: Answer, date: str = "", close: bool = False, head: bool = False) -> bytes:
+    """An answer as it goes over the wire. `close`: the connection ends after it.
+
+    `head`: the request was a HEAD, so there is no body, and the app itself says how long the body would be.
+    """
+    status = HTTPStatus(answer.status)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    if date:
+        lines.append(f"date: {date}")
+    lines += [f"{name}: {value}" for name, value in answer.headers]
+    if not head and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        lines.append(f"content-length: {len(answer.body)}")
+    if close:
+        lines.append("connection: close")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else answer.body)

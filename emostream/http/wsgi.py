@@ -1,0 +1,110 @@
+"""A WSGI app, such as Flask's, behind our HTTP server: requests → WSGI environments, in threads → answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from werkzeug.wrappers import Response
+
+from emostream.http.messages import BUSY, Answer, Request
+from emostream.http.server import HttpServer
+from emostream.process import Log
+from emostream.records import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+THREADS = 4
+MAX_CONNECTIONS = 100
+BACKLOG = 128
+
+
+def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threading.Thread:
+    """Serve an app on a bound socket, in an event loop of its own. Returns the thread that does it."""
+    listener.listen(BACKLOG)
+
+    async def serve() -> None:
+        server = HttpServer(WsgiApp(app, THREADS), log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS)
+        await server.listen(listener, BACKLOG)
+        await asyncio.Event().wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="http", daemon=True)
+    thread.start()
+    return thread
+
+
+class WsgiApp:
+    """Has a WSGI app answer requests, each in a thread, because such an app may wait."""
+
+    def __init__(self, app: WSGIApplication, threads: int) -> None:
+        self._app = app
+        self._threads = ThreadPoolExecutor(threads, "wsgi")
+
+    async def call(self, request: Request) -> Answer:
+        """The app's answer."""
+        loop = asyncio.get_running_loop()
+        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, environ(request), True)
+        # The server adds the length, except to the answer to a HEAD, which has no body to measure.
+        headers = tuple(
+            (name.lower(), value)
+            for name, value in response.headers
+            if name.lower() != "content-length" or request.method == b"HEAD"
+        )
+        return Answer(response.status_code, response.data, headers)
+
+    # What the server calls.
+
+    def max_body_bytes(self, target: bytes) -> int:
+        """A bound for the memory; the app itself may accept less."""
+        return MAX_BODY_BYTES
+
+    def answer(self, request: Request, busy: bool) -> Answer | Any:
+        """Have the app answer, unless too many requests wait for it already."""
+        return BUSY if busy else self.call(request)
+
+    def refusal(self, request: Request, answer: Answer) -> Answer:
+        """Refuse as the server does."""
+        return answer
+
+    def gone(self, requests: int) -> None:
+        """Nobody counts them."""
+
+
+def environ(request: Request) -> dict[str, Any]:
+    """A request as WSGI (PEP 3333) has it."""
+    target = request.target
+    if not target.startswith((b"/", b"*")):  # http://host/path, as to a proxy
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    found: dict[str, Any] = {
+        "REQUEST_METHOD": request.method.decode("latin-1"),
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1"),
+        "SERVER_NAME": "localhost",  # the Host header says more
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": request.peer,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": io.StringIO(),  # Flask logs by itself
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "CONTENT_LENGTH": str(len(request.body)),
+    }
+    for name, value in request.headers.items():
+        # A header with an underscore would pass for the one with hyphens, which a proxy may have written. And a body
+        # that came in chunks is whole here.
+        if b"_" in name or name in (b"content-length", b"transfer-encoding"):
+            continue
+        key = name.decode("latin-1").upper().replace("-", "_")
+        found[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value.decode("latin-1")
+    return found

@@ -1,0 +1,71 @@
+"""What a refused request to ingest is told, and why. Every refusal text of the stage is here.
+
+Two kinds of text lie elsewhere: what is wrong inside a tap (emostream.records, which checks it), and what is wrong with
+HTTP itself (emostream.http.messages and emostream.http.protocol).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emostream.http.messages import Answer, json_answer, refusal, retry
+
+# With ACK=broker a sender waits for the broker, for so long at most.
+ACK_SECONDS = 10.0
+
+NO_API_KEY = refusal(
+    401, "expected the API key as Authorization: Bearer KEY or X-API-Key: KEY, got another or none",
+    ("www-authenticate", "Bearer"),
+)  # fmt: skip
+NOT_READY = retry(503, "not ready: the broker takes no events")
+NOT_ACKNOWLEDGED = retry(
+    503, f"unknown whether it counts: the broker has not acknowledged the event within {ACK_SECONDS:g} s"
+)
+
+
+def invalid(reason: object) -> Answer:
+    """The body is not a tap, or not a batch of them."""
+    return refusal(400, str(reason))
+
+
+def emoji_not_allowed(allowed: Sequence[str], emoji: str) -> str:
+    """The reason why a tap is invalid whose emoji is not in EMOJIS."""
+    return f"emoji_type: expected one of {' '.join(allowed)}, got {emoji}"
+
+
+def too_many_taps(limit: str, whose: str, retry_after_seconds: int) -> Answer:
+    """More taps than RATE_LIMIT_USER or RATE_LIMIT_ADDRESS allows."""
+    return retry(429, f"expected at most {limit} {whose}, got more", retry_after_seconds)
+
+
+def buffer_full(reason: object) -> Answer:
+    """MAX_BUFFERED_EVENTS wait for the broker, or it never told us of the topic."""
+    return retry(503, f"try again: {reason}")
+
+
+def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:
+    """No event of a batch was good. The status is that of the event that may become good later, else of the first."""
+    worst = max((answer for _, answer in refused), key=lambda answer: answer.status)
+    error = f"expected at least one good event, got {len(refused)} bad"
+    kept = [header for header in worst.headers if header[0] == "retry-after"]
+    return json_answer(worst.status, {"error": error, "rejected": rejected(refused)}, *kept)
+
+
+def rejected(refused: Sequence[tuple[int, Answer]]) -> list[dict[str, object]]:
+    """The refused events of a batch, as both of its answers list them: by index, from 0."""
+    return [{"index": index, "error": answer.error} for index, answer in refused]
+
+
+def wrong_media_type(expected: Sequence[str], got: str) -> Answer:
+    """Another Content-Type than the call takes."""
+    return refusal(415, f"expected Content-Type: {' or '.join(expected)}, got {got or 'none'}")
+
+
+def unknown_path(method: str, path: str) -> Answer:
+    """A path that the app does not have."""
+    return refusal(404, f"expected POST /send-emoji or another call that /openapi.json lists, got {method} {path}")
+
+
+def wrong_method(allowed: Sequence[str], method: str) -> Answer:
+    """A method that the path does not have."""
+    return refusal(405, f"expected {' or '.join(allowed)}, got {method}")
