@@ -11,8 +11,9 @@ from emostream.operate import commands, jars
 from emostream.operate.commands import one_at_a_time
 from emostream.operate.jars import IVY_FILE, ensure_jars
 from emostream.operate.terminal import OperatingError
-from tests.harness import wait_until
-from tests.unit.support import run_python, settings_with
+from testkit.scripts import run_python
+from testkit.settings import settings_with
+from testkit.waiting import wait_until
 
 # Is called as Ivy is: -ivy FILE -cache DIRECTORY -retrieve PATTERN.
 FETCHES = 'while [ "$1" != -cache ]; do shift; done; mkdir -p "$2" "$(dirname "$2")/broker"'
