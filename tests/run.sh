@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-  sed -n '2,5s/^# //p' "$0"
+  sed -n '2,5s/^# //p' tests/run.sh
   exit
 fi
 # The tests bring settings of their own; a DATA_DIR from outside would only move the jars.
@@ -21,11 +21,11 @@ case " $* " in
   "  " | *tests/browser*)
     if ! command -v chromium chromedriver >/dev/null || ! fc-list 2>/dev/null | grep -qi emoji; then
       as_root="sudo -n"
-      [ "$(id -u)" -ne 0 ] || as_root=env
-      packages="chromium chromium-driver fontconfig fonts-noto-color-emoji"
+      [ "$(id -u)" -ne 0 ] || as_root="env"
+      packages=(chromium chromium-driver fontconfig fonts-noto-color-emoji)
       echo "  installing Chromium, in which the pages are tested" >&2
-      { $as_root apt-get -qq update && $as_root apt-get -qq install -y --no-install-recommends $packages; } >/dev/null ||
-        echo "  it could not be installed, so the tests of the pages will fail; as root: apt-get install $packages" >&2
+      { $as_root apt-get -qq update && $as_root apt-get -qq install -y --no-install-recommends "${packages[@]}"; } >/dev/null ||
+        echo "  it could not be installed, so the tests of the pages will fail; as root: apt-get install ${packages[*]}" >&2
     fi ;;
 esac
 case " $* " in
@@ -34,7 +34,7 @@ case " $* " in
       # Not installed, only unpacked: the package would start a service, now and whenever this machine starts.
       echo "  fetching Prometheus, which is to read the metrics" >&2
       as_root="sudo -n"
-      [ "$(id -u)" -ne 0 ] || as_root=env
+      [ "$(id -u)" -ne 0 ] || as_root="env"
       rm -rf .data/prometheus
       mkdir -p .data/prometheus
       (
