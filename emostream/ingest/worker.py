@@ -62,7 +62,7 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
     server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
     counters.read(
-        in_flight=lambda: server.bounds.in_flight,
+        in_flight=lambda: server.in_flight,
         buffered=lambda: producer.buffered,
         broker_away=lambda: api.broker_away,
         produced=lambda: producer.counts()["acknowledged"],
