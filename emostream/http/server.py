@@ -15,6 +15,7 @@ from enum import Flag
 from functools import partial
 from typing import cast
 
+from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import BUSY, FAILED, Answer, App, Request, refusal
 from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 from emostream.process import Log
@@ -40,10 +41,12 @@ class HttpServer:
     """A listener, all of its connections, and the bounds that they share."""
 
     def __init__(
-        self, app: App, log: Log, max_connections: int, max_requests: int, request_seconds: float = REQUEST_SECONDS
-    ) -> None:
+        self, app: App, log: Log, max_connections: int, max_requests: int, request_seconds: float = REQUEST_SECONDS,
+        check_host: HostCheck = any_host,
+    ) -> None:  # fmt: skip
         """`max_requests` bounds the requests that are held. A request has `request_seconds` to come in."""
         self.app = app
+        self.check_host = check_host
         self.log = log
         self.max_requests = max_requests
         self.request_seconds = request_seconds
@@ -165,7 +168,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         peer: str = address[0] if address else ""  # the client may have gone already
-        self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes)
+        self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes, self._server.check_host)
         too_many = self._server.add(self)
         if too_many > SPARE_CONNECTIONS or self._server.closing:
             self.abort()
@@ -337,8 +340,9 @@ class ServerConnection(asyncio.Protocol):
     def _send(self, request: Request, answer: Answer) -> None:
         last = self._protocol.state is CLOSED and not self._waiting
         head = request.method == b"HEAD"
-        if last or head:
-            self._transport.write(answer_bytes(answer, self._server.date, close=last, head=head))
+        if last or head or request.keep_alive:
+            connection = "close" if last else "keep-alive" if request.keep_alive else ""
+            self._transport.write(answer_bytes(answer, self._server.date, connection, head))
         else:
             self._transport.write(self._server.bytes_of(answer))
         if last:

@@ -56,7 +56,7 @@ def full(max_streams: int) -> Refused:
 def refusal_bytes(refused: Refused, cors: Headers) -> bytes:
     """A refusal as it goes over the wire."""
     answer = refused.answer
-    return answer_bytes(replace(answer, headers=(*answer.headers, *cors)), close=True)
+    return answer_bytes(replace(answer, headers=(*answer.headers, *cors)), connection="close")
 
 
 def stream_head(cors: Headers) -> bytes:

@@ -75,7 +75,7 @@ def test_requests_that_wait_leave_room_for_as_many_as_there_are_threads(url: str
     with ExitStack() as stack:
         for _ in range(THREADS - 1):
             connection = stack.enter_context(socket.create_connection(url_port(url), timeout=10))
-            connection.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
+            connection.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
             assert entered.acquire(timeout=10)
         assert requests.get(f"{url}/nothing", timeout=10).status_code == 204
         release.set()
