@@ -12,10 +12,13 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.wrappers import Response
 
+from emostream.http.access import SIGN_IN, AllowedHosts, Operators
+from emostream.http.head import ALLOW
 from emostream.http.messages import BUSY, Answer, Request
 from emostream.http.server import HttpServer
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
+from emostream.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -24,12 +27,14 @@ THREADS = 4
 MAX_CONNECTIONS = 100
 
 
-def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threading.Thread:
+def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
     """Serve an app on a bound socket, in an event loop of its own. Returns the thread that does it."""
     listener.listen()  # so that nobody is turned away while the thread starts
 
     async def serve() -> None:
-        server = HttpServer(WsgiApp(app, THREADS), log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS)
+        behind = WsgiApp(app, THREADS, Operators(settings))
+        check_host = AllowedHosts(settings).check
+        server = HttpServer(behind, log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS, check_host=check_host)
         await server.listen(listener)
         await asyncio.Event().wait()
 
@@ -41,21 +46,30 @@ def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threa
 class WsgiApp:
     """Has a WSGI app answer requests, each in a thread, because such an app may wait."""
 
-    def __init__(self, app: WSGIApplication, threads: int) -> None:
+    def __init__(self, app: WSGIApplication, threads: int, operators: Operators) -> None:
         self._app = app
+        self._operators = operators
         self._threads = ThreadPoolExecutor(threads, "wsgi")
 
     async def call(self, request: Request) -> Answer:
-        """The app's answer."""
+        """The app's answer, unless this is an operators' call and the caller is no operator."""
+        if request.target == b"*":
+            return Answer(204, b"", (ALLOW,))
+        asked = environ(request)
+        path = asked["PATH_INFO"]
+        for_operators = self._operators.needed_for(path)
+        if path == SIGN_IN:
+            return self._operators.sign_in(request)
+        if for_operators and (refused := self._operators.refusal(request)):
+            return refused
         loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, environ(request), True)
-        # The server adds the length, except to the answer to a HEAD, which has no body to measure.
-        headers = tuple(
-            (name.lower(), value)
-            for name, value in response.headers
-            if name.lower() != "content-length" or request.method == b"HEAD"
-        )
-        return Answer(response.status_code, response.data, headers)
+        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, asked, True)
+        # The server adds the date and the length, but not the length of what a GET would get in place of a HEAD.
+        left_out = {"date"} if request.method == b"HEAD" else {"date", "content-length"}
+        headers = [(name.lower(), value) for name, value in response.headers if name.lower() not in left_out]
+        if for_operators:  # the pages of others may not read it, whatever CORS_ORIGINS says
+            headers = [(name, value) for name, value in headers if not name.startswith("access-control-")]
+        return Answer(response.status_code, response.data, tuple(headers))
 
     # What the server calls.
 
@@ -77,10 +91,7 @@ class WsgiApp:
 
 def environ(request: Request) -> dict[str, Any]:
     """A request as WSGI (PEP 3333) has it."""
-    target = request.target
-    if not target.startswith((b"/", b"*")):  # http://host/path, as to a proxy
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    path, _, query = target.partition(b"?")
+    path, _, query = request.target.partition(b"?")
     found: dict[str, Any] = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
         "SCRIPT_NAME": "",

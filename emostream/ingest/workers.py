@@ -18,6 +18,7 @@ import uvloop
 
 from emostream import roles
 from emostream.discovery import Directory
+from emostream.http.access import AllowedHosts, Operators
 from emostream.http.server import SPARE_CONNECTIONS, HttpServer
 from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import IngestApi
@@ -98,8 +99,10 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
-    api.flask = WsgiApp(app, FLASK_THREADS)
-    server = HttpServer(api, log, _max_connections(), settings.max_concurrent_requests)
+    api.flask = WsgiApp(app, FLASK_THREADS, Operators(settings))
+    server = HttpServer(
+        api, log, _max_connections(), settings.max_concurrent_requests, check_host=AllowedHosts(settings).check
+    )
     counters.read(
         in_flight=lambda: server.in_flight,
         buffered=lambda: producer.buffered,

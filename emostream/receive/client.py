@@ -62,7 +62,7 @@ def run(settings: Settings, options: ClientOptions) -> int:
         source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
         app = create_app(screen, source, MetricsPage(metrics_of(screen, sender)))
-        serve_wsgi(app, listener, Log("receive"))
+        serve_wsgi(app, listener, Log("receive"), settings)
     threading.Thread(target=stop_when_told, args=(stop,), name="terminal", daemon=True).start()
     if not source.find(options.wait):
         if not stop.requested:

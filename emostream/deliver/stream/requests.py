@@ -6,6 +6,7 @@ from dataclasses import replace
 from urllib.parse import parse_qs
 
 from emostream.http.cors import Headers, preflight
+from emostream.http.head import HostCheck
 from emostream.http.messages import Answer, Request, refusal, retry
 from emostream.http.protocol import ServerProtocol, answer_bytes
 
@@ -21,9 +22,9 @@ class Refused(Exception):
         self.answer = answer
 
 
-def new_protocol() -> ServerProtocol:
+def new_protocol(check_host: HostCheck) -> ServerProtocol:
     """Reads the request of one connection. No request that we serve has a body, and each connection has only one."""
-    return ServerProtocol(peer="", max_body_bytes=lambda _target: 0, head_only=True)
+    return ServerProtocol(peer="", max_body_bytes=lambda _target: 0, check_host=check_host, head_only=True)
 
 
 def parse_last_event_id(request: Request, http_version: str) -> str | None:

@@ -29,6 +29,7 @@ from emostream.deliver.stream.requests import (
 from emostream.deliver.stream.resume import EventId
 from emostream.deliver.stream.slow_streams import SlowStreams, buffer_little
 from emostream.http.cors import Cors
+from emostream.http.head import HostCheck, any_host
 from emostream.http.protocol import ServerProtocol
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
@@ -51,7 +52,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
-        counters: Metrics, log: Log,
+        counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
         """From `start` on it listens on the bound `listener`, and streams can go on from what is in the history."""
         self.max_streams = max_streams
@@ -59,6 +60,7 @@ class StreamServer:
         self._history = history
         self._batches = batches
         self._cors = cors
+        self._check_host = check_host
         self._counters = counters
         self._log = log
         self._read = history.start  # a cursor into the history
@@ -224,7 +226,7 @@ class StreamServer:
                 continue
             accepted.setblocking(False)
             fd = accepted.detach()
-            self._connections[fd] = self._asking[fd] = EventStream(new_protocol(), now)
+            self._connections[fd] = self._asking[fd] = EventStream(new_protocol(self._check_host), now)
             self._epoll.register(fd, select.EPOLLIN)
 
     def _receive(self, fd: int, stream: EventStream) -> None:

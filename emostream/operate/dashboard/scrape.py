@@ -106,7 +106,10 @@ class Scraper:
         at_ms = round(time.time() * 1000)
         urls = metrics_urls(self._settings)
         threads = ThreadPoolExecutor(len(urls) + 2, "scrape")
-        asked: dict[str, Future[ScrapedPage | None]] = {name: threads.submit(fetch, url) for name, url in urls.items()}
+        key = self._settings.operator_key
+        asked: dict[str, Future[ScrapedPage | None]] = {
+            name: threads.submit(fetch, url, key) for name, url in urls.items()
+        }
         asked["app"] = threads.submit(lambda: parse(self._own_page()))
         supervisor = threads.submit(supervised, self._settings)
         everything: list[Future[Any]] = [*asked.values(), supervisor]
@@ -150,12 +153,13 @@ def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedPr
     return {name: process for name, process in known.items() if process.running}
 
 
-def fetch(url: str) -> ScrapedPage | None:
+def fetch(url: str, operator_key: str = "") -> ScrapedPage | None:
     """Return the page of a process; None if it does not answer, or answers with something else."""
     with requests.Session() as session:
         session.trust_env = False
         try:
-            with session.get(url, timeout=TIMEOUT_SECONDS, stream=True) as answer:
+            headers = {"Authorization": f"Bearer {operator_key}"} if operator_key else {}
+            with session.get(url, headers=headers, timeout=TIMEOUT_SECONDS, stream=True) as answer:
                 answer.raise_for_status()
                 data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
             return parse(data) if len(data) <= MAX_PAGE_BYTES else None

@@ -25,6 +25,7 @@ from testkit.ports import free_port_block
 
 SECONDS = 20.0  # for what should come at once
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Echo:
@@ -175,7 +176,7 @@ def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wai
 
 def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        client = await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + GET * 5_000)
+        client = await server.client(WAIT + GET * 5_000)
         await server.until(lambda: server.http.in_flight > MAX_WAITING)
         server.app.release.set()
         for _ in range(1 + MAX_WAITING):
@@ -312,11 +313,12 @@ class Life:
 BODY = b"Content-Length: 30\r\n\r\n" + b"x" * 30
 many_requests = st.lists(
     st.sampled_from([
-        GET, b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /fail-later HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /a HTTP/1.1\r\nHost: x\r\n" + BODY,
+        GET, WAIT, b"GET /fail-later HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /a HTTP/1.1\r\nHost: x\r\n" + BODY,
         b"POST /wait HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n" + BODY,
         b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + BODY,
         b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: y\r\n\r\n",
-        b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"BAD\r\n\r\n",
+        b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"BAD\r\n\r\n",
         b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
     ]),
     min_size=1, max_size=50,
@@ -332,7 +334,7 @@ events = st.sampled_from(
     st.lists(st.tuples(events, st.sampled_from([1, 7, 40, 300, 5_000])), max_size=60),
     st.sampled_from([1, 2, 3, 100]),
 )
-@example([b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", GET, GET], [("data", 5_000), ("lost", 1), ("later", 1)], 100)
+@example([WAIT, GET, GET], [("data", 5_000), ("lost", 1), ("later", 1)], 100)
 def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_held(
     requests: list[bytes], happenings: list[tuple[str, int]], max_requests: int
 ) -> None:
@@ -388,7 +390,7 @@ def test_a_connection_that_is_to_close_closes_after_its_answer(served: Run, requ
 
 def test_a_client_that_sends_no_more_still_gets_its_answer(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        client = await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        client = await server.client(WAIT)
         await server.until(lambda: bool(server.app.asked))
         client.writer.write_eof()
         await asyncio.sleep(0.1)  # for the end to arrive; too short, the test is only weaker
@@ -401,7 +403,7 @@ def test_a_client_that_sends_no_more_still_gets_its_answer(served: Run) -> None:
 
 def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        for data in (b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhi"):
+        for data in (WAIT, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhi"):
             client = await server.client(data)
             await server.until(lambda: server.http.in_flight > 0)
             linger = struct.pack(
@@ -419,7 +421,8 @@ def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None
 
 def test_a_head_alone_has_the_length_that_the_app_says_and_no_body(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        client = await server.client(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n" + GET + b"GET /unchanged HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+        unchanged = b"GET /unchanged HTTP/1.1\r\nHost: x\r\n\r\n"
+        client = await server.client(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n" + GET + unchanged + GET)
         assert (await client.answer(head=True))[0] == 200
         assert (await client.answer())[2] == b"GET /a 0"
         status, headers, _ = await client.answer()
@@ -434,7 +437,7 @@ def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
         ask = b"POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         client = await server.client(ask)
         assert (await client.answer())[0] == 100
-        client.send(b"hi" + b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + ask)
+        client.send(b"hi" + WAIT + ask)
         assert (await client.answer())[2] == b"POST /a 2"
         server.app.release.set()
         assert (await client.answer())[2] == b"GET /wait 0"
@@ -449,7 +452,8 @@ def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
 def test_who_offers_another_protocol_is_answered_in_this_one(served: Run) -> None:
     async def scenario(server: Server) -> None:
         offer = (
-            b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi"
+            b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+            b"Content-Length: 2\r\n\r\nhi"
         )
         client = await server.client((offer + GET) * 3_000)
         for number in range(6_000):
@@ -502,7 +506,7 @@ BROKEN = {
     "an endless header": (b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
     "endless headers": (b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
     "many equal headers": (b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"X:\r\n" * 101 + b"\r\n", 431),
-    "many headers": (b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
+    "many headers": (b"GET /a HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
     "a large head in one piece": (b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
     "endless trailers": (CHUNKED + b"0\r\n" + b"X: a\r\n" * 20 * MAX_HEAD_BYTES, 431),
     "an endless trailer": (CHUNKED + b"0\r\nX: " + b"a" * 20 * MAX_HEAD_BYTES, 431),
@@ -511,7 +515,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-@pytest.mark.parametrize("before", [b"", GET, b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["first", "second", "behind one"])
+@pytest.mark.parametrize("before", [b"", GET, WAIT], ids=["first", "second", "behind one"])
 def test_what_is_no_request_is_refused_in_its_turn_and_ends_the_connection(
     served: Run, what: str, before: bytes
 ) -> None:
@@ -556,7 +560,7 @@ def test_a_silent_connection_ends_and_one_that_waits_for_its_answer_does_not(
     monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
-        waiting = await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        waiting = await server.client(WAIT)
         for silent in (await server.client(), await server.client(GET)):
             await silent.rest()
         server.app.release.set()
@@ -633,9 +637,9 @@ def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_noth
 
     async def scenario(server: Server) -> None:
         slow = [await server.client(half) for _ in range(2)]
-        slow.append(await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"))
+        slow.append(await server.client(WAIT))
         await server.until(lambda: server.http.in_flight == 3)
-        client = await server.client(GET + b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + half + b"hi" + half)
+        client = await server.client(GET + WAIT + half + b"hi" + half)
         for expected in (200, 503, 200, 503):
             status, headers, _ = await client.answer()
             assert (status, headers.get("retry-after")) == (expected, "1" if expected == 503 else None)
@@ -683,7 +687,7 @@ def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
 
 def test_a_connection_too_many_is_told_so(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        held = [await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(2)]
+        held = [await server.client(WAIT) for _ in range(2)]
         await server.until(lambda: server.http.in_flight == 2)
         beyond = await server.client(GET)
         status, headers, _ = await beyond.answer()
@@ -701,7 +705,7 @@ def test_a_connection_too_many_is_told_so(served: Run) -> None:
 
 def test_the_connection_that_has_been_idle_for_the_longest_makes_room_for_a_new_one(served: Run) -> None:
     async def scenario(server: Server) -> None:
-        busy = await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        busy = await server.client(WAIT)
         await server.until(lambda: server.http.in_flight == 1)
         began = await server.client(b"GET /a HTTP/1.1\r\nHost: x\r\n")
         idle = [await server.client(GET) for _ in range(2)]
@@ -748,7 +752,7 @@ def test_at_the_end_what_has_begun_is_answered_and_nothing_more(served: Run) -> 
     async def scenario(server: Server) -> None:
         silent = await server.client(GET)
         await silent.answer()
-        waiting = await server.client(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        waiting = await server.client(WAIT)
         half = await server.client(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh")
         await server.until(lambda: server.http.in_flight == 2)
         ending = asyncio.create_task(server.http.close(SECONDS))

@@ -67,7 +67,7 @@ def test_of_very_many_clients_only_the_worst_are_named() -> None:
 )
 def test_a_body_that_is_not_a_page_of_metrics_is_no_answer(body: bytes) -> None:
     with http_server(lambda _: Answer(200, body)) as server:
-        found = fetch(server.url)
+        found = fetch(server.url, "s3cret")
         assert found is None or not found.series
 
 
@@ -107,7 +107,7 @@ class Operated:
         directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
-    def _fetch(self, url: str) -> scrape.ScrapedPage | None:
+    def _fetch(self, url: str, operator_key: str) -> scrape.ScrapedPage | None:
         self.asked.append(url)
         if ":7001/" in url:
             raise OSError("an unexpected error")
