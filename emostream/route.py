@@ -1,7 +1,7 @@
 """MAIN_TOPIC → one cluster's topic, every record unchanged and exactly once.
 
-Each step consumes, produces and moves its position in one transaction. The position is the committed offset of
-the consumer group `<cluster topic>-publisher`, which is also the transactional id: a second publisher for the same
+Each step consumes, produces and commits its position in one transaction. The position is the committed offset of the
+consumer group `<cluster topic>-publisher`. That name is also the transactional id, so a second publisher for the same
 cluster fences the first.
 """
 
@@ -44,14 +44,14 @@ from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 
 POLL_MS = 500
-TRANSACTION_SECONDS = 6.0  # takes 10 to 50 ms, or as long as three brokers need to notice that one has died
+TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
 Polled: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 
 
 class Router:
-    """Copies MAIN_TOPIC to one cluster topic, a transaction a step."""
+    """Copies MAIN_TOPIC to one cluster topic, one transaction per step."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self._settings = settings
@@ -66,7 +66,7 @@ class Router:
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
-        # In this order: a position read first could be that of a transaction that commits a moment later.
+        # Fence first: an older publisher could otherwise commit after the position was read.
         within(TRANSACTION_SECONDS, "starting transactions", self._producer.init_transactions)
         positions = within(TRANSACTION_SECONDS, "finding the position", self._find_position)
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
@@ -77,9 +77,9 @@ class Router:
         return {tp.partition: self._consumer.position(tp) for tp in assigned}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Route what has come, waiting at most `poll_ms` for a first record; returns the number of records read.
+        """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
 
-        Raises KafkaError or StepTimeout; the successor then reads again what the broken transaction held.
+        Raises KafkaError or StepTimeout. The successor then reads the records of the broken transaction again.
         """
         polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self._poll(poll_ms))
         if not polled:
@@ -113,24 +113,24 @@ class Router:
             skip_record(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
-        # The same partition, so that the order within it, which is that of each emoji, stays.
+        # To the same partition, so that the order of each emoji's counts stays.
         return self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
 
     def drain(self, timeout_seconds: float) -> None:
-        """Route what is on MAIN_TOPIC, for at most `timeout_seconds`."""
+        """Route what is left on MAIN_TOPIC, for at most `timeout_seconds`."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.run_once(poll_ms=200):
             pass
         self.counters.log_if_due(final=True)
 
     def close(self) -> None:
-        """Close both connections; an open transaction is aborted by the successor."""
+        """Close both connections. The successor aborts an open transaction."""
         self._consumer.close(autocommit=False, timeout_ms=1_000)
         self._producer.close(timeout=1)
 
 
 def run(settings: Settings) -> int:
-    """Route until SIGTERM or SIGINT, then what is on MAIN_TOPIC, and end."""
+    """Route until SIGTERM or SIGINT, then what is left on MAIN_TOPIC, and end."""
     cluster_topic = settings.required_cluster_topic()
     log = Log("route", cluster=cluster_topic)
     stop = stop_on_signals()
@@ -160,7 +160,7 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
-        heartbeat.beat()  # before it waits for a first record: whoever waits for a successor has one
+        heartbeat.beat()  # before the first record: a successor is ready when it can work, not when it has worked
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()

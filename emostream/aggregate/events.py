@@ -39,14 +39,14 @@ def read_records(records: DataFrame) -> DataFrame:
 
 
 def parsed_event() -> tuple[Column, Column, Column]:
-    """Return three columns: the first of `value`, the other two of `value` and the first, which is named `plain`.
+    """Return three columns of the column `value`. The last two also read the first, by the name `plain`.
 
     1. The emoji if the record is a PLAIN_EVENT, otherwise "".
-    2. The emoji, null if the record is not an event.
-    3. How many taps the record stands for, 1 if it is not an event.
+    2. The emoji if the record is an event, otherwise null.
+    3. How many taps the record stands for: 1 if it is not an event.
     """
     value = F.col("value").cast("string")
-    # from_json ignores what comes after an object, but not what comes after an array: so it gets an array of one.
+    # from_json ignores whatever follows an object. As an element of an array, such an object makes the array invalid.
     events = F.from_json(F.concat(F.lit("["), value, F.lit("]")), f"array<struct<{EVENT_SCHEMA}>>")
     event = F.get(events, F.lit(0))
     emoji, count = event["emoji"], event["count"]

@@ -129,7 +129,7 @@ class Subscriber:
 
 
 def run(settings: Settings) -> int:
-    """Serve clients until SIGTERM or SIGINT, then deliver what is on the topic, and end."""
+    """Serve clients and streams until SIGTERM or SIGINT, then deliver what is left on the topic, and end."""
     cluster_topic = settings.required_cluster_topic()
     log = Log("deliver", cluster=cluster_topic, subscriber=settings.subscriber)
     stop = stop_on_signals()

@@ -78,7 +78,7 @@ INGEST: Stage = {
     "broker_away": _gauge("ingest_broker_away", "1 while the broker takes no events, otherwise 0", greatest=True),
 }
 SUPERVISED: Stage = {
-    "restarts": _counter("process_restarts", "How often supervisor started a process again", "process"),
+    "restarts": _counter("process_restarts", "Restarts of a process by supervisor", "process"),
     "up": _gauge("process_up", "1 while supervisor has the process running, otherwise 0", "process"),
 }
 AGGREGATE: Stage = {
@@ -89,7 +89,9 @@ AGGREGATE: Stage = {
     "cut_emojis": _counter(
         "aggregate_cut_emojis", "Emojis not published because a micro-batch had more than MAX_EMOJIS_PER_BATCH"
     ),
-    "cut_events": _counter("aggregate_cut_events", "Taps on those emojis; no other series counts them"),
+    "cut_events": _counter(
+        "aggregate_cut_events", "Taps on emojis that were not published; no other series counts them"
+    ),
     "transactions": _counter("aggregate_transactions", "Transactions committed"),
     "transaction_aborts": _counter("aggregate_transaction_aborts", "Transactions that failed"),
     "batch": _seconds("aggregate_batch", "Time of a micro-batch, from its start to its commit", STEP_BUCKETS),

@@ -128,7 +128,7 @@ def test_a_client_registers_once_and_deregisters_once(subscriber: Subscriber) ->
     assert subscriber.post("deregister", url) == (404, {"status": "not_found", "client_url": url})
 
 
-def test_of_20_clients_that_register_at_once_exactly_as_many_as_there_are_slots_get_one(subscriber: Subscriber) -> None:
+def test_when_20_clients_register_at_once_exactly_as_many_as_there_are_slots_get_one(subscriber: Subscriber) -> None:
     urls = [f"http://127.0.0.1:9/{number}" for number in range(20)]
     with ThreadPoolExecutor(20) as clients:
         answers = list(clients.map(lambda url: subscriber.post("register", url), urls))
@@ -163,7 +163,7 @@ def test_of_20_clients_that_register_at_once_exactly_as_many_as_there_are_slots_
         b'{"client_url": "http://localhost/\\ud83d"}',
     ],
 )
-def test_what_is_no_client_url_is_refused_with_400(subscriber: Subscriber, path: str, body: bytes) -> None:
+def test_an_invalid_client_url_is_refused_with_400(subscriber: Subscriber, path: str, body: bytes) -> None:
     answer = requests.post(subscriber.url + path, data=body, headers=JSON, timeout=30)
     assert answer.status_code == 400, answer.text
     assert "expected" in answer.json()["error"]
@@ -189,7 +189,7 @@ def test_a_client_gets_every_count_published_after_it_registered_and_none_from_b
         assert sorted(numbers(client)) == wanted
 
 
-def test_a_client_gets_nothing_from_before_it_registered_even_where_the_subscriber_is_behind(
+def test_a_client_gets_nothing_from_before_it_registered_even_when_the_subscriber_is_behind(
     broker: Broker, subscriber: Subscriber
 ) -> None:
     os.kill(subscriber.process.process.pid, signal.SIGSTOP)
@@ -279,7 +279,7 @@ def test_bad_records_are_skipped_by_topic_partition_and_offset_and_the_good_betw
             assert f"topic={CLUSTER} partition=1 offset={offset} " in subscriber.process.log
 
 
-def test_a_client_goes_on_getting_counts_when_the_topics_are_replaced(empty_topics: Broker) -> None:
+def test_a_client_still_gets_counts_after_the_topics_are_replaced(empty_topics: Broker) -> None:
     with running(empty_topics) as subscriber, http_client() as client, subscriber.registered(client.url):
         empty_topics.produce(CLUSTER, [count(number) for number in range(100)])
         got(client, list(range(100)))
@@ -288,7 +288,7 @@ def test_a_client_goes_on_getting_counts_when_the_topics_are_replaced(empty_topi
         got(client, [100])
 
 
-def test_after_kill_9_its_clients_are_registered_still_and_miss_nothing_and_can_tell_repeats_by_their_key(
+def test_after_kill_9_clients_are_still_registered_miss_nothing_and_recognise_repeats_by_key(
     empty_topics: Broker,
 ) -> None:
     with http_client() as client:
@@ -350,7 +350,7 @@ def test_a_client_that_was_killed_is_evicted_and_its_slot_is_free(empty_topics: 
             got(other, [2])
 
 
-def test_a_client_where_no_client_may_be_is_refused(subscriber: Subscriber) -> None:
+def test_a_client_at_a_forbidden_address_is_refused(subscriber: Subscriber) -> None:
     for host in ("169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "8.8.8.8", "0", "nobody.invalid"):
         status, body = subscriber.post("register", f"http://{host}/latest/meta-data/")
         assert (status, "client_url" in body["error"]) == (400, True), host
@@ -369,7 +369,7 @@ def test_a_registration_with_a_token_ends_only_with_it_also_after_kill_9(empty_t
             assert call(f"{subscriber.url}/deregister", ours)[0] == 200
 
 
-def test_where_clients_are_verified_only_one_that_echoes_is_registered(empty_topics: Broker) -> None:
+def test_with_verify_clients_only_a_client_that_echoes_is_registered(empty_topics: Broker) -> None:
     with running(empty_topics, VERIFY_CLIENTS=1) as subscriber, http_client() as deaf:
         status, body = subscriber.post("register", deaf.url)
         assert (status, "challenge" in body["error"]) == (400, True)
@@ -381,7 +381,7 @@ def test_where_clients_are_verified_only_one_that_echoes_is_registered(empty_top
             assert len(subscriber.status()["clients"]) == 1
 
 
-def test_a_client_that_is_behind_gets_fewer_larger_counts_with_the_exact_sum_also_after_kill_9(
+def test_a_slow_client_gets_fewer_and_larger_counts_with_the_exact_sum_also_after_kill_9(
     empty_topics: Broker,
 ) -> None:
     with http_client(status=503) as slow:

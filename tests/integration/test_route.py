@@ -107,7 +107,7 @@ def test_records_of_an_aborted_transaction_are_not_routed(empty_topics: Broker) 
     assert values(empty_topics) == [count(2)]
 
 
-def test_kill_9_again_and_again_routes_every_record_exactly_once(empty_topics: Broker) -> None:
+def test_every_record_is_routed_exactly_once_through_repeated_kill_9(empty_topics: Broker) -> None:
     with (
         empty_topics.stream("main-pub-topic", lambda number: count(number, "plain")) as plain,
         empty_topics.stream(
@@ -128,7 +128,7 @@ def test_kill_9_again_and_again_routes_every_record_exactly_once(empty_topics: B
     assert {value: number for value, number in wrong.items() if number} == {}
 
 
-def test_it_goes_on_when_the_topics_are_replaced(empty_topics: Broker) -> None:
+def test_it_continues_when_the_topics_are_replaced(empty_topics: Broker) -> None:
     with publisher(empty_topics) as running:
         empty_topics.produce("main-pub-topic", [count(number) for number in range(100)])
         routed(empty_topics, 100)
@@ -139,7 +139,7 @@ def test_it_goes_on_when_the_topics_are_replaced(empty_topics: Broker) -> None:
     assert values(empty_topics) == [count(100)]
 
 
-def test_a_second_publisher_for_a_cluster_takes_over_and_the_elder_ends_with_status_3(empty_topics: Broker) -> None:
+def test_a_second_publisher_for_a_cluster_takes_over_and_the_first_ends_with_status_3(empty_topics: Broker) -> None:
     with publisher(empty_topics) as elder:
         elder.wait_for("routing")
         with publisher(empty_topics) as younger:

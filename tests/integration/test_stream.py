@@ -92,7 +92,7 @@ def test_curl_gets_one_event_per_micro_batch_through_the_subscribers_own_port(em
                 assert counts == [{"emoji": emoji, "count": 1, "events": 10} for emoji in ("👏", "🔥", "😊")]
 
 
-def test_with_more_streams_than_select_has_room_for_clients_are_answered_still(empty_topics: Broker) -> None:
+def test_clients_are_still_answered_while_more_streams_are_open_than_select_can_watch(empty_topics: Broker) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     base = free_port_block(2)
@@ -130,7 +130,7 @@ def test_a_viewer_goes_on_after_kill_9_of_the_subscriber_without_a_gap_or_a_repe
             viewer.wait_for_batches([9])
 
 
-def test_a_viewer_is_told_of_a_gap_where_it_missed_something_and_only_there(empty_topics: Broker) -> None:
+def test_a_viewer_is_told_of_a_gap_only_when_it_missed_something(empty_topics: Broker) -> None:
     base = free_port_block(2)
     url = f"http://127.0.0.1:{base + 1}/stream"
     with running(empty_topics, base, MAX_AGE_SECONDS=1), curl(empty_topics.environment, url) as viewer:

@@ -204,10 +204,7 @@ class MicroBatches:
     def _events(self, first: int, merge: bool) -> bytes:
         found = self._from(first)
         if merge and len(found) > 1:
-            records = (record for batch in found for record in batch.records)
-            ids = [batch.batch_id for batch in found if batch.batch_id is not None]
-            merged = len(set(ids)) + len(found) - len(ids)
-            made = self._event(self.event_id, ids[-1] if ids else None, records, merged)
+            made = self._sum(self.event_id, [(batch.batch_id, batch.records) for batch in found])
         else:
             made = b"".join(batch.event for batch in found)
         if first < self.first:
@@ -216,16 +213,20 @@ class MicroBatches:
 
     def _rest(self, event_id: EventId) -> bytes:
         seen, made = self._seen_offsets(event_id), []
+        parts: list[tuple[int | None, list[Record]]] = []
         for batch in self._closed:
-            records = [record for record in batch.records if record.offset >= seen[record.partition]]
-            offsets = tuple(map(max, seen, batch.event_id.offsets))
-            if len(records) == len(batch.records) and offsets == batch.event_id.offsets:
+            unseen = [record for record in batch.records if record.offset >= seen[record.partition]]
+            covers_seen = all(map(int.__ge__, batch.event_id.offsets, seen))
+            if covers_seen and not parts and len(unseen) == len(batch.records):
                 made.append(batch.event)
-            elif records:
-                # The stream has seen records of later micro-batches. The id says so, and that it may not have all.
-                ids = [known_id for known_id in (event_id.batch_id, batch.event_id.batch_id) if known_id is not None]
-                after = EventId(self._progress.cluster, max(ids, default=None), offsets, bool(ids))
-                made.append(self._event(after, batch.batch_id, records))
+                continue
+            if unseen:
+                parts.append((batch.batch_id, unseen))
+            # The stream has seen a part of this micro-batch, or later ones. No id says exactly that, so send what it
+            # has not seen together with the next micro-batch whose id covers all of it.
+            if covers_seen and parts:
+                made.append(self._sum(batch.event_id, parts))
+                parts = []
         return b"".join(made)
 
     def _seen_offsets(self, event_id: EventId) -> list[int]:
@@ -247,11 +248,19 @@ class MicroBatches:
     def _close(self, batch_id: int | None, records: list[Record]) -> None:
         self._progress.close(batch_id, records, max(record.count.batch_emojis or math.inf for record in records))
         event_id = self._progress.event_id(numbered=batch_id is not None)
-        self._closed.append(MicroBatch(batch_id, records, event_id, self._event(event_id, batch_id, records)))
+        text = event(event_id, batch_id, records, 1, self._now_ms())
+        self._closed.append(MicroBatch(batch_id, records, event_id, text))
         self._records += len(records)
 
-    def _event(self, event_id: EventId, batch_id: int | None, records: Iterable[Record], merged: int = 1) -> bytes:
-        return event(event_id, batch_id, records, merged, round(self._clock() * 1000))
+    def _sum(self, event_id: EventId, parts: Sequence[tuple[int | None, list[Record]]]) -> bytes:
+        """One event for the records of several micro-batches."""
+        ids = [batch_id for batch_id, _ in parts if batch_id is not None]
+        records = (record for _, found in parts for record in found)
+        merged = len(set(ids)) + len(parts) - len(ids)
+        return event(event_id, ids[-1] if ids else None, records, merged, self._now_ms())
+
+    def _now_ms(self) -> int:
+        return round(self._clock() * 1000)
 
     def _forget_oldest(self) -> None:
         oldest = self._closed.popleft()

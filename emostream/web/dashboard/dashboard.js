@@ -41,16 +41,18 @@ async function ask(path) {
 
 async function askAll() {
   if (document.hidden) return;
+  let answer;
   try {
-    const answer = await ask("/dashboard.json");
-    answeredAt = performance.now();
-    for (const { name, page } of answer.processes) if (page) seen.add(name);
-    answers.add(answer);
-    show(figuresOf(answers, seen));
-    showState("live", "Live");
+    answer = await ask("/dashboard.json");
   } catch {
     if (performance.now() - answeredAt > PATIENCE_MS) showAway();
+    return;
   }
+  answeredAt = performance.now();
+  for (const { name, page } of answer.processes) if (page) seen.add(name);
+  answers.add(answer);
+  show(figuresOf(answers, seen));
+  showState("live", "Live");
 }
 
 async function askTimeline() {
@@ -194,7 +196,7 @@ function showClients({ screens, slow, evicted, atMs }) {
 
 /** Ask again and again, with a pause after each answer. */
 async function keepAsking(asking, pauseMs) {
-  await asking();
+  await asking().catch(reportError); // a bug in this page, which must not end the asking
   setTimeout(keepAsking, pauseMs, asking, pauseMs);
 }
 

@@ -13,7 +13,7 @@ export class Answers {
     this.list = [];
   }
 
-  /** Keep an answer, unless it is not newer than the newest one. */
+  /** Keep an answer if it is newer than the newest one. */
   add(answer) {
     if (this.list.length && answer.at_ms <= this.newest.at_ms) return;
     this.list.push(answer);
@@ -24,7 +24,7 @@ export class Answers {
     return this.list[this.list.length - 1];
   }
 
-  /** The answers of the last `seconds`, starting with the last one before that time; up to `until` seconds ago. */
+  /** The answers from `seconds` ago until `until` seconds ago, and the one before them, to compare with. */
   #within(seconds, until = 0) {
     const first = this.newest.at_ms - seconds * 1000;
     const last = this.newest.at_ms - until * 1000;
@@ -90,7 +90,7 @@ export class Answers {
     return [...found].map((key) => [key.slice(series.length + label.length + 3, -2), this.rate(kind, key, seconds)]);
   }
 
-  /** What each process of a kind says now: [name, value], of those that say it. */
+  /** The current value in each process of a kind that has this series: [name, value]. */
   now(kind, series) {
     return this.newest.processes
       .filter(({ name, page }) => isOfKind(name, kind) && page && series in page.series)

@@ -53,7 +53,7 @@ export function peaksOf(total) {
   return kept.sort((a, b) => a - b);
 }
 
-/** The lowest value between a peak and the next higher value, or the end. If the end is still as high, it is no peak yet. */
+/** The lowest value between a peak and the next higher value, or the end of the chart. */
 function valley(total, peak, step) {
   let lowest = total[peak];
   for (let index = peak + step; index >= 0 && index < total.length; index += step) {

@@ -103,7 +103,7 @@ export class Stream {
       for await (const event of events(answer.body, () => patience(SILENCE_MS))) {
         if (event.id) [this.lastId, this.lastCluster] = [event.id, subscriber.cluster];
         if (event.type === "gap") this.onGap(parsed(event.data).reason);
-        else if (event.data) this.#take(parsed(event.data), event.id, exact, before);
+        else if (event.data) this.#handOn(parsed(event.data), event.id, exact, before);
       }
     } finally {
       clearTimeout(alarm);
@@ -116,7 +116,7 @@ export class Stream {
    * send a batch in parts.) Within a cluster a repetition has the same event id. In another cluster it has another id, so
    * there each count is compared by micro-batch and emoji.
    */
-  #take(batch, id, exact, before) {
+  #handOn(batch, id, exact, before) {
     this.pause = FIRST_PAUSE_MS;
     // The sum of several micro-batches does not say which counts are in it.
     const known = batch.batch_id !== undefined && !(batch.merged > 1);

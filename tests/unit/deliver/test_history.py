@@ -56,7 +56,7 @@ def test_every_cursor_sees_what_a_plain_list_would_show(
             assert history.after(cursor, limit) == (begin, everything[begin : begin + limit])
 
 
-def test_every_listener_is_told_of_a_record_and_not_of_nothing() -> None:
+def test_every_listener_is_called_for_records_and_not_for_an_empty_append() -> None:
     history = History(max_age_seconds=60, max_records=10)
     told: list[int] = []
     for listener in range(2):
@@ -66,7 +66,7 @@ def test_every_listener_is_told_of_a_record_and_not_of_nothing() -> None:
     assert told == [1, 2]
 
 
-def test_what_had_to_go_because_there_was_too_much_is_told_from_what_was_too_old() -> None:
+def test_records_dropped_for_lack_of_room_are_not_confused_with_old_ones() -> None:
     history = History(max_age_seconds=1, max_records=3)
     history.append(records(1, 2), now_ms=2000)
     assert (history.start, history.overflowed) == (2, 0)

@@ -48,21 +48,21 @@ def slow_client() -> FakeClient:
     return FakeClient()
 
 
-def test_of_50_clients_at_once_as_many_are_registered_as_there_are_slots() -> None:
+def test_when_50_clients_register_at_once_exactly_as_many_as_there_are_slots_get_one() -> None:
     registry: Registry[FakeClient] = Registry(capacity=2)
     outcomes = fifty_at_once(lambda number: registry.add(f"http://c{number}/", slow_client))
     assert (outcomes.count(True), outcomes.count(Full)) == (2, 48)
     assert (len(registry.clients()), registry.free_slots()) == (2, 0)
 
 
-def test_of_50_registrations_of_one_client_at_once_one_takes_a_slot() -> None:
+def test_when_one_client_registers_50_times_at_once_it_takes_one_slot() -> None:
     registry: Registry[FakeClient] = Registry(capacity=2)
     outcomes = fifty_at_once(lambda _: registry.add("http://c/", slow_client))
     assert (outcomes.count(True), outcomes.count(False)) == (1, 49)
     assert registry.free_slots() == 1
 
 
-def test_of_50_removals_of_one_client_at_once_one_closes_it() -> None:
+def test_when_one_client_is_removed_50_times_at_once_it_is_closed_once() -> None:
     registry: Registry[FakeClient] = Registry(capacity=2)
     client = FakeClient()
     registry.add("http://c/", lambda: client)

@@ -76,7 +76,7 @@ def test_the_metrics_say_what_the_client_has_shown_and_sent() -> None:
     for _ in range(2):
         client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
     page = client.test_client().get("/metrics").text
-    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_"))
+    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_receive_"))
     assert {name.removeprefix("emostream_receive_"): float(number) for name, number in told.items()} == {
         "shown_total": 1, "repeats_total": 1, "sent_total": 3, "failed_total": 1,
     }  # fmt: skip

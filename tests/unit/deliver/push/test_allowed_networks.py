@@ -94,7 +94,7 @@ def test_an_address_is_allowed_or_not(address: str, by_default: bool, where_ever
         ("::ffff:a9fe:a9fe", "::ffff:169.254.169.254"),
     ],
 )
-def test_another_way_to_write_an_address_is_that_address(written: str, address: str) -> None:
+def test_an_address_written_in_another_way_is_the_same_address(written: str, address: str) -> None:
     [found] = resolve(written, 80)
     assert ipaddress.ip_address(found) == ipaddress.ip_address(address)
     assert DEFAULT.allows(found) == DEFAULT.allows(address)
@@ -106,7 +106,7 @@ forms = st.sampled_from(
 
 
 @given(st.ip_addresses(v=4), forms)
-def test_no_form_of_an_address_reaches_what_the_plain_one_does_not(
+def test_no_form_of_an_address_is_allowed_where_the_plain_one_is_not(
     v4: ipaddress.IPv4Address, form: tuple[str, int]
 ) -> None:
     number = int(ipaddress.IPv6Address(form[0])) | int(v4) << form[1]
@@ -115,18 +115,20 @@ def test_no_form_of_an_address_reaches_what_the_plain_one_does_not(
 
 
 @given(st.sampled_from(NEVER), st.integers(0, 2**128))
-def test_what_is_never_allowed_is_not_allowed_by_a_network_of_its_own(network: ipaddress.IPv4Network, at: int) -> None:
+def test_an_address_in_never_is_refused_although_its_network_is_allowed(
+    network: ipaddress.IPv4Network, at: int
+) -> None:
     address = network[at % network.num_addresses]
     assert not AllowedNetworks(f"{network},{network.supernet()}").allows(str(address))
 
 
-def test_of_the_addresses_of_a_host_those_that_are_allowed_are_used() -> None:
+def test_only_the_allowed_addresses_of_a_host_are_used() -> None:
     assert DEFAULT.check("h", ["8.8.8.8", "127.0.0.1", "169.254.169.254"]) == ["127.0.0.1"]
     with pytest.raises(Forbidden, match=r"h is 8\.8\.8\.8, expected an address in 127.*CLIENT_NETWORKS"):
         DEFAULT.check("h", ["8.8.8.8"])
 
 
-def test_a_host_that_is_none_is_an_os_error() -> None:
+def test_an_invalid_host_name_is_an_os_error() -> None:
     for host in ("a" * 64, "a..b", "nobody.invalid"):
         with pytest.raises(OSError):  # noqa: PT011 - the system says it in words of its own
             resolve(host, 80)

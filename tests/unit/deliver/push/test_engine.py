@@ -134,7 +134,7 @@ def test_records_arrive_unchanged_and_in_order() -> None:
         assert ours.counters.snapshot() == {"delivered": len(RECORDS)}
 
 
-def test_a_push_is_json_and_says_who_sends_which_record_since_when_it_is_known_and_when_it_is_sent() -> None:
+def test_a_push_is_json_and_its_headers_name_the_subscriber_the_record_and_its_times() -> None:
     pushed = record(2, 41)
     with http_server(answers()) as server, pushing(server.url, history_of(pushed)) as ours:
         ours.wait_for_end()
@@ -147,7 +147,7 @@ def test_a_push_is_json_and_says_who_sends_which_record_since_when_it_is_known_a
     assert 0 <= int(asked.headers["Pushed-Ms"]) - pushed.timestamp_ms < 60_000
 
 
-def test_the_way_of_a_tap_is_measured_once_for_each_count_that_its_client_took() -> None:
+def test_the_latency_of_one_tap_is_measured_for_each_count_that_a_client_took() -> None:
     now_ms = round(time.time() * 1000)
     times = {"first_accepted_ms": now_ms - 3_000, "last_accepted_ms": now_ms - 2_000, "batched_ms": now_ms - 1_000}
     timed = [Record(0, offset, now_ms - 500, b"{}", Count("x", 1, **times)) for offset in range(3)]
@@ -159,7 +159,7 @@ def test_the_way_of_a_tap_is_measured_once_for_each_count_that_its_client_took()
         assert measured["stage_route"].sum == pytest.approx(3 * 0.5)
 
 
-def test_a_record_that_fails_is_repeated_under_the_same_key_before_the_next_one() -> None:
+def test_a_failed_push_is_repeated_with_the_same_key_before_the_next_one() -> None:
     failing = answers(500, 503, 200, 400, 429, 200)
     with http_server(failing) as server, pushing(server.url, history_of(*RECORDS[:4])) as ours:
         ours.wait_for_end()
@@ -169,7 +169,7 @@ def test_a_record_that_fails_is_repeated_under_the_same_key_before_the_next_one(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_a_failure_that_is_not_followed(status: int) -> None:
+def test_a_redirect_is_a_failure_and_is_not_followed(status: int) -> None:
     redirect = Answer(status, headers={"Location": "/elsewhere"})
     with http_server(answers(redirect)) as server, pushing(server.url, history_of(record(0, 0))) as ours:
         ours.wait_for_end()
@@ -226,12 +226,12 @@ def pushing_to_junk(junk: bytes) -> Iterator[Pushing]:
     ],
     ids=lambda junk: repr(junk[:40]),
 )
-def test_junk_for_an_answer_is_one_failure_and_ends_nothing(junk: bytes) -> None:
+def test_an_answer_that_is_junk_is_one_failed_attempt(junk: bytes) -> None:
     with pushing_to_junk(junk) as ours:
         assert ours.counters.snapshot() == {"delivered": 1, "failed_attempts": 1}
 
 
-def test_an_answer_counts_by_its_status_however_long_its_body_would_be() -> None:
+def test_the_status_decides_even_when_the_body_would_be_long() -> None:
     with pushing_to_junk(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nx") as ours:
         assert ours.counters.snapshot() == {"delivered": 1}
 
@@ -247,12 +247,12 @@ def test_an_answer_counts_by_its_status_however_long_its_body_would_be() -> None
     ],
     ids=lambda answer: repr(answer[:40]),
 )
-def test_whatever_begins_with_a_2xx_is_a_delivery(answer: bytes) -> None:
+def test_an_answer_that_begins_with_a_2xx_is_a_delivery(answer: bytes) -> None:
     with pushing_to_junk(answer) as ours:
         assert ours.counters.snapshot() == {"delivered": 1}
 
 
-def test_an_answer_that_comes_byte_by_byte_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_http, "READ_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -271,7 +271,7 @@ def test_an_answer_that_comes_byte_by_byte_is_waited_for_only_so_long(monkeypatc
             assert "no answer within 0.3 s" in ours.evictions[0][1]
 
 
-def test_of_a_body_without_end_no_more_is_read_than_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_beginning_of_an_endless_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_http, "READ_SECONDS", 3600.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with pushing(f"http://127.0.0.1:{listener.getsockname()[1]}/", history_of(record(0, 0))) as ours:
@@ -283,7 +283,7 @@ def test_of_a_body_without_end_no_more_is_read_than_a_little(monkeypatch: pytest
         assert ours.counters.snapshot() == {"delivered": 1}
 
 
-def test_410_ends_a_registration_at_the_first_answer() -> None:
+def test_a_410_ends_a_registration_at_once() -> None:
     with http_server(answers(410)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
         wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
         assert ours.evictions == [(server.url, "it answered 410 Gone")]
@@ -302,7 +302,7 @@ def test_a_client_that_fails_for_too_long_is_evicted_with_the_reason() -> None:
         assert len(server.asked) > 1
 
 
-def test_nobody_listening_is_a_failure_like_any_other() -> None:
+def test_a_refused_connection_is_a_failed_attempt() -> None:
     with http_server(answers()) as closed:
         pass
     with pushing(closed.url, history_of(record(0, 0)), evict_after_seconds=0.2) as ours:
@@ -310,7 +310,7 @@ def test_nobody_listening_is_a_failure_like_any_other() -> None:
         assert "ConnectionRefusedError" in ours.evictions[0][1]
 
 
-def test_a_success_starts_the_time_to_eviction_anew() -> None:
+def test_a_success_restarts_the_time_to_eviction() -> None:
     history = history_of(record(0, 0))
     with (
         http_server(answers(500, 200, 500, 200)) as server,
@@ -332,7 +332,7 @@ def test_a_record_that_is_too_old_is_counted_as_expired_and_not_sent() -> None:
         assert ours.next_offsets() == {0: 2}
 
 
-def test_a_record_that_gets_too_old_while_it_fails_makes_way_for_the_next_one() -> None:
+def test_a_record_that_gets_too_old_while_it_fails_is_lost_and_the_next_one_is_sent() -> None:
     served = http_server(lambda asked: Answer(500 if asked.headers["Idempotency-Key"].endswith("/0") else 200))
     history = history_of(record(0, 0, age_seconds=9.5), record(0, 1))
     with served as server, pushing(server.url, history, max_age_seconds=10) as ours:
@@ -365,7 +365,7 @@ def test_a_client_that_hangs_delays_no_other() -> None:
         done.set()
 
 
-def test_a_client_goes_on_after_the_offsets_that_were_kept() -> None:
+def test_a_client_goes_on_after_the_saved_offsets() -> None:
     before = {0: 2, 1: 0}
     with http_server(answers()) as server, pushing(server.url, history_of(*RECORDS[:9]), before) as ours:
         ours.wait_for_end()
@@ -373,7 +373,7 @@ def test_a_client_goes_on_after_the_offsets_that_were_kept() -> None:
         assert ours.next_offsets() == {0: 3, 1: 3, 2: 3}
 
 
-def test_an_offset_that_was_kept_never_goes_back() -> None:
+def test_a_saved_offset_never_goes_back() -> None:
     with http_server(answers()) as server, pushing(server.url, history_of(record(0, 1)), {0: 7}) as ours:
         ours.wait_for_end()
         assert (ours.next_offsets(), server.asked) == ({0: 7}, [])
@@ -398,7 +398,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert (len(proxy.asked), len(server.asked)) == (0, 1)
 
 
-def test_a_client_that_died_is_evicted_though_there_is_nothing_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_client_is_evicted_even_when_there_is_nothing_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "IDLE_SECONDS", 0.02)
     with http_server(answers()) as closed:
         pass
@@ -416,7 +416,7 @@ def test_a_client_that_listens_keeps_its_slot_while_there_is_nothing_to_send(mon
         assert not ours.evictions
 
 
-def test_a_connection_is_kept_and_one_that_the_client_has_ended_is_no_failure() -> None:
+def test_a_connection_is_kept_open_and_one_that_the_client_closed_is_not_a_failure() -> None:
     history = history_of(record(0, 0))
     accepted = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -452,7 +452,7 @@ def test_retry_after_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("odd", ["x", "-1", "1e9", "\u0661", "Thu, 99 Foo", "9" * 400])
-def test_a_retry_after_that_is_none_does_no_harm(odd: str) -> None:
+def test_an_invalid_retry_after_does_no_harm(odd: str) -> None:
     assert (push_http._seconds(odd) or 0.0) >= 0.0
 
 
@@ -478,7 +478,7 @@ def counted(offset: int, emoji: str, **more: int) -> Record:
     return Record(0, offset, round(time.time() * 1000) - 1000 + offset, value, parse_count(value))
 
 
-def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_nothing_lost() -> None:
+def test_a_slow_client_gets_one_sum_per_emoji_and_loses_nothing() -> None:
     history = history_of(*(counted(n, "🔥👏"[n % 2], events=10, first_accepted_ms=n) for n in range(101)))
     failing = failing_for(1.5 * BEHIND_SECONDS)
     with http_server(failing) as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS) as ours:
@@ -501,7 +501,7 @@ def test_what_waits_for_a_client_that_is_behind_is_one_sum_for_each_emoji_with_n
         assert ours.client.position == Position({0: 102})
 
 
-def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
+def test_a_sum_has_no_events_when_one_of_its_counts_lacks_them() -> None:
     history = history_of(record(0, 0), counted(1, "x", events=5), counted(2, "x"))
     served = http_server(failing_for(1.5 * BEHIND_SECONDS))
     with served as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS) as ours:
@@ -509,7 +509,7 @@ def test_a_sum_of_counts_of_which_one_lacks_its_events_has_none() -> None:
         assert json.loads(server.asked[-1].body) == {"emoji": "x", "count": 2, "merged": 2, "batch_id": 2}
 
 
-def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emojis_for_which_the_sums_have_no_room_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_clients, "MAX_EMOJIS", 2)
     history = history_of(*(counted(n, "abc"[n % 3]) for n in range(9)))
     with http_server(answers()) as server, pushing(server.url, history, merge_after_seconds=0.0) as ours:
@@ -517,7 +517,7 @@ def test_sums_of_more_emojis_than_there_is_room_for_are_dropped(monkeypatch: pyt
         assert ours.counters.snapshot() == {"delivered": 2, "merged": 4, "dropped": 3}
 
 
-def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_successor() -> None:
+def test_after_a_restart_a_merged_count_that_may_have_arrived_is_sent_again_unchanged() -> None:
     records = [counted(n, "🔥👏"[n % 2]) for n in range(40)]
     tried: list[Asked] = []
     failing = failing_for(1.5 * BEHIND_SECONDS)
@@ -543,7 +543,7 @@ def test_a_merged_count_that_may_have_arrived_is_sent_again_as_the_same_by_a_suc
         assert ours.client.position == Position({0: 40})
 
 
-def test_what_may_have_arrived_by_a_predecessor_is_sent_again_as_it_was_and_never_within_a_sum() -> None:
+def test_after_a_restart_records_that_may_have_arrived_are_sent_again_one_by_one_and_never_in_a_sum() -> None:
     records = [counted(n, "🔥") for n in range(5)]
     history = history_of(*records)
     with (
@@ -557,7 +557,7 @@ def test_what_may_have_arrived_by_a_predecessor_is_sent_again_as_it_was_and_neve
         assert json.loads(server.asked[-1].body)["count"] == 2
 
 
-def test_what_could_not_be_noted_is_not_sent_merged_yet() -> None:
+def test_merged_counts_wait_until_the_list_of_their_records_is_saved() -> None:
     history = history_of(*(counted(n, "x") for n in range(5)))
     served, away = http_server(failing_for(1.5 * BEHIND_SECONDS)), KafkaError("away")
     with served as server, pushing(server.url, history, merge_after_seconds=BEHIND_SECONDS, keep_error=away) as ours:
@@ -576,7 +576,7 @@ def test_pushes_are_signed_by_standard_webhooks() -> None:
         Webhook(base64.b64encode(b"x" * 32).decode()).verify(asked.body, asked.headers)
 
 
-def test_a_client_in_a_network_that_is_not_allowed_is_never_connected_to() -> None:
+def test_no_connection_is_made_to_a_network_that_is_not_allowed() -> None:
     with http_server(answers()) as server:
         url = server.url.replace("127.0.0.1", "[::ffff:169.254.169.254]")
         with pushing(url, history_of(record(0, 0)), evict_after_seconds=0.1) as ours:
@@ -584,7 +584,7 @@ def test_a_client_in_a_network_that_is_not_allowed_is_never_connected_to() -> No
             assert "Forbidden" in ours.evictions[0][1]
 
 
-def test_a_challenge_has_to_come_back() -> None:
+def test_a_client_must_echo_the_challenge() -> None:
     with http_server(lambda asked: Answer(200, asked.body)) as echo, http_server(answers()) as deaf:
         with pushing(echo.url, history_of()) as ours:
             ours.engine.verify(echo.url, "abc")
@@ -602,5 +602,5 @@ def test_a_challenge_has_to_come_back() -> None:
         ("http://b\u00fccher.example/", b"POST / HTTP/1.1\r\nHost: xn--bcher-kva.example\r\n"),
     ],
 )
-def test_a_request_goes_to_what_the_url_says(url: str, expected: bytes) -> None:
+def test_a_request_has_the_path_and_host_of_the_url(url: str, expected: bytes) -> None:
     assert Target.parse(url).head.startswith(expected)

@@ -28,7 +28,7 @@ def test_the_stages_of_a_tap_are_measured_and_their_sum_is_the_whole() -> None:
     assert found == pytest.approx({"stage_batch": 2.75, "stage_route": 0.5, "stage_push": 0.1, "tap_to_screen": 3.35})
 
 
-def test_the_tap_is_any_of_the_count_and_not_its_oldest_or_newest() -> None:
+def test_the_measured_tap_is_drawn_at_random_between_the_oldest_and_the_newest() -> None:
     metrics = Metrics(Log("test"), DELIVER)
     latency = TapLatency(metrics, draw=random.Random(8).random)
     for _ in range(10_000):
@@ -41,7 +41,7 @@ def test_the_tap_is_any_of_the_count_and_not_its_oldest_or_newest() -> None:
 @pytest.mark.parametrize(
     ("routed_ms", "batched_ms"), [(900, 950), (1_200, 800), (2_500, 1_100)], ids=["both", "batched", "routed"]
 )
-def test_clocks_that_disagree_make_no_stage_negative_nor_the_sum_another_one(routed_ms: int, batched_ms: int) -> None:
+def test_when_clocks_disagree_no_stage_is_negative_and_the_sum_stays_the_same(routed_ms: int, batched_ms: int) -> None:
     metrics = Metrics(Log("test"), DELIVER)
     TapLatency(metrics).took(record(routed_ms, 1_000, 1_000, batched_ms), 2_000.0)
     stages = [metrics.histograms[key].sum for key in STAGES]
@@ -49,7 +49,7 @@ def test_clocks_that_disagree_make_no_stage_negative_nor_the_sum_another_one(rou
     assert sum(stages) == pytest.approx(metrics.histograms["tap_to_screen"].sum)
 
 
-def test_a_record_that_does_not_say_when_is_not_measured() -> None:
+def test_a_record_without_its_times_is_not_measured() -> None:
     metrics = Metrics(Log("test"), DELIVER)
     TapLatency(metrics).took(record(1_000, 900, 950, None), 2_000.0)
     assert [metrics.histograms[key].count for key in (*STAGES, "tap_to_screen")] == [0] * 4

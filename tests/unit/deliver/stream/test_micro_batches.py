@@ -65,14 +65,14 @@ def test_keys_that_the_records_lack_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("odd", [{"batch_id": "x"}, {"events": []}, {"batch_id": -1}, {"batched_ms": 1.5}])
-def test_optional_keys_that_are_not_what_they_should_be_do_not_cost_the_count(odd: dict[str, Any]) -> None:
+def test_a_count_survives_wrong_values_of_its_optional_keys(odd: dict[str, Any]) -> None:
     ours = batches()
     ours.add([record(0, 0, **odd)], 0)
     ours.close_due(LONG_SECONDS)
     assert [event["counts"][0]["count"] for event in parsed(ours.events(0, merge=False))] == [1]
 
 
-def test_a_micro_batch_that_knows_its_size_waits_for_its_last_record_but_not_for_long() -> None:
+def test_a_micro_batch_of_known_size_waits_for_its_last_record_but_not_for_long() -> None:
     ours = batches(before=0)
     ours.add([record(0, 0, batch_id=1, batch_emojis=2)], 0)
     assert ours.close_due(0) == WHOLE_WITHIN_SECONDS
@@ -86,7 +86,7 @@ def test_a_micro_batch_that_knows_its_size_waits_for_its_last_record_but_not_for
     assert [event["id"] for event in parsed(ours.events(0, merge=False))] == ids
 
 
-def test_merged_events_sum_what_is_waiting_per_emoji() -> None:
+def test_a_merged_event_has_the_sums_per_emoji() -> None:
     ours = batches()
     for number in range(3):
         whole = {"batch_id": number, "batch_emojis": 2}
@@ -113,7 +113,7 @@ def test_old_micro_batches_are_forgotten_and_a_stream_that_has_not_got_them_is_t
     assert many.first == 1
 
 
-def test_on_another_cluster_a_stream_goes_on_by_batch_id() -> None:
+def test_in_another_cluster_a_stream_goes_on_by_batch_id() -> None:
     ours = batches(cluster=2)
     for number in range(4):
         ours.add([record(0, number, batch_id=number)], 0)
@@ -139,7 +139,7 @@ def test_a_gap_is_told_only_where_a_record_is_missing() -> None:
     assert ours.why_gap(EventId(1, 1, (1, 0))) is not None
 
 
-def test_a_reevent_idd_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
+def test_a_replaced_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
     ours = batches()
     ours.add([record(0, 40, "old", batch_id=9, batch_emojis=1)], 0)
     ours.close_due(0)
@@ -150,13 +150,15 @@ def test_a_reevent_idd_topic_starts_over_without_repeating_what_was_sent_of_the_
     assert parsed(ours.rest(EventId(1, 1, (0, 0, 0))))[0]["counts"][0]["emoji"] == "new"
 
 
-def test_records_that_were_lost_on_the_way_are_a_gap_for_everybody() -> None:
+def test_records_lost_before_they_came_here_are_a_gap_for_every_stream() -> None:
     ours = batches()
     ours.add([record(0, 0)], 0)
     ours.lose()
-    ours.add([record(0, 10)], 0)
+    ours.add([record(0, 10), record(0, 11, "y")], 0)
     assert [event.get("event") for event in parsed(ours.events(1, merge=False))] == ["gap", None]
     assert ours.why_gap(EventId(1, None, (1, 0, 0))) is not None
+    assert ours.why_gap(EventId(1, None, (10, 0, 0))) is None
+    assert emojis(ours.rest(EventId(1, None, (10, 0, 0)))) == ["x", "y"]
 
 
 def test_a_reason_with_line_breaks_stays_one_field() -> None:
@@ -208,7 +210,7 @@ def emojis(wire: bytes) -> list[str]:
 
 
 @given(readings(), st.data())
-def test_wherever_a_stream_ends_it_goes_on_at_any_subscriber_with_exactly_what_it_has_not_got(
+def test_wherever_a_stream_is_cut_it_goes_on_in_its_cluster_with_exactly_what_it_has_not_got(
     found: tuple[list[list[Record]], list[list[tuple[float, list[Record]]]]], data: st.DataObject
 ) -> None:
     partitions, ways = found

@@ -155,7 +155,7 @@ def all_of(connection: socket.socket) -> bytes:
     return found
 
 
-def test_a_viewer_gets_every_batch_from_then_on_as_an_event_of_the_type_message() -> None:
+def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None:
     with serving(records=2) as ours, viewer(ours) as seen:
         assert seen.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert "no-store" in seen.headers["Cache-Control"]
@@ -187,7 +187,7 @@ def test_a_viewer_from_another_cluster_goes_on_by_batch_id() -> None:
         seen.wait_for_batches(4)
 
 
-def test_a_viewer_that_is_ahead_gets_nothing_again() -> None:
+def test_a_viewer_that_is_ahead_of_this_subscriber_gets_nothing_twice() -> None:
     with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "1-2-3.0.0"}) as seen:
         ours.publish(3)
         seen.wait_for_batches(3)
@@ -203,7 +203,7 @@ def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: 
         assert [event["event"] for event in seen.events] == ["gap", None]
 
 
-def test_a_viewer_of_another_cluster_is_not_kept_waiting_for_a_batch_that_there_is_not(
+def test_a_viewer_of_another_cluster_does_not_wait_for_ever_for_a_batch_that_does_not_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
@@ -262,7 +262,7 @@ def test_a_viewer_that_was_away_for_too_long_is_told_and_gets_what_is_left() -> 
             assert [event["event"] for event in in_time.events] == [None, None]
 
 
-def test_a_comment_comes_while_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_show_that_a_quiet_stream_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "COMMENT_SECONDS", 0.05)
     monkeypatch.setattr(stream, "TURN_SECONDS", 0.05)
     with serving() as ours, viewer(ours) as seen:
@@ -319,7 +319,7 @@ def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
         assert ours.count("streams_stalled") == 1
 
 
-def test_who_never_finishes_asking_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "REQUEST_SECONDS", 0.2)
     with serving() as ours, raw(ours.port, b"GET /stream HTTP/1.1\r\nHost:") as slow:
         assert all_of(slow) == b""
@@ -338,7 +338,7 @@ def test_who_never_finishes_asking_is_closed(monkeypatch: pytest.MonkeyPatch) ->
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
 )
-def test_whoever_asks_for_something_else_is_refused_in_json(asked: bytes, status: int) -> None:
+def test_any_other_request_is_refused_in_json(asked: bytes, status: int) -> None:
     with serving() as ours:
         with raw(ours.port, asked) as connection:
             head, _, body = all_of(connection).partition(b"\r\n\r\n")
@@ -348,7 +348,7 @@ def test_whoever_asks_for_something_else_is_refused_in_json(asked: bytes, status
             pass
 
 
-def test_whoever_offers_another_protocol_gets_this_one() -> None:
+def test_an_offer_to_upgrade_the_protocol_is_ignored() -> None:
     asked = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     with serving() as ours, raw(ours.port, asked) as connection:
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -362,7 +362,7 @@ def test_a_request_may_come_in_pieces(cut: int) -> None:
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_pages_of_the_origins_that_are_set_may_read() -> None:
+def test_only_pages_of_the_allowed_origins_may_read() -> None:
     with serving() as ours, viewer(ours, Origin="https://a.example") as seen:
         assert seen.headers["Access-Control-Allow-Origin"] == "*"
     with serving(origins="https://a.example,https://b.example") as ours:
@@ -376,7 +376,7 @@ def test_pages_of_the_origins_that_are_set_may_read() -> None:
         assert "Last-Event-ID" in asked.headers["Access-Control-Allow-Headers"]
 
 
-def test_viewers_that_come_and_leave_at_once_leave_nothing_behind_and_others_miss_nothing() -> None:
+def test_when_hundreds_come_and_leave_nothing_is_left_behind_and_the_others_miss_nothing() -> None:
     with serving(max_streams=400) as ours, viewer(ours) as stays:
         for _ in range(3):
             with ExitStack() as crowd:
@@ -390,7 +390,7 @@ def test_viewers_that_come_and_leave_at_once_leave_nothing_behind_and_others_mis
         assert len(ours.server._connections) == 1
 
 
-def test_at_the_end_viewers_get_what_has_come_and_their_streams_end() -> None:
+def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:
     with serving() as ours, viewer(ours) as seen:
         ours.publish(3)
         ours.server.close(10)

@@ -60,7 +60,7 @@ def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
     return answer.status_code, answer.json
 
 
-def test_a_client_registers_once_and_deregisters_once_in_the_words_of_the_contract() -> None:
+def test_a_client_registers_and_deregisters_once_with_the_answers_of_the_contract() -> None:
     client = http()
     assert ask(client, "/register") == (200, {"status": "registered", "client_url": URL})
     assert ask(client, "/register") == (200, {"status": "already_registered", "client_url": URL})
@@ -91,7 +91,7 @@ def test_a_full_subscriber_answers_503() -> None:
      "http://h/ x", "http://h/\x1b[31m", "http://h/\n", "http://h/" + "x" * 2048, "file:///etc/passwd",
      "http://user@h/", "http://user:secret@h/", "http://" + "a" * 64 + "/", "http://a..b/"],
 )  # fmt: skip
-def test_what_is_no_url_of_a_client_is_a_400_that_says_what_was_expected(url: str) -> None:
+def test_an_invalid_client_url_is_a_400_that_says_what_was_expected(url: str) -> None:
     status, answer = ask(http(), "/register", url)
     assert (status, "http://host:port/" in answer["error"]) == (400, True)
     assert answer["error"].isprintable()
@@ -116,7 +116,7 @@ def test_the_page_of_metrics_is_text_for_prometheus() -> None:
     assert (answer.data, answer.content_type) == (b"a page", "text/plain; version=0.0.4; charset=utf-8")
 
 
-def test_a_stream_is_at_another_port_of_the_host_that_was_asked() -> None:
+def test_get_stream_redirects_to_the_stream_port_of_the_same_host() -> None:
     answer = http().get("/stream?last_event_id=1-2-3", base_url="http://live.example:7001")
     assert (answer.status_code, answer.location) == (307, "http://live.example:7101/stream?last_event_id=1-2-3")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"

@@ -1,0 +1,101 @@
+"""emostream.operate.java, jars and commands: what is installed, by whom, and what is said if that fails."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from emostream.operate import commands, jars
+from emostream.operate.commands import one_at_a_time
+from emostream.operate.jars import IVY_FILE, ensure_jars
+from emostream.operate.terminal import OperatingError
+from testkit.scripts import run_python
+from testkit.settings import settings_with
+from testkit.waiting import wait_until
+
+# Is called as Ivy is: -ivy FILE -cache DIRECTORY -retrieve PATTERN.
+FETCHES = 'while [ "$1" != -cache ]; do shift; done; mkdir -p "$2" "$(dirname "$2")/broker"'
+
+
+@pytest.fixture
+def java_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory whose bin/java a test writes."""
+    (tmp_path / "java" / "bin").mkdir(parents=True)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "java"))
+    return tmp_path / "java"
+
+
+def write_java(java_home: Path, script: str) -> None:
+    java = java_home / "bin" / "java"
+    java.write_text(f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+
+
+@pytest.mark.parametrize(("version", "recent"), [("17.0.9", True), ("25", True), ("1.8.0_402", False), ("11", False)])
+def test_java_17_or_later_is_recent_enough(java_home: Path, version: str, recent: bool) -> None:
+    write_java(java_home, f"echo 'openjdk version \"{version}\"' >&2")
+    checked = run_python("-m", "emostream.operate.java")
+    assert checked.returncode == (0 if recent else 1)
+    assert checked.stderr.startswith("" if recent else f"JAVA_HOME={java_home} holds no Java 17 or later")
+    assert len(checked.stderr.splitlines()) == (0 if recent else 1)
+
+
+def test_no_java_at_all_is_one_sentence_that_says_how_to_install_it() -> None:
+    checked = run_python("-m", "emostream.operate.java", PATH="/nowhere", JAVA_HOME="")
+    assert (checked.returncode, len(checked.stderr.splitlines())) == (1, 1)
+    assert "apt-get install openjdk" in checked.stderr
+
+
+def test_jars_are_fetched_once_and_again_when_other_ones_are_wanted(
+    java_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_with(DATA_DIR=tmp_path / "data")
+    write_java(java_home, FETCHES)
+    ensure_jars(settings)
+    found = tmp_path / "data" / "jars"
+    assert sorted(path.name for path in found.iterdir()) == ["broker", "ivy.xml"]
+    write_java(java_home, "exit 1")
+    ensure_jars(settings)
+    other = tmp_path / "ivy.xml"
+    other.write_text(IVY_FILE.read_text().replace("4.4.0", "4.4.1"))
+    monkeypatch.setattr(jars, "IVY_FILE", other)
+    with pytest.raises(OperatingError):
+        ensure_jars(settings)
+    assert not found.exists()
+
+
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [
+        ("write error: No space left on device", "Make room, then run this again"),
+        ("Server access error: Connection refused", "Check the network or proxy, then run this again"),
+        ("something else", "Mend the cause, then run this again"),
+    ],
+)
+def test_a_fetch_that_fails_shows_the_end_of_its_log_and_what_to_do(
+    java_home: Path, tmp_path: Path, printed: str, advice: str
+) -> None:
+    write_java(java_home, f"echo '{printed}'; exit 1")
+    with pytest.raises(OperatingError, match=advice) as failed:
+        ensure_jars(settings_with(DATA_DIR=tmp_path / "data"))
+    assert str(failed.value).startswith(f"    {printed}\n")
+
+
+def test_two_calls_set_up_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, said, entered = settings_with(DATA_DIR=tmp_path), list[str](), threading.Event()
+    monkeypatch.setattr(commands, "say", said.append)
+
+    def second() -> None:
+        with one_at_a_time(settings):
+            entered.set()
+
+    with one_at_a_time(settings):
+        thread = threading.Thread(target=second)
+        thread.start()
+        wait_until("the second call to wait", lambda: said)
+        assert not entered.is_set()
+    thread.join(30)
+    assert entered.is_set()
+    assert said == ["Another ./start.sh is at work here; waiting for it."]
