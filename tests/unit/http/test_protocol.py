@@ -85,13 +85,13 @@ def test_a_refusal_is_the_last_thing_that_comes_back() -> None:
     ],
     ids=["lines", "a line more", "target", "header", "small chunks", "chunks of extensions"],
 )
-def test_a_head_and_what_is_around_chunks_are_bounded(data: bytes, refusal: Answer | None) -> None:
+def test_the_size_of_a_head_and_of_the_bytes_around_chunks_is_limited(data: bytes, refusal: Answer | None) -> None:
     assert refusal_of(data) == refusal
 
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_body_is_bounded_by_its_declared_length_and_by_what_comes(declared: bool, more: int) -> None:
+def test_a_body_is_too_large_by_its_declared_length_or_by_what_comes(declared: bool, more: int) -> None:
     size = MAX_BODY_BYTES + more
     if declared:
         data = b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (1 if more else size)
@@ -131,7 +131,7 @@ def test_an_offer_of_another_protocol_is_declined_and_a_tunnel_is_the_last_reque
     assert [request.method for request in fed(b"CONNECT x:443 HTTP/1.1\r\n\r\n" + GET)] == [b"CONNECT"]
 
 
-def test_a_head_alone_is_a_request_where_nothing_else_matters() -> None:
+def test_with_head_only_a_request_is_complete_after_its_head() -> None:
     one = protocol(head_only=True)
     assert one.receive(POST[:-1]) == []
     [request] = one.receive(POST[-1:] + b"hel" + GET)
