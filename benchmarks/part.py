@@ -27,7 +27,7 @@ class Part:
     measure: Callable[[argparse.Namespace], Figures]
     full: Options
     quick: Options
-    settings: Mapping[str, str] = field(default_factory=dict)  # of what is measured; an option, too
+    settings: Mapping[str, str] = field(default_factory=dict)  # of what is measured, below those of the command line
 
 
 @contextmanager
