@@ -1,11 +1,14 @@
-"""Counts → emojis in the terminal: each record once, as one flowing line."""
+"""Counts → emojis in the terminal, each record once, as one flowing line; what the viewer types → a stop."""
 
 from __future__ import annotations
 
-import hashlib
+import os
+import select
+import sys
 import threading
-from collections import OrderedDict
 from typing import TextIO
+
+from emostream.process import StopFlag
 
 MAX_PRINTED = 50
 REMEMBERED_RECORDS = 10_000
@@ -14,33 +17,57 @@ REMEMBERED_RECORDS = 10_000
 class Screen:
     """What the viewer sees. It remembers the last REMEMBERED_RECORDS records, and prints none of them twice."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
         self._lock = threading.Lock()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen: dict[int, None] = {}  # the oldest first
         self.records = 0
         self.repeats = 0
 
-    def show(self, record_key: str | None, emoji: str, count: int) -> bool:
-        """Print a record unless it was printed before; return whether it was printed now.
+    def show(self, record_key: str | None, emoji: str, count: int) -> None:
+        """Print a record unless it was printed before.
 
         Records with the same key, emoji and count are the same record. A record without a key is always new.
         """
         with self._lock:
             if record_key is not None:
-                digest = hashlib.blake2b(f"{record_key}\0{emoji}\0{count}".encode(), digest_size=16).digest()
-                if digest in self._seen:
+                record = hash((record_key, emoji, count))
+                if record in self._seen:
                     self.repeats += 1
-                    return False
-                self._seen[digest] = None
+                    return
+                self._seen[record] = None
                 if len(self._seen) > REMEMBERED_RECORDS:
-                    self._seen.popitem(last=False)
+                    del self._seen[next(iter(self._seen))]
             self.records += 1
             self._out.write(flow(emoji, count))
             self._out.flush()
-            return True
 
 
 def flow(emoji: str, count: int) -> str:
     """An emoji `count` times, or as `emoji×count` where that would flood the terminal."""
     return emoji * count if count <= MAX_PRINTED else f" {emoji}×{count} "
+
+
+def say(sentence: str) -> None:
+    """Tell the viewer something, on stderr, because stdout is for the emojis."""
+    print(f"\n[client] {sentence}", file=sys.stderr, flush=True)
+
+
+def stop_when_told(stop: StopFlag) -> None:
+    """Request a stop when the viewer types `unsub`. The end of the input stops nothing."""
+    if sys.stdin is None or sys.stdin.closed:
+        return
+    typed = b""
+    descriptor = sys.stdin.fileno()
+    while not stop.requested:
+        if not select.select([descriptor], [], [], 0.2)[0]:
+            continue
+        if os.isatty(descriptor) and os.tcgetpgrp(descriptor) != os.getpgrp():
+            stop.wait(1.0)  # This process is in the background, where reading the terminal would suspend it.
+            continue
+        chunk = os.read(descriptor, 1024)
+        if not chunk:
+            return
+        *lines, typed = (typed + chunk)[-4096:].split(b"\n")
+        if any(line.strip() == b"unsub" for line in lines):
+            stop.requested = True

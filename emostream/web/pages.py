@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -63,7 +62,8 @@ class WebFile:
 
 def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     """Return the routes. Every page and file is read, rendered and compressed here, once."""
-    files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in _files()}
+    paths = [path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html"]
+    files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in paths}
     version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=6).hexdigest()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(WEB_DIR), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -111,10 +111,6 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
         )
 
     return pages
-
-
-def _files() -> Iterator[Path]:
-    return (path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html")
 
 
 def _host() -> str | None:
