@@ -74,6 +74,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
         html = templates.get_template(f"{name}/{name}.html").render(
             files=f"/web/{version}",
             emojis=settings.allowed_emojis or SEED_EMOJIS,
+            allowed_emojis=settings.allowed_emojis,
             batch_seconds=f"{settings.batch_seconds:g}",
         )
         return WebFile.of(html.encode(), ".html")
@@ -87,8 +88,9 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
 
     @pages.get("/overlay")
     def show_overlay() -> Response:
-        # The overlay is made to lie over other people's pictures, so any page may frame it.
-        return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*")
+        # The overlay is made to lie over other people's pictures, so any page may frame it. OBS inserts its Custom CSS
+        # as a <style> element. The overlay shows no text of others, so such a style can do no harm.
+        return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*", styles="'self' 'unsafe-inline'")
 
     @pages.get("/dashboard")
     def show_dashboard() -> Response:
@@ -121,13 +123,13 @@ def _host() -> str | None:
         return None
 
 
-def _with_policy(response: Response, frame_ancestors: str, streams: bool = True) -> Response:
+def _with_policy(response: Response, frame_ancestors: str, streams: bool = True, styles: str = "'self'") -> Response:
     """Let the page load our own files and ask this app; with `streams` also the other ports of this host. No more."""
     host = _host() or ""
     allowed = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
     connect = f"'self' {allowed}" if streams else "'self'"
     response.headers["Content-Security-Policy"] = "; ".join((
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
+        "default-src 'none'", "script-src 'self'", f"style-src {styles}", "img-src 'self'",
         f"connect-src {connect}", "base-uri 'none'", "form-action 'none'", f"frame-ancestors {frame_ancestors}",
     ))  # fmt: skip
     return response
