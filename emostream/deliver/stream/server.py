@@ -8,6 +8,7 @@ missed.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -121,7 +122,12 @@ class StreamServer:
         given = request.headers.get(b"last-event-id")
         if given is None:
             given = parse_qs(query).get(b"last_event_id", [b""])[0]
-        return TakeOver(partial(self._begin, self._cors.headers(_origin(request)), given.decode("latin-1")))
+        recent = parse_qs(query).get(b"recent", [b"0"])[0]
+        if not re.fullmatch(rb"[0-9]{1,4}", recent):
+            error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
+            return self.refusal(request, refusal(400, error))
+        cors = self._cors.headers(_origin(request))
+        return TakeOver(partial(self._begin, cors, given.decode("latin-1"), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -226,7 +232,7 @@ class StreamServer:
         self._counters.add("stream_merged", behind - 1)
         return 1
 
-    def _begin(self, cors: Headers, last_event_id: str, transport: asyncio.Transport) -> None:
+    def _begin(self, cors: Headers, last_event_id: str, recent_seconds: int, transport: asyncio.Transport) -> None:
         """Open a stream. Its events end with the connection, which saves the framing of each."""
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
@@ -234,13 +240,16 @@ class StreamServer:
         headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
-        transport.write(head + HELLO + self._beginning(stream, last_event_id))
+        transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
 
-    def _beginning(self, stream: EventStream, last_event_id: str) -> bytes:
-        """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event."""
+    def _beginning(self, stream: EventStream, last_event_id: str, recent_seconds: int) -> bytes:
+        """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event.
+
+        A new stream may ask for what happened just before it came.
+        """
         here = b"id: %s\n\n" % str(self._batches.event_id).encode()
         if not last_event_id:
-            return here
+            return self._batches.recent(recent_seconds) if recent_seconds else here
         event_id = EventId.parse(last_event_id)
         if event_id is None:
             return gap(f"expected the id of one of our events to go on from, got {last_event_id[:80]!r}") + here

@@ -175,6 +175,19 @@ def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None
         assert seen.last_event_id == "1-3-4.0.0"
 
 
+def test_a_new_viewer_may_ask_for_the_recent_past_and_gets_nothing_twice() -> None:
+    with serving(records=2) as ours, viewer(ours, "?recent=60") as seen:
+        ours.publish()
+        seen.wait_for_batches(2)
+        [recent, live] = seen.events
+        assert (recent["event"], live["event"]) == ("recent", None)
+        assert [batch["batch_id"] for batch in recent["batches"]] == [0, 1]
+        assert seen.lines[:2] == ["retry: 1000", "id: 1-1-2.0.0"]
+    with serving(records=2) as ours, viewer(ours, "?recent=60&last_event_id=1-0-1.0.0") as seen:
+        seen.wait_for_batches(1)
+        assert [event["event"] for event in seen.events] == [None]
+
+
 @pytest.mark.parametrize("by", ["header", "query"])
 def test_a_viewer_goes_on_after_the_last_event_it_got(by: str) -> None:
     with serving(records=5) as ours:
@@ -336,6 +349,8 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
         (b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
+        (b"GET /stream?recent=a%20minute HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /stream?recent=-1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
