@@ -71,6 +71,7 @@ class ProcessView(msgspec.Struct):
     ready: bool | None = None
     restarts: int | None = None
     uptime_seconds: int | None = None
+    reason: str | None = None  # why it is not ready
     page: ScrapedPage | None = None
     evicted: tuple[Eviction, ...] = ()
 
@@ -106,7 +107,9 @@ class Scraper:
         at_ms = round(time.time() * 1000)
         urls = metrics_urls(self._settings)
         threads = ThreadPoolExecutor(len(urls) + 2, "scrape")
-        asked: dict[str, Future[ScrapedPage | None]] = {name: threads.submit(fetch, url) for name, url in urls.items()}
+        asked: dict[str, Future[ScrapedPage | None]] = {
+            name: threads.submit(fetch, url, self._settings.operator_key) for name, url in urls.items()
+        }
         asked["app"] = threads.submit(lambda: parse(self._own_page()))
         supervisor = threads.submit(supervised, self._settings)
         everything: list[Future[Any]] = [*asked.values(), supervisor]
@@ -120,7 +123,7 @@ class Scraper:
             view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.port, ()))
             if one := known.get(role.name):
                 view.state, view.ready, view.restarts = one.state, one.ready, one.restarts
-                view.uptime_seconds = one.uptime_seconds
+                view.uptime_seconds, view.reason = one.uptime_seconds, one.reason
             if one or role.kind != "kafka":
                 processes.append(view)
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
@@ -145,10 +148,14 @@ def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedPr
     return {name: process for name, process in known.items() if process.running}
 
 
-def fetch(url: str) -> ScrapedPage | None:
+def fetch(url: str, operator_key: str = "") -> ScrapedPage | None:
     """Return the page of a process; None if it does not answer, or answers with something else."""
+    headers = {"Authorization": f"Bearer {operator_key}".encode()} if operator_key else {}
     try:
-        with direct_session() as session, session.get(url, timeout=TIMEOUT_SECONDS, stream=True) as answer:
+        with (
+            direct_session() as session,
+            session.get(url, timeout=TIMEOUT_SECONDS, headers=headers, stream=True) as answer,
+        ):
             answer.raise_for_status()
             data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
         return parse(data) if len(data) <= MAX_PAGE_BYTES else None

@@ -114,10 +114,11 @@ export class Stream {
     if (type === "gap") {
       this.onGap(data.reason);
     } else if (type === "recent") {
-      const onRecent = this.onRecent;
+      const { onRecent } = this;
       this.onRecent = null;
-      this._localTime(data.pushed_ms);
-      onRecent(data.batches.map((batch) => [batch, this._localTime(batch.batched_ms || batch.routed_ms)]));
+      const skewMs = Date.now() - data.pushed_ms; // between the subscriber's clock and this one
+      for (const { batched_ms: batchedMs, pushed_ms: pushedMs } of data.batches) this._localTime(batchedMs, pushedMs + skewMs);
+      onRecent(data.batches.map((batch) => [batch, this._localTime(batch.batched_ms)]));
     } else if (type === "message") {
       this.pause = FIRST_PAUSE_MS;
       this.onBatch(data, this._localTime(data.batched_ms));
@@ -144,11 +145,13 @@ export class Stream {
     return new Set(this.avoided.keys());
   }
 
-  /** Convert a time of the servers' clock to this browser's. The quickest event so far counts as one without delay. */
-  _localTime(serverMs) {
-    const now = Date.now();
-    if (serverMs === undefined) return now;
-    this.skewMs = Math.min(this.skewMs, now - serverMs);
+  /**
+   * Convert a time of the servers' clock to this browser's. The quickest batch so far counts as one without delay.
+   * `nowMs` is when the batch came, by this browser's clock.
+   */
+  _localTime(serverMs, nowMs = Date.now()) {
+    if (serverMs === undefined) return nowMs;
+    this.skewMs = Math.min(this.skewMs, nowMs - serverMs);
     return serverMs + this.skewMs;
   }
 }
