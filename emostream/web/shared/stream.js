@@ -118,7 +118,7 @@ export class Stream {
       this.onRecent = null;
       const skewMs = Date.now() - data.pushed_ms; // between the subscriber's clock and this one
       for (const { batched_ms: batchedMs, pushed_ms: pushedMs } of data.batches) this._localTime(batchedMs, pushedMs + skewMs);
-      onRecent(data.batches.map((batch) => [batch, this._localTime(batch.batched_ms)]));
+      onRecent(data.batches.map((batch) => [batch, this._localTime(batch.batched_ms, batch.pushed_ms + skewMs)]));
     } else if (type === "message") {
       this.pause = FIRST_PAUSE_MS;
       this.onBatch(data, this._localTime(data.batched_ms));
