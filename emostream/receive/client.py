@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from collections.abc import Sequence
 from typing import NoReturn
@@ -49,14 +50,14 @@ def metrics_of(screen: Screen, sender: Sender) -> Metrics:
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
+    """Send and receive until `unsub`, SIGINT or SIGTERM, and return 0; 1 if it cannot receive, or may not wait for a slot."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
     sender = Sender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
     if options.send_only:
         sender.run()
         return 1 if sender.failed else 0
-    screen = Screen()
+    screen = Screen(sys.stdout, stop)
     subscription: Subscription
     if options.stream:
         subscription = StreamReader(settings, app_url, stop, screen.show)
@@ -75,4 +76,4 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         threading.Thread(target=sender.run, name="sender", daemon=True).start()
     subscription.keep()
     subscription.leave()
-    return 0
+    return 0 if stop.requested else 1

@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import threading
+from contextlib import suppress
 from typing import TextIO
 
 from emostream.process import StopFlag
@@ -15,10 +16,16 @@ REMEMBERED_RECORDS = 10_000
 
 
 class Screen:
-    """What the viewer sees. It remembers the last REMEMBERED_RECORDS records, and prints none of them twice."""
+    """What the viewer sees. It remembers the last REMEMBERED_RECORDS records, and prints none of them twice.
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
+    It prints ? for what the terminal lacks. When the reader of a pipe has gone, as after `| head`, it requests a stop.
+    """
+
+    def __init__(self, out: TextIO | None, stop: StopFlag) -> None:
+        """`out` is None when the process was started without stdout."""
         self._out = out
+        self._stop = stop
+        self._told: set[str] = set()
         self._lock = threading.Lock()
         self._seen: dict[int, None] = {}  # the oldest first
         self.records = 0
@@ -39,8 +46,31 @@ class Screen:
                 if len(self._seen) > REMEMBERED_RECORDS:
                     del self._seen[next(iter(self._seen))]
             self.records += 1
-            self._out.write(flow(emoji, count))
-            self._out.flush()
+            if self._out:
+                self._print(self._out, emoji, count)
+
+    def _print(self, out: TextIO, emoji: str, count: int) -> None:
+        text = flow(emoji, count)
+        try:
+            text.encode(out.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = flow("?", count).encode(out.encoding, "replace").decode(out.encoding)
+            self._tell(f"this terminal cannot print emojis: its encoding is {out.encoding}, so each emoji is a ?")
+        try:
+            out.write(text)
+            out.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in Python's buffer goes there
+            self._tell("nobody reads what this client prints; ending")
+            self._stop.requested = True
+        except OSError as error:
+            self._tell(f"emojis cannot be printed: {error.strerror}")
+
+    def _tell(self, sentence: str) -> None:
+        """Say something once."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            say(sentence)
 
 
 def flow(emoji: str, count: int) -> str:
@@ -49,16 +79,22 @@ def flow(emoji: str, count: int) -> str:
 
 
 def say(sentence: str) -> None:
-    """Tell the viewer something, on stderr, because stdout is for the emojis."""
-    print(f"\n[client] {sentence}", file=sys.stderr, flush=True)
+    """Tell the viewer something, on stderr, because stdout is for the emojis. Without stderr, nobody is told."""
+    if sys.stderr:
+        with suppress(OSError):
+            print(f"\n[client] {sentence}", file=sys.stderr, flush=True)
 
 
 def stop_when_told(stop: StopFlag) -> None:
     """Request a stop when the viewer types `unsub`. The end of the input stops nothing."""
     if sys.stdin is None or sys.stdin.closed:
         return
+    with suppress(OSError):  # of an input that cannot be read
+        _read_until_told(sys.stdin.fileno(), stop)
+
+
+def _read_until_told(descriptor: int, stop: StopFlag) -> None:
     typed = b""
-    descriptor = sys.stdin.fileno()
     while not stop.requested:
         if not select.select([descriptor], [], [], 0.2)[0]:
             continue

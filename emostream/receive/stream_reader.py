@@ -86,8 +86,9 @@ class StreamReader(Subscription):
     def keep(self) -> None:
         """Show what arrives until a stop; go on with another subscriber when this one is gone."""
         # Reading gets a thread of its own because a read that waits for the next event does not notice a stop.
-        threading.Thread(target=self._read_streams, name="stream", daemon=True).start()
-        while not self._stop.wait(1.0):
+        reader = threading.Thread(target=self._read_streams, name="stream", daemon=True)
+        reader.start()
+        while reader.is_alive() and not self._stop.wait(1.0):
             pass
 
     def leave(self) -> None:

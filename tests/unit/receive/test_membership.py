@@ -221,7 +221,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Screen(io.StringIO()), membership, MetricsPage()).test_client()
+        client = create_app(Screen(io.StringIO(), StopFlag()), membership, MetricsPage()).test_client()
         pushed: list[int] = []
 
         def push() -> None:

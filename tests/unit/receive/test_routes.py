@@ -23,7 +23,7 @@ def client_app(subscriber_name: str | None = None) -> tuple[FlaskClient, io.Stri
     out = io.StringIO()
     membership = Membership(settings_with(), NO_APP, StopFlag())
     membership.subscriber_name = subscriber_name
-    return create_app(Screen(out), membership, MetricsPage()).test_client(), out
+    return create_app(Screen(out, StopFlag()), membership, MetricsPage()).test_client(), out
 
 
 def test_a_push_and_its_repeat_are_both_accepted_and_shown_once() -> None:
@@ -67,7 +67,8 @@ def test_a_subscriber_that_the_client_has_left_is_told_to_stop() -> None:
 
 
 def test_the_metrics_say_what_the_client_has_shown_and_sent() -> None:
-    screen, stop = Screen(io.StringIO()), StopFlag()
+    stop = StopFlag()
+    screen = Screen(io.StringIO(), stop)
     sender = Sender(NO_APP, "u", 1, 0, stop)
     sender.sent, sender.failed = 3, 1
     membership = Membership(settings_with(), NO_APP, stop)
