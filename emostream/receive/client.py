@@ -50,7 +50,7 @@ def metrics_of(screen: Screen, sender: Sender) -> Metrics:
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Send and receive until `unsub`, SIGINT or SIGTERM, and return 0; 1 if it cannot receive, or may not wait for a slot."""
+    """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
     sender = Sender(app_url, f"client-{settings.port}", options.events, options.interval, stop)

@@ -52,9 +52,9 @@ class Screen:
     def _print(self, out: TextIO, emoji: str, count: int) -> None:
         text = flow(emoji, count)
         try:
-            text.encode(out.encoding or "utf-8")
+            text.encode(out.encoding or "utf-8", out.errors or "strict")
         except UnicodeEncodeError:
-            text = flow("?", count).encode(out.encoding, "replace").decode(out.encoding)
+            text = flow("?", count).replace("×", "x")
             self._tell(f"this terminal cannot print emojis: its encoding is {out.encoding}, so each emoji is a ?")
         try:
             out.write(text)

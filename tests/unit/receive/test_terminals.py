@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from testkit.http_servers import Answer, Asked, HttpServer, http_server
+from testkit.http_servers import Answer, Asked, http_server
 from testkit.ports import free_port_block
 from testkit.settings import PROJECT_DIR, bare_environment
 from testkit.waiting import wait_until
@@ -24,21 +24,17 @@ RECORDS = [{"emoji": "🔥", "count": 3}, {"emoji": "❤️", "count": 60}, {"em
 # Python's own way out for LC_ALL=C, to take UTF-8 instead, is off: an older locale is like that.
 PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 UTF_8 = "🔥🔥🔥 ❤️×60 x"
-LATIN_1 = "??? ?×60 x"
-ASCII = "??? ?x60 x"
+REPLACED = "??? ?x60 x"
 TERMINALS: list[tuple[dict[str, str], str, str]] = [
     ({"PYTHONIOENCODING": "utf-8"}, "utf-8", UTF_8),
     ({"PYTHONIOENCODING": "utf-16-le"}, "utf-16-le", UTF_8),
     ({"PYTHONIOENCODING": "gb18030"}, "gb18030", UTF_8),
-    ({"PYTHONIOENCODING": "latin-1"}, "latin-1", LATIN_1),
-    ({"PYTHONIOENCODING": "latin-1:strict"}, "latin-1", LATIN_1),
-    ({"PYTHONIOENCODING": "cp1252"}, "cp1252", LATIN_1),
-    ({"PYTHONIOENCODING": "iso8859-15"}, "iso8859-15", LATIN_1),
-    ({"PYTHONIOENCODING": "ascii"}, "ascii", ASCII),
-    ({"PYTHONIOENCODING": "cp437"}, "cp437", ASCII),
-    ({"PYTHONIOENCODING": "koi8-r"}, "koi8-r", ASCII),
-    (PLAIN_C, "ascii", ASCII),
-    (PLAIN_C | {"LC_ALL": "POSIX"}, "ascii", ASCII),
+    ({"PYTHONIOENCODING": "latin-1"}, "latin-1", REPLACED),
+    ({"PYTHONIOENCODING": "latin-1:strict"}, "latin-1", REPLACED),
+    ({"PYTHONIOENCODING": "cp1252"}, "cp1252", REPLACED),
+    ({"PYTHONIOENCODING": "ascii"}, "ascii", REPLACED),
+    ({"PYTHONIOENCODING": "cp437"}, "cp437", REPLACED),
+    (PLAIN_C, "ascii", REPLACED),
     ({"LC_ALL": "C"}, "utf-8", UTF_8),
 ]
 
@@ -86,7 +82,7 @@ class Client:
 @contextmanager
 def client(
     directory: Path,
-    environment: Mapping[str, str],
+    environment: dict[str, str],
     streams: bool,
     redirections: str = '>"$OUT" 2>"$SAID"',
     stdout: int | None = None,
@@ -110,6 +106,8 @@ def client(
         return Answer(200, json.dumps(status).encode())
 
     out, said = directory / "out", directory / "said"
+    out.touch()
+    said.touch()
     ours = bare_environment(SUBSCRIBER_BASE_PORT=first, PORT=first + 29, APP_PORT=first, OUT=out, SAID=said)
     command = f'exec "$@" {redirections}'
     arguments = [sys.executable, "client.py", "--receive-only", *(["--stream"] if streams else [])]
@@ -145,8 +143,6 @@ def test_what_a_terminal_cannot_print_is_replaced(
 @RECEIVES
 @pytest.mark.parametrize("redirections", ['>&- 2>"$SAID"', '>"$OUT" 2>&-', ">&- 2>&-", '>/dev/full 2>"$SAID"'])
 def test_without_a_place_to_print_to_the_client_goes_on(tmp_path: Path, streams: bool, redirections: str) -> None:
-    for name in ("out", "said"):
-        (tmp_path / name).touch()
     with client(tmp_path, {"PYTHONIOENCODING": "utf-8"}, streams, redirections) as ours:
         ours.receive()
         if "$OUT" in redirections:
