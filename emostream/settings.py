@@ -86,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rate_limit_address: RateLimit
     trusted_proxies: str
     api_key: str
+    operator_key: str
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]

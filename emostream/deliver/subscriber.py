@@ -12,7 +12,7 @@ from emostream import roles
 from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.history import History
 from emostream.deliver.routes import create_app
-from emostream.deliver.stream.file_descriptors import allow_descriptors
+from emostream.deliver.stream.event_stream import allow_descriptors
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
@@ -78,7 +78,6 @@ class Subscriber:
         self._streams = StreamServer(
             listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log
         )
-        self._streams.start()
 
     @property
     def healthy(self) -> bool:

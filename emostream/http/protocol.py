@@ -17,6 +17,7 @@ from emostream.records import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
+VERSIONS = ("1.1", "1.0")
 # A transport hands over at most this much at once, so that a limit is noticed soon after it is exceeded.
 PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -42,15 +43,11 @@ IDLE, HEAD, BODY, CLOSED = ReadState  # a look-up in the class would cost as muc
 class ServerProtocol:
     """The requests of one connection while they come in."""
 
-    def __init__(self, peer: str, max_body_bytes: Callable[[bytes], int], head_only: bool = False) -> None:
-        """`max_body_bytes` says for a target how long a body may be: MAX_BODY_BYTES or more.
-
-        `head_only`: the head of the first request is all that matters, and nothing after it is read.
-        """
+    def __init__(self, peer: str, max_body_bytes: Callable[[bytes], int]) -> None:
+        """`max_body_bytes` says for a target how long a body may be: MAX_BODY_BYTES or more."""
         self.state = IDLE
         self._peer = peer
         self._max_body_bytes = max_body_bytes
-        self._head_only = head_only
         self._finishing = False
         self._parser = httptools.HttpRequestParser(self)
         self._complete: list[Request] = []  # not returned yet
@@ -60,11 +57,6 @@ class ServerProtocol:
         self._header_lines = 0
         self._body: bytes | bytearray = b""
         self._overhead_bytes = 0  # all of it that is not body
-
-    @property
-    def http_version(self) -> str:
-        """The version of the last request, such as 1.1."""
-        return str(self._parser.get_http_version())
 
     def receive(self, data: bytes) -> list[Request]:
         """Read on; returns the requests that are complete now."""
@@ -183,10 +175,8 @@ class ServerProtocol:
         """Its head is complete."""
         if self.state is not HEAD:
             return
-        if self._head_only:
-            self._finishing = True
-            self.state = BODY
-            self.on_message_complete()
+        if self._parser.get_http_version() not in VERSIONS:
+            self._refuse(NOT_HTTP)
         elif not self._parser.should_upgrade() or self._parser.get_method() == b"CONNECT":
             self.state = BODY
 

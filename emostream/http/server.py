@@ -17,7 +17,7 @@ from functools import partial
 from typing import cast
 
 from emostream.http.bounds import Bounds
-from emostream.http.messages import BUSY, FAILED, Answer, App, Request, refusal
+from emostream.http.messages import BUSY, FAILED, Answer, App, Request, TakeOver, refusal
 from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 from emostream.process import Log
 
@@ -294,10 +294,22 @@ class ServerConnection(asyncio.Protocol):
             answer = self._failed(request, error)
         if isinstance(answer, Answer):
             self._send(request, answer)
+        elif isinstance(answer, TakeOver):
+            self._hand_over(answer)
         else:
             self._state = WORKING
             self._bounds.in_flight += 1
             asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
+
+    def _hand_over(self, new_owner: TakeOver) -> None:
+        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
+        self._state = ENDED
+        self._bounds.in_flight -= self._held
+        self._held = 0
+        self._waiting.clear()
+        self._protocol.close()
+        self._server.remove(self)
+        new_owner.take(self._transport)
 
     def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
         self._state = READY if self._state is WORKING else BLOCKED

@@ -23,8 +23,8 @@ POST = b"POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def protocol(head_only: bool = False) -> ServerProtocol:
-    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES, head_only)
+def protocol() -> ServerProtocol:
+    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES)
 
 
 def fed(data: bytes, to: ServerProtocol | None = None) -> list[Request]:
@@ -129,14 +129,6 @@ def test_an_offer_of_another_protocol_is_declined_and_a_tunnel_is_the_last_reque
     offer = POST.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
     assert [request.body for request in fed(offer + b"hello" + GET)] == [b"hello", b""]
     assert [request.method for request in fed(b"CONNECT x:443 HTTP/1.1\r\n\r\n" + GET)] == [b"CONNECT"]
-
-
-def test_with_head_only_a_request_is_complete_after_its_head() -> None:
-    one = protocol(head_only=True)
-    assert one.receive(POST[:-1]) == []
-    [request] = one.receive(POST[-1:] + b"hel" + GET)
-    assert (request.method, request.headers[b"content-length"], request.body) == (b"POST", b"5", b"")
-    assert (one.state, one.http_version) == (ReadState.CLOSED, "1.1")
 
 
 def test_an_answer_has_the_length_of_its_body_and_says_whether_the_connection_ends() -> None:
