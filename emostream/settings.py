@@ -76,7 +76,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
     allowed_hosts: HostNames
-    operator_key: str
     cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
@@ -89,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rate_limit_address: RateLimit
     trusted_proxies: str
     api_key: str
+    operator_key: str
     spark_master: Annotated[str, Meta(min_length=1)]
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]

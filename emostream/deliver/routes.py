@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from emostream.deliver.registry import Full, NotYours
-from emostream.deliver.stream.requests import PATH
+from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
 from emostream.metrics.page import CONTENT_TYPE

@@ -12,7 +12,7 @@ from emostream import roles
 from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.history import History
 from emostream.deliver.routes import create_app
-from emostream.deliver.stream.file_descriptors import allow_descriptors
+from emostream.deliver.stream.event_stream import allow_descriptors
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
@@ -80,7 +80,6 @@ class Subscriber:
             listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log,
             AllowedHosts(settings).check,
         )
-        self._streams.start()
 
     @property
     def healthy(self) -> bool:

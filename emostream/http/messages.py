@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -38,14 +39,20 @@ class Request(NamedTuple):
     keep_alive: bool = False
 
 
+class TakeOver(NamedTuple):
+    """Instead of an answer: `take` gets the connection and sets a protocol of its own."""
+
+    take: Callable[[asyncio.Transport], None]
+
+
 class App(Protocol):
     """What answers the requests."""
 
     def max_body_bytes(self, target: bytes) -> int:
         """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
 
-    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
-        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
+    def answer(self, request: Request, busy: bool) -> Answer | TakeOver | Coroutine[Any, Any, Answer]:
+        """Return an Answer, a coroutine if it must wait, or a TakeOver. When `busy`, refuse what would have to wait."""
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """The server refuses a request with `answer`: count it, and add headers to it."""

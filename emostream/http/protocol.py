@@ -45,19 +45,16 @@ class ServerProtocol:
     """The requests of one connection while they come in."""
 
     def __init__(
-        self, peer: str, max_body_bytes: Callable[[bytes], int], check_host: HostCheck = any_host,
-        head_only: bool = False,
+        self, peer: str, max_body_bytes: Callable[[bytes], int], check_host: HostCheck = any_host
     ) -> None:  # fmt: skip
         """`max_body_bytes` says for a target how long a body may be: MAX_BODY_BYTES or more.
 
-        `check_host` refuses a host that is not ours. `head_only`: the head of the first request is all that matters,
-        and nothing after it is read.
+        `check_host` refuses a host that is not ours.
         """
         self.state = IDLE
         self._peer = peer
         self._max_body_bytes = max_body_bytes
         self._check_host = check_host
-        self._head_only = head_only
         self._finishing = False
         self._parser = httptools.HttpRequestParser(self)
         self._complete: list[Request] = []  # not returned yet
@@ -68,11 +65,6 @@ class ServerProtocol:
         self._header_lines = 0
         self._body: bytes | bytearray = b""
         self._overhead_bytes = 0  # all of it that is not body
-
-    @property
-    def http_version(self) -> str:
-        """The version of the last request, such as 1.1."""
-        return str(self._parser.get_http_version())
 
     def receive(self, data: bytes) -> list[Request]:
         """Read on; returns the requests that are complete now."""
@@ -122,7 +114,7 @@ class ServerProtocol:
         """Whether the client waits for `100 Continue` before it sends the body. True only once for a request."""
         if self.state is not BODY or b"expect" not in self._headers or self._body:
             return False
-        return self._headers.pop(b"expect").lower() == b"100-continue" and self.http_version == "1.1"
+        return self._headers.pop(b"expect").lower() == b"100-continue" and self._parser.get_http_version() == "1.1"
 
     def _decline(self, rest: bytes) -> bytes:
         """Decline an offer of another protocol, as Java's client makes and curl can; returns what is to be read next.
@@ -196,7 +188,7 @@ class ServerProtocol:
         parser, headers = self._parser, self._headers
         # Without either of these signs it is HTTP/1.1. Asking for the version costs a 20th of what a tap does.
         certain = parser.should_keep_alive() and b"connection" not in headers
-        version = "1.1" if certain else self.http_version
+        version = "1.1" if certain else str(parser.get_http_version())
         if self._target[:1] != b"/":
             self._target, refused = origin_form(parser.get_method(), self._target, headers)
         else:
@@ -208,11 +200,7 @@ class ServerProtocol:
             self._refuse(refused, parser.get_method())
             return
         self._keep_alive = version == "1.0" and parser.should_keep_alive()
-        if self._head_only:
-            self._finishing = True
-            self.state = BODY
-            self.on_message_complete()
-        elif not parser.should_upgrade():
+        if not parser.should_upgrade():
             self.state = BODY
 
     def on_body(self, part: bytes) -> None:

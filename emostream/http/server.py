@@ -16,13 +16,12 @@ from functools import partial
 from typing import cast
 
 from emostream.http.head import HostCheck, any_host
-from emostream.http.messages import BUSY, FAILED, Answer, App, Request, refusal
+from emostream.http.messages import BUSY, FAILED, Answer, App, Request, TakeOver, refusal
 from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 from emostream.process import Log
 
 BACKLOG = 4_096
-# Connections beyond the most that are held, only to be told so.
-SPARE_CONNECTIONS = 64
+SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
 # Looking for idle connections takes well under a µs for each that is open; this keeps it below 2 % of the time.
 LOOK_SECONDS_PER_CONNECTION = 20e-6
 IDLE_SECONDS = 30.0
@@ -30,8 +29,7 @@ REQUEST_SECONDS = 10.0
 # Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
 # would make its kernel throw our answer away.
 LINGER_SECONDS = 2.0
-# Requests of one connection that may wait for the answer to the one before them.
-MAX_WAITING = 32
+MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
 # A body that has been missing for so long makes room for one that has just begun.
 MISSING_SECONDS = 1.0
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
@@ -57,7 +55,7 @@ class HttpServer:
         self.in_flight = 0
         self.missing_bodies: dict[ServerConnection, None] = {}  # the longest missing first
         self.open: dict[ServerConnection, None] = {}  # in the order in which they came
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._idle: deque[tuple[float, ServerConnection]] = deque()  # as of the last look, the longest idle first
         self._look_again = 0.0
         self._closed_idle = 0  # since the last log line about it
@@ -114,9 +112,9 @@ class HttpServer:
 
     def add(self, connection: ServerConnection) -> int:
         """Count a new connection; the longest idle one makes room for it. Returns how many there are too many."""
-        made_room = len(self.open) >= self._max_connections and self._close_longest_idle()
+        made_room = len(self.open) >= self.max_connections and self._close_longest_idle()
         self.open[connection] = None
-        return 0 if made_room else max(0, len(self.open) - self._max_connections)
+        return 0 if made_room else max(0, len(self.open) - self.max_connections)
 
     def remove(self, connection: ServerConnection) -> None:
         """Forget a connection that has ended."""
@@ -209,8 +207,10 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and count the requests that nobody waits for any more."""
-        gone = len(self._waiting) + (self in self._server.missing_bodies)
-        self._release_body()
+        gone = len(self._waiting)
+        if self in self._server.missing_bodies:
+            self._release_body()
+            gone += 1
         self._server.in_flight -= self._held
         self._held = 0
         self._waiting.clear()
@@ -256,7 +256,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _take(self, complete: list[Request]) -> None:
         """Answer these requests, or let them wait for the answers before them."""
-        if self in self._server.missing_bodies and complete:
+        if complete and self in self._server.missing_bodies:
             self._release_body()
         self._waiting.extend(complete)
         self._answer_waiting()
@@ -268,7 +268,7 @@ class ServerConnection(asyncio.Protocol):
         self._take(self._protocol.refuse(answer))
 
     def _hold_waiting(self) -> None:
-        """Count the requests that have just begun to wait. The first for which there is no room is the last one."""
+        """Count the requests that begin to wait. Refuse the first for which there is no room, and drop all after it."""
         room = max(0, self._server.max_requests - self._server.in_flight)
         most = min(MAX_WAITING, self._held + room)
         if len(self._waiting) > most:
@@ -293,9 +293,8 @@ class ServerConnection(asyncio.Protocol):
             self._transport.write(CONTINUE)
 
     def _release_body(self) -> None:
-        if self in self._server.missing_bodies:
-            del self._server.missing_bodies[self]
-            self._server.in_flight -= 1
+        del self._server.missing_bodies[self]
+        self._server.in_flight -= 1
 
     def _answer_waiting(self) -> None:
         while self._waiting and self._state is READY:
@@ -316,10 +315,22 @@ class ServerConnection(asyncio.Protocol):
             answer = self._failed(request, error)
         if isinstance(answer, Answer):
             self._send(request, answer)
+        elif isinstance(answer, TakeOver):
+            self._hand_over(answer)
         else:
             self._state = WORKING
             self._server.in_flight += 1
             asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
+
+    def _hand_over(self, new_owner: TakeOver) -> None:
+        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
+        self._state = ENDED
+        self._server.in_flight -= self._held
+        self._held = 0
+        self._waiting.clear()
+        self._protocol.close()
+        self._server.remove(self)
+        new_owner.take(self._transport)
 
     def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
         self._state &= ~WORKING

@@ -6,11 +6,11 @@ import asyncio
 import io
 import socket
 import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
-
-from werkzeug.wrappers import Response
 
 from emostream.http.access import SIGN_IN, AllowedHosts, Operators
 from emostream.http.head import ALLOW
@@ -44,7 +44,7 @@ def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log, settings
 
 
 class WsgiApp:
-    """Has a WSGI app answer requests, each in a thread, because such an app may wait."""
+    """Passes requests on to a WSGI app, each in a thread, because such an app may wait."""
 
     def __init__(self, app: WSGIApplication, threads: int, operators: Operators) -> None:
         self._app = app
@@ -57,19 +57,41 @@ class WsgiApp:
             return Answer(204, b"", (ALLOW,))
         asked = environ(request)
         path = asked["PATH_INFO"]
-        for_operators = self._operators.needed_for(path)
         if path == SIGN_IN:
             return self._operators.sign_in(request)
+        for_operators = self._operators.needed_for(path)
         if for_operators and (refused := self._operators.refusal(request)):
             return refused
-        loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, asked, True)
-        # The server adds the date and the length, but not the length of what a GET would get in place of a HEAD.
-        left_out = {"date"} if request.method == b"HEAD" else {"date", "content-length"}
-        headers = [(name.lower(), value) for name, value in response.headers if name.lower() not in left_out]
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, asked)
         if for_operators:  # the pages of others may not read it, whatever CORS_ORIGINS says
-            headers = [(name, value) for name, value in headers if not name.startswith("access-control-")]
-        return Answer(response.status_code, response.data, tuple(headers))
+            kept = tuple(header for header in answer.headers if not header[0].startswith("access-control-"))
+            answer = replace(answer, headers=kept)
+        return answer
+
+    def _call(self, asked: dict[str, Any]) -> Answer:
+        written: list[bytes] = []
+        status, headers = "", []
+
+        def start_response(
+            app_status: str, app_headers: list[tuple[str, str]], _exc_info: object = None, /
+        ) -> Callable[[bytes], object]:
+            nonlocal status, headers
+            status, headers = app_status, app_headers
+            return written.append
+
+        parts = self._app(asked, start_response)
+        try:
+            written.extend(parts)
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+        # The server adds the length, except to the answer to a HEAD, which has no body to measure.
+        kept = tuple(
+            (name.lower(), value)
+            for name, value in headers
+            if name.lower() != "content-length" or asked["REQUEST_METHOD"] == "HEAD"
+        )
+        return Answer(int(status[:3]), b"".join(written), kept)
 
     # What the server calls.
 
@@ -77,16 +99,16 @@ class WsgiApp:
         """A bound for the memory; the app itself may accept less."""
         return MAX_BODY_BYTES
 
-    def answer(self, request: Request, busy: bool) -> Answer | Any:
-        """Have the app answer, unless too many requests wait for it already."""
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """Call the app, unless too many requests wait for it already."""
         return BUSY if busy else self.call(request)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
-        """Refuse as the server does."""
+        """Refuse with the answer of the server as it is."""
         return answer
 
     def gone(self, requests: int) -> None:
-        """Nobody counts them."""
+        """Do nothing: nobody counts these requests."""
 
 
 def environ(request: Request) -> dict[str, Any]:

@@ -23,8 +23,8 @@ POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def protocol(head_only: bool = False) -> ServerProtocol:
-    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES, head_only=head_only)
+def protocol() -> ServerProtocol:
+    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES)
 
 
 def fed(data: bytes, to: ServerProtocol | None = None) -> list[Request]:
@@ -85,13 +85,13 @@ def test_a_refusal_is_the_last_thing_that_comes_back() -> None:
     ],
     ids=["lines", "a line more", "target", "header", "small chunks", "chunks of extensions"],
 )
-def test_a_head_and_what_is_around_chunks_are_bounded(data: bytes, refusal: Answer | None) -> None:
+def test_the_size_of_a_head_and_of_the_bytes_around_chunks_is_limited(data: bytes, refusal: Answer | None) -> None:
     assert refusal_of(data) == refusal
 
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_body_is_bounded_by_its_declared_length_and_by_what_comes(declared: bool, more: int) -> None:
+def test_a_body_is_too_large_by_its_declared_length_or_by_what_comes(declared: bool, more: int) -> None:
     size = MAX_BODY_BYTES + more
     if declared:
         data = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (1 if more else size)
@@ -130,14 +130,6 @@ def test_an_offer_of_another_protocol_is_declined_and_a_tunnel_is_refused() -> N
     assert [request.body for request in fed(offer + b"hello" + GET)] == [b"hello", b""]
     [tunnel] = fed(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
     assert tunnel.refusal == PROXY_WANTED
-
-
-def test_a_head_alone_is_a_request_where_nothing_else_matters() -> None:
-    one = protocol(head_only=True)
-    assert one.receive(POST[:-1]) == []
-    [request] = one.receive(POST[-1:] + b"hel" + GET)
-    assert (request.method, request.headers[b"content-length"], request.body) == (b"POST", b"5", b"")
-    assert (one.state, one.http_version) == (ReadState.CLOSED, "1.1")
 
 
 def test_an_answer_has_the_length_of_its_body_and_says_whether_the_connection_ends() -> None:

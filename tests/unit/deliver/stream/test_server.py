@@ -15,8 +15,9 @@ import pytest
 import requests
 
 from emostream.deliver.history import History, Record
+from emostream.deliver.stream import event_stream
 from emostream.deliver.stream import server as stream
-from emostream.deliver.stream import slow_streams
+from emostream.deliver.stream.event_stream import EventStream
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
@@ -37,8 +38,8 @@ class Serving:
 
     history: History
     counters: Metrics
-    server: StreamServer
     port: int
+    server: StreamServer = field(init=False)
     published: int = 0
 
     @property
@@ -75,15 +76,14 @@ def serving(
     log = Log("test")
     counters = Metrics(log, DELIVER)
     batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
-    server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
-    found = Serving(history, counters, server, listener.getsockname()[1])
+    found = Serving(history, counters, listener.getsockname()[1])
     found.publish(records)
-    server.start()
+    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
     try:
         yield found
     finally:
-        server.close(10)
-        assert not server.running
+        found.server.close(10)
+        assert not found.server.running
 
 
 @dataclass
@@ -147,6 +147,10 @@ def raw(port: int, data: bytes, receive_buffer: int = 0) -> socket.socket:
     return connection
 
 
+def slow_streams(ours: Serving) -> list[EventStream]:
+    return [stream for stream in list(ours.server._open) if stream.slow]
+
+
 def all_of(connection: socket.socket) -> bytes:
     """What comes until the other side closes."""
     found = b""
@@ -169,6 +173,19 @@ def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None
         }  # fmt: skip
         wait_until("both batches measured", lambda: ours.counters.histograms["stream"].count == 2)
         assert seen.last_event_id == "1-3-4.0.0"
+
+
+def test_a_new_viewer_may_ask_for_the_recent_past_and_gets_nothing_twice() -> None:
+    with serving(records=2) as ours, viewer(ours, "?recent=60") as seen:
+        ours.publish()
+        seen.wait_for_batches(2)
+        [recent, live] = seen.events
+        assert (recent["event"], live["event"]) == ("recent", None)
+        assert [batch["batch_id"] for batch in recent["batches"]] == [0, 1]
+        assert seen.lines[:2] == ["retry: 1000", "id: 1-1-2.0.0"]
+    with serving(records=2) as ours, viewer(ours, "?recent=60&last_event_id=1-0-1.0.0") as seen:
+        seen.wait_for_batches(1)
+        assert [event["event"] for event in seen.events] == [None]
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
@@ -287,8 +304,7 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
             ours.wait_for_streams(2)
 
             def somebody_is_behind() -> bool:
-                blocked = list(ours.server._slow.values())
-                return any(stream.cursor <= ours.published - 50 for stream in blocked)
+                return any(stream.cursor <= ours.published - 50 for stream in slow_streams(ours))
 
             while not somebody_is_behind():
                 ours.publish(50)
@@ -309,10 +325,10 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
 
 
 def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_streams, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "STALLED_SECONDS", 0.3)
     with serving() as ours, raw(ours.port, GET, receive_buffer=4096):
         ours.wait_for_streams(1)
-        while not ours.server._slow and ours.server.streams:
+        while not slow_streams(ours) and ours.server.streams:
             ours.publish(50)
             wait_until("they were taken", lambda: ours.server._batches.end == ours.published, timeout_seconds=10)
         ours.wait_for_streams(0)
@@ -322,7 +338,7 @@ def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "REQUEST_SECONDS", 0.2)
     with serving() as ours, raw(ours.port, b"GET /stream HTTP/1.1\r\nHost:") as slow:
-        assert all_of(slow) == b""
+        assert all_of(slow).startswith(b"HTTP/1.1 408 ")
         assert ours.count("stream_requests_timed_out") == 1
 
 
@@ -331,9 +347,10 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
-        (b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
+        (b"GET /stream?recent=a%20minute HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /stream?recent=-1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
@@ -341,6 +358,7 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
 def test_any_other_request_is_refused_in_json(asked: bytes, status: int) -> None:
     with serving() as ours:
         with raw(ours.port, asked) as connection:
+            connection.shutdown(socket.SHUT_WR)
             head, _, body = all_of(connection).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert "expected" in json.loads(body)["error"]
@@ -357,7 +375,7 @@ def test_an_offer_to_upgrade_the_protocol_is_ignored() -> None:
 @pytest.mark.parametrize("cut", [1, 5, 20, len(GET) - 1])
 def test_a_request_may_come_in_pieces(cut: int) -> None:
     with serving() as ours, raw(ours.port, GET[:cut]) as connection:
-        wait_until("the first piece", lambda: ours.server._asking, timeout_seconds=10)
+        wait_until("the first piece", lambda: ours.server._http.open, timeout_seconds=10)
         connection.sendall(GET[cut:])
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -387,7 +405,7 @@ def test_when_hundreds_come_and_leave_nothing_is_left_behind_and_the_others_miss
                 ours.publish(2)
             ours.wait_for_streams(1)
         stays.wait_for_batches(*range(12))
-        assert len(ours.server._connections) == 1
+        wait_until("no connection is left", lambda: not ours.server._http.open, timeout_seconds=10)
 
 
 def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:
