@@ -24,6 +24,7 @@ from emostream.broker import (
     skip_record,
     transactional_producer,
 )
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -138,7 +139,7 @@ def run(settings: Settings) -> int:
         return 0
     router = Router(settings, log)
     role = cluster_publisher(settings, settings.cluster)
-    MetricsPage(router.counters).serve(settings.bind_host, role.port, log)
+    serve_metrics(MetricsPage(router.counters), settings, role, log)
     try:
         router.start()
         _follow(router, Heartbeat(settings, role.name), stop)

@@ -14,6 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
 from emostream.roles import main_publisher
@@ -34,7 +35,7 @@ def run(settings: Settings) -> int:
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
-    MetricsPage(query_metrics.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
+    serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.

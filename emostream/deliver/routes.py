@@ -93,7 +93,7 @@ def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Fla
 
     @app.after_request
     def allow_pages(answer: Response) -> Response:
-        answer.headers.extend(cors.headers(request.headers.get("Origin")))
+        answer.headers.extend(cors.headers(request.headers.get("Origin"), "Retry-After" in answer.headers))
         return answer
 
     @app.errorhandler(NotYours)
