@@ -54,6 +54,7 @@ class RegistrationRequest(msgspec.Struct):
 def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Flask:
     """The app with these routes, and GET /stream, which redirects to the port of the event streams."""
     app = Flask("emostream.deliver.subscriber")
+    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 

@@ -106,7 +106,7 @@ class AllowedHosts:
             return refused
         text = host.decode().lower()
         name = text.rpartition(":")[0] if ":" in text and not text.endswith("]") else text
-        name = name.rstrip(".")
+        name = name.removesuffix(".")
         if parse_address(name) or name in self._names or name.endswith(self._domains):
             return None
         return refusal(421, f"expected a host name of this server, got {name[:80]}; if it is, add it to ALLOWED_HOSTS")

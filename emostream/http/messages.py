@@ -26,7 +26,7 @@ class Answer:
 class Request(NamedTuple):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` begins with a slash, or is * for OPTIONS. `peer` is the client's IP address. A request with a `refusal`
+    `target` begins with a slash. `peer` is the client's IP address. A request with a `refusal`
     gets that answer; the app does not see it. `keep_alive`: the client speaks HTTP/1.0, and the connection stays open.
     """
 

@@ -17,6 +17,7 @@ def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Fla
     A subscriber that this client has left gets 410, which tells it to stop. A challenge is echoed.
     """
     app = Flask("emostream.receive.client")
+    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     @app.post("/")
