@@ -47,16 +47,16 @@ class Registry(Generic[Client]):
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}
 
-    def add(self, client_url: str, make: Callable[[], Client]) -> bool:
-        """Give a client a slot; False when it had one already. Raises Full, or what `make` raises."""
+    def add(self, client_url: str, make: Callable[[], Client]) -> Client | None:
+        """Give a client a slot and return what serves it; None when it had one. Raises Full, or what `make` raises."""
         with self._lock:
             if client_url in self._clients:
-                return False
+                return None
             if len(self._clients) >= self._capacity:
                 raise Full(f"all {self._capacity} slots are taken")
             # Within the lock, so that no slot goes to two clients. `make` does not block.
-            self._clients[client_url] = make()
-            return True
+            self._clients[client_url] = client = make()
+            return client
 
     def remove(self, client_url: str, only: Client | None = None) -> bool:
         """Free a client's slot and stop serving it; False when it had none, or another one than `only`."""

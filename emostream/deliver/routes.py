@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,37 +11,18 @@ from kafka.errors import KafkaError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.registry import Full, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
-from emostream.metrics.page import CONTENT_TYPE
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
 from emostream.records import InvalidRecord
 from emostream.settings import REGISTRY_TOPIC
 
 MAX_BODY_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
-
-
-class SubscriberCalls(Protocol):
-    """What the routes call."""
-
-    def register(self, client_url: str, token: str) -> bool:
-        """Give a client a slot; False when it had one.
-
-        Raises Full, NotYours, KafkaError when the registration cannot be saved, PushError or OSError when no push may
-        go to the client's address or the client does not echo the challenge, and StepTimeout.
-        """
-
-    def deregister(self, client_url: str, token: str) -> bool:
-        """Free a client's slot; False when it had none. Raises NotYours."""
-
-    def status(self) -> dict[str, object]:
-        """The body of GET /status."""
-
-    def metrics(self) -> bytes:
-        """The body of GET /metrics."""
 
 
 class RegistrationRequest(msgspec.Struct):
@@ -51,25 +32,27 @@ class RegistrationRequest(msgspec.Struct):
     token: str = ""
 
 
-def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Flask:
-    """The app with these routes, and GET /stream, which redirects to the port of the event streams."""
+def create_app(
+    clients: RegisteredClients, status: Callable[[], dict[str, object]], page: MetricsPage, stream_port: int, cors: Cors
+) -> Flask:
+    """The app with these routes, GET /metrics, and GET /stream, which redirects to the port of the event streams."""
     app = Flask("emostream.deliver.subscriber")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/status")
-    def status() -> Response:
-        return jsonify(subscriber.status())
+    def show_status() -> Response:
+        return jsonify(status())
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(subscriber.metrics(), content_type=CONTENT_TYPE)
+        return Response(page.text(), content_type=CONTENT_TYPE)
 
     @app.post("/register")
     def register() -> tuple[Response, int]:
         asked = _registration(request.get_data())
         try:
-            added = subscriber.register(asked.client_url, asked.token)
+            added = clients.register(asked.client_url, asked.token)
         except Full as error:
             return jsonify(error=f"no slot is free: {error}"), 503
         except KafkaError as error:
@@ -81,7 +64,7 @@ def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Fla
     @app.post("/deregister")
     def deregister() -> tuple[Response, int]:
         asked = _registration(request.get_data())
-        found = subscriber.deregister(asked.client_url, asked.token)
+        found = clients.deregister(asked.client_url, asked.token)
         status = "deregistered" if found else "not_found"
         return jsonify(status=status, client_url=asked.client_url), 200 if found else 404
 

@@ -23,6 +23,7 @@ class Waiting:
         self.was_ready = False
         self.healthy = True
         self.topic_reader = self
+        self.clients = self
         self.counters = SimpleNamespace(log_if_due=lambda: None)
 
     def run_once(self) -> None:

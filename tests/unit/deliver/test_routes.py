@@ -23,8 +23,8 @@ class FakeClient:
         pass
 
 
-class FakeSubscriber:
-    """The registry of a subscriber without Kafka behind it."""
+class FakeClients:
+    """The registered clients of a subscriber without Kafka behind them."""
 
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
@@ -34,7 +34,7 @@ class FakeSubscriber:
         self._check(client_url, token)
         added = self._registry.add(client_url, FakeClient)
         self._tokens[client_url] = token
-        return added
+        return added is not None
 
     def deregister(self, client_url: str, token: str) -> bool:
         self._check(client_url, token)
@@ -47,12 +47,13 @@ class FakeSubscriber:
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
 
-    def metrics(self) -> bytes:
+    def text(self) -> bytes:
         return b"a page"
 
 
 def http(capacity: int = 2) -> FlaskClient:
-    return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
+    fake: Any = FakeClients(capacity)
+    return create_app(fake, fake.status, fake, 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
