@@ -22,16 +22,15 @@ if TYPE_CHECKING:
 
 THREADS = 4
 MAX_CONNECTIONS = 100
-BACKLOG = 128
 
 
 def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threading.Thread:
     """Serve an app on a bound socket, in an event loop of its own. Returns the thread that does it."""
-    listener.listen(BACKLOG)
+    listener.listen()  # so that nobody is turned away while the thread starts
 
     async def serve() -> None:
         server = HttpServer(WsgiApp(app, THREADS), log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS)
-        await server.listen(listener, BACKLOG)
+        await server.listen(listener)
         await asyncio.Event().wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), name="http", daemon=True)

@@ -143,7 +143,7 @@ class StreamServer:
         """Forget a stream that has ended."""
         del self._open[stream]
         self._ahead.pop(stream, None)
-        self._http.bounds.max_connections += 1
+        self._http.max_connections += 1
 
     # In the loop.
 
@@ -151,7 +151,7 @@ class StreamServer:
         self._loop.call_soon_threadsafe(self._news.set)
 
     async def _serve(self, listener: socket.socket) -> None:
-        await self._http.listen(listener, BACKLOG)
+        await self._http.listen(listener)
         comment_due = time.monotonic() + COMMENT_SECONDS
         while not self._closing:
             self._news.clear()
@@ -230,7 +230,7 @@ class StreamServer:
         """Open a stream. Its events end with the connection, which saves the framing of each."""
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
-        self._http.bounds.max_connections -= 1
+        self._http.max_connections -= 1
         headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")

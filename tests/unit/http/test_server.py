@@ -19,7 +19,7 @@ from emostream.http import server as server_module
 from emostream.http.messages import BUSY, FAILED, Answer, Request
 from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.http.server import MAX_WAITING, MISSING_SECONDS, HttpServer, ServerConnection
-from emostream.process import Log
+from emostream.process import Log, bound_socket
 from emostream.records import MAX_BODY_BYTES
 from testkit.ports import free_port_block
 
@@ -99,7 +99,6 @@ class Server:
     def __init__(self, max_connections: int = 100, max_requests: int = 100, request_seconds: float = 10.0) -> None:
         self.app = Echo()
         self.http = HttpServer(self.app, Log("test"), max_connections, max_requests, request_seconds)
-        self.bounds = self.http.bounds
         self.port = free_port_block(1)
         self._clients: list[Client] = []
 
@@ -120,8 +119,8 @@ class Server:
         for client in self._clients:
             client.writer.close()
         await self.http.close(SECONDS)
-        assert self.bounds.in_flight == 0
-        assert not self.bounds.open
+        assert self.http.in_flight == 0
+        assert not self.http.open
 
 
 Run = Callable[..., None]
@@ -134,7 +133,7 @@ def served() -> Run:
     def run(scenario: Callable[[Server], Awaitable[None]], **bounds: Any) -> None:
         async def whole() -> None:
             server = Server(**bounds)
-            await server.http.listen(("127.0.0.1", server.port))
+            await server.http.listen(bound_socket("127.0.0.1", server.port, "test"))
             try:
                 await scenario(server)
             finally:
@@ -165,7 +164,7 @@ def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wai
         client = await server.client(b"".join(b"GET %b HTTP/1.1\r\n\r\n" % target for target in wanted))
         assert (await client.answer())[2] == b"GET /1 0"
         await server.until(lambda: len(server.app.asked) == 2)
-        assert server.bounds.in_flight == 4
+        assert server.http.in_flight == 4
         client.send(b"GET /6 HTTP/1.1\r\n\r\n")
         server.app.release.set()
         for target in [*wanted[1:], b"/6"]:
@@ -177,7 +176,7 @@ def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wai
 def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET /wait HTTP/1.1\r\n\r\n" + GET * 5_000)
-        await server.until(lambda: server.bounds.in_flight > MAX_WAITING)
+        await server.until(lambda: server.http.in_flight > MAX_WAITING)
         server.app.release.set()
         for _ in range(1 + MAX_WAITING):
             assert (await client.answer())[0] == 200
@@ -264,7 +263,6 @@ class Life:
     def __init__(self, wire: bytes, max_requests: int) -> None:
         self.app = Echo()
         self.server = HttpServer(self.app, Log("test"), 1, max_requests)
-        self.bounds = self.server.bounds
         self.connection = ServerConnection(self.server)
         self.transport = Written()
         self.connection.connection_made(self.transport)
@@ -291,7 +289,7 @@ class Life:
                 self.blocked = False
                 connection.resume_writing()
         elif what == "later":
-            self.bounds.now += size
+            self.server.now += size
             connection.end_if_overdue()
         elif what == "silent" and transport.reading and not self.silent:
             self.silent = True
@@ -352,8 +350,8 @@ def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_hel
             await life.happens("read", 0)
             await life.happens("answered", 0)
         assert life.lost, "it never ends"
-        assert life.bounds.in_flight == 0
-        assert not life.bounds.missing_bodies
+        assert life.server.in_flight == 0
+        assert not life.server.missing_bodies
         answered = [int(number) for number in re.findall(rb"\?(\d+) \d+", life.transport.data)]
         assert answered == sorted(set(answered)), "answers are not in the order of their requests"
 
@@ -405,15 +403,15 @@ def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None
     async def scenario(server: Server) -> None:
         for data in (b"GET /wait HTTP/1.1\r\n\r\n", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"):
             client = await server.client(data)
-            await server.until(lambda: server.bounds.in_flight > 0)
+            await server.until(lambda: server.http.in_flight > 0)
             linger = struct.pack(
                 "ii", 1, 0
             )  # so that its kernel says that it is gone, and not only that it sends no more
             client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.writer.transport.abort()
-            await server.until(lambda: not server.bounds.open)
+            await server.until(lambda: not server.http.open)
             server.app.release.set()
-            await server.until(lambda: server.bounds.in_flight == 0)
+            await server.until(lambda: server.http.in_flight == 0)
         assert server.app.gone_requests == 2
 
     served(scenario)
@@ -575,9 +573,9 @@ def test_a_client_that_does_not_read_costs_a_bounded_memory_and_ends(
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET /much HTTP/1.1\r\n\r\n" * 100)
         await server.until(lambda: bool(server.app.asked))
-        await server.until(lambda: not server.bounds.open)
+        await server.until(lambda: not server.http.open)
         assert len(server.app.asked) < 50
-        assert server.bounds.in_flight == 0
+        assert server.http.in_flight == 0
         client.writer.transport.abort()
 
     served(scenario, request_seconds=1.0)
@@ -591,13 +589,13 @@ def test_a_client_that_reads_nothing_of_a_little_ends_too(served: Run, monkeypat
             client = Client(*await asyncio.open_connection("127.0.0.1", server.port, limit=1))
             asked = len(server.app.asked)
             # Until the kernels take no more, and then a little that stays here.
-            while not any(one._transport.get_write_buffer_size() for one in server.bounds.open):
+            while not any(one._transport.get_write_buffer_size() for one in server.http.open):
                 client.send(b"GET /some HTTP/1.1\r\n\r\n")
                 await asyncio.sleep(0.001)
             client.send(more)
             assert len(server.app.asked) > asked
-            await server.until(lambda: not server.bounds.open)
-            assert server.bounds.in_flight == 0
+            await server.until(lambda: not server.http.open)
+            assert server.http.in_flight == 0
             client.writer.transport.abort()
 
     served(scenario)
@@ -622,9 +620,9 @@ def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
         await client.answer()
-        (connection,) = server.bounds.open
+        (connection,) = server.http.open
         protocol = connection._protocol
-        kept = (protocol._target, protocol._body, protocol._headers, server.bounds.in_flight)
+        kept = (protocol._target, protocol._body, protocol._headers, server.http.in_flight)
         assert kept == (b"", b"", {}, 0)
 
     served(scenario)
@@ -636,7 +634,7 @@ def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_noth
     async def scenario(server: Server) -> None:
         slow = [await server.client(half) for _ in range(2)]
         slow.append(await server.client(b"GET /wait HTTP/1.1\r\n\r\n"))
-        await server.until(lambda: server.bounds.in_flight == 3)
+        await server.until(lambda: server.http.in_flight == 3)
         client = await server.client(GET + b"GET /wait HTTP/1.1\r\n\r\n" + half + b"hi" + half)
         for expected in (200, 503, 200, 503):
             status, headers, _ = await client.answer()
@@ -647,11 +645,11 @@ def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_noth
         assert (await slow[2].answer())[0] == 200
         assert (await slow[2].answer())[0] == 503
         client = await server.client(half)
-        await server.until(lambda: server.bounds.in_flight == 3)
+        await server.until(lambda: server.http.in_flight == 3)
         for each in (*slow[:2], client):
             each.send(b"hi")
             assert (await each.answer())[0] == 200
-        assert server.bounds.in_flight == 0
+        assert server.http.in_flight == 0
 
     served(scenario, max_requests=3)
 
@@ -661,9 +659,9 @@ def test_a_body_that_has_been_missing_for_long_makes_room_for_one_that_has_just_
 
     async def scenario(server: Server) -> None:
         slow = [await server.client(half) for _ in range(3)]
-        await server.until(lambda: server.bounds.in_flight == 3)
-        began = server.bounds.now
-        await server.until(lambda: server.bounds.now > began + MISSING_SECONDS + 1)
+        await server.until(lambda: server.http.in_flight == 3)
+        began = server.http.now
+        await server.until(lambda: server.http.now > began + MISSING_SECONDS + 1)
         client = await server.client(half)
         assert (await slow[0].answer())[0] == 503
         for each in (slow[1], slow[2], client):
@@ -676,7 +674,7 @@ def test_a_body_that_has_been_missing_for_long_makes_room_for_one_that_has_just_
 def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: " + b"0" * 5_000 + b"2\r\n\r\nh")
-        await server.until(lambda: server.bounds.in_flight == 1)
+        await server.until(lambda: server.http.in_flight == 1)
         client.send(b"i")
         assert (await client.answer())[2] == b"POST /a 2"
 
@@ -686,7 +684,7 @@ def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
 def test_a_connection_too_many_is_told_so(served: Run) -> None:
     async def scenario(server: Server) -> None:
         held = [await server.client(b"GET /wait HTTP/1.1\r\n\r\n") for _ in range(2)]
-        await server.until(lambda: server.bounds.in_flight == 2)
+        await server.until(lambda: server.http.in_flight == 2)
         beyond = await server.client(GET)
         status, headers, _ = await beyond.answer()
         assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
@@ -695,7 +693,7 @@ def test_a_connection_too_many_is_told_so(served: Run) -> None:
         await held[0].answer()
         held[0].writer.close()
         beyond.writer.close()
-        await server.until(lambda: len(server.bounds.open) == 1)
+        await server.until(lambda: len(server.http.open) == 1)
         assert (await (await server.client(GET)).answer())[0] == 200
 
     served(scenario, max_connections=2)
@@ -704,18 +702,18 @@ def test_a_connection_too_many_is_told_so(served: Run) -> None:
 def test_the_connection_that_has_been_idle_for_the_longest_makes_room_for_a_new_one(served: Run) -> None:
     async def scenario(server: Server) -> None:
         busy = await server.client(b"GET /wait HTTP/1.1\r\n\r\n")
-        await server.until(lambda: server.bounds.in_flight == 1)
+        await server.until(lambda: server.http.in_flight == 1)
         began = await server.client(b"GET /a HTTP/1.1\r\n")
         idle = [await server.client(GET) for _ in range(2)]
         for client in idle:
             await client.answer()
-        second = server.bounds.now
-        await server.until(lambda: server.bounds.now > second)
+        second = server.http.now
+        await server.until(lambda: server.http.now > second)
         idle[0].send(GET)  # so that the other one has been idle for longer
         assert (await idle[0].answer())[0] == 200
         assert (await (await server.client(GET)).answer())[0] == 200
         assert await idle[1].rest() == b""
-        assert len(server.bounds.open) == 4
+        assert len(server.http.open) == 4
         server.app.release.set()
         began.send(b"\r\n")
         idle[0].send(GET)
@@ -730,7 +728,7 @@ def test_a_flood_of_idle_connections_silences_nobody(served: Run) -> None:
         for _ in range(1_000):
             await server.client()
         assert (await (await server.client(GET)).answer())[0] == 200
-        assert len(server.bounds.open) <= 50
+        assert len(server.http.open) <= 50
 
     served(scenario, max_connections=50)
 
@@ -752,7 +750,7 @@ def test_at_the_end_what_has_begun_is_answered_and_nothing_more(served: Run) -> 
         await silent.answer()
         waiting = await server.client(b"GET /wait HTTP/1.1\r\n\r\n")
         half = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\nh")
-        await server.until(lambda: server.bounds.in_flight == 2)
+        await server.until(lambda: server.http.in_flight == 2)
         ending = asyncio.create_task(server.http.close(SECONDS))
         assert await silent.rest() == b""
         half.send(b"i" + GET)

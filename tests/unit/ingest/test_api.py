@@ -1,4 +1,4 @@
-"""emostream.ingest.fast_path and emostream.ingest.routes: both give the answers of emostream.ingest.api."""
+"""emostream.ingest.api: the server asks it itself and by way of Flask, and both ways give the same answer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emostream.http.messages import JSON, Answer, Request
+from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import NDJSON, IngestApi
-from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
@@ -33,21 +33,21 @@ Pairs = Sequence[tuple[str, str]]
 
 
 class App:
-    """A fast path around a fake producer."""
+    """The app of one worker around a fake producer."""
 
     def __init__(self, **values: object) -> None:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
         self.api = IngestApi(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.api, MetricsPage(self.counters))
-        self.fast = FastPath(self.api, self.flask)
+        self.api.flask = WsgiApp(self.flask, 2)
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:
-        answer = self.fast.answer(request, busy)
+        answer = self.api.answer(request, busy)
         return answer if isinstance(answer, Answer) else await answer
 
     async def ask_flask(self, request: Request) -> Answer:
-        return await self.fast.flask.call(request)
+        return await self.api.flask.call(request)
 
 
 @pytest.fixture(scope="module")
@@ -231,5 +231,5 @@ def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
 
 def test_a_request_whose_client_has_left_is_counted() -> None:
     app = App()
-    app.fast.gone(2)
+    app.api.gone(2)
     assert app.counters.snapshot() == {"gone": 2}
