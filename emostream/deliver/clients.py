@@ -60,8 +60,8 @@ class RegisteredClients:
         return self._engine.running
 
     def all(self) -> dict[str, PushClient]:
-        """The clients that have a slot, by their URL."""
-        return self._registry.clients()
+        """The clients that have a slot, by their URL as each of them spelled it."""
+        return {client.client_url: client for client in self._registry.clients()}
 
     def free_slots(self) -> int:
         """How many slots are free."""
@@ -102,10 +102,11 @@ class RegisteredClients:
 
     def deregister(self, client_url: str, token: str) -> bool:
         """Free a client's slot; False when it had none. Raises NotYours."""
-        if not self._owned(client_url, token) or not self._registry.remove(client_url):
+        client = self._owned(client_url, token)
+        if client is None or not self._registry.remove(client_url, only=client):
             return False
-        self._forget(client_url)
-        self._log.info("deregistered", client_url=client_url, available_slots=self._registry.free_slots())
+        self._forget(client.client_url)
+        self._log.info("deregistered", client_url=client.client_url, available_slots=self._registry.free_slots())
         return True
 
     def save_positions(self) -> None:
@@ -153,18 +154,24 @@ class RegisteredClients:
         start = Start(history.start, position, self._topic_reader.generation, history.end)
         url, token_hash = registration.client_url, registration.token_hash
         try:
-            self._registry.add(url, lambda: self._engine.add(url, token_hash, start))
+            added = self._registry.add(url, lambda: self._engine.add(url, token_hash, start))
         except Full:
             self._log.warning("no slot is left for a client from before", client_url=url)
+        except ValueError as error:
+            self._log.warning("the registry topic has a client that cannot be one", client_url=url, reason=error)
+            self._forget(url)
         else:
-            self._counters.add("expired", skipped)
+            if added:
+                self._counters.add("expired", skipped)
+            else:
+                self._forget(url)  # registered in two spellings by an earlier version; one of them goes on
 
-    def _owned(self, client_url: str, token: str) -> bool:
-        """Whether a client has a slot. Raises NotYours when it registered with another token."""
+    def _owned(self, client_url: str, token: str) -> PushClient | None:
+        """The client if it has a slot. Raises NotYours when it registered with another token."""
         client = self._registry.get(client_url)
         if client and client.token_hash and not secrets.compare_digest(client.token_hash, _hash(token)):
             raise NotYours
-        return client is not None
+        return client
 
     def _has_slot(self, client: PushClient) -> bool:
         return self._registry.get(client.client_url) is client

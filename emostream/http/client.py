@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httptools
 
@@ -22,6 +24,9 @@ READ_SECONDS = 5.0
 # The connection ends rather than read a longer body.
 SMALL_BODY_BYTES = 1024
 MAX_HEADER_BYTES = 32 * 1024
+_host_name = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_ipv6_netloc = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+_unreserved = re.compile("[A-Za-z0-9._~-]")
 _IN_A_PATH = "/%:@!$&'()*+,;=~?-._[]"
 
 
@@ -35,12 +40,13 @@ class ConnectionLost(PushError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a client is."""
+    """Where a client is. All spellings of its URL that mean the same (RFC 3986, section 6.2) have one `normal_url`."""
 
     host: str
     port: int
     tls: bool
     head: bytes  # the first lines of every request
+    normal_url: str
 
     @classmethod
     def parse(cls, client_url: str) -> Target:
@@ -50,18 +56,20 @@ class Target:
             raise ValueError("expected http://host:port/ or https://host:port/")
         if parts.username is not None or parts.password is not None:
             raise ValueError("expected no user name or password in it")
-        host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
-        path = quote(parts.path or "/", safe=_IN_A_PATH) + (
-            f"?{quote(parts.query, safe=_IN_A_PATH)}" if parts.query else ""
-        )
+        host = _host(parts.hostname, parts.netloc)
+        path = quote(parts.path or "/", safe=_IN_A_PATH)
+        query = f"?{quote(parts.query, safe=_IN_A_PATH)}" if parts.query else ""
         shown = f"[{host}]" if ":" in host else host
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
         authority = shown if parts.port is None else f"{shown}:{port}"
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: EmoStream\r\nContent-Type: application/json\r\n"
+            f"POST {path}{query} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: EmoStream\r\n"
+            "Content-Type: application/json\r\n"
         )
-        return cls(host, port, tls, head.encode("ascii"))
+        normal_path = _without_dot_segments(_normal_escapes(path))
+        normal_url = f"{parts.scheme}://{_normal_host(host)}:{port}{normal_path}{_normal_escapes(query)}"
+        return cls(host, port, tls, head.encode("ascii"), normal_url)
 
     def request(self, headers: str, body: bytes) -> bytes:
         """The bytes of a POST. Each of the `headers` ends with a line break."""
@@ -205,6 +213,54 @@ async def connect(target: Target, addresses: Callable[[str, int], Awaitable[list
     except (asyncio.TimeoutError, OSError) as error:
         reason = f"not connected within {CONNECT_SECONDS:g} s" if isinstance(error, asyncio.TimeoutError) else error
         raise PushError(f"{type(error).__name__}: {reason}") from None
+
+
+def _host(written: str, netloc: str) -> str:
+    """The host of a URL as DNS has it, or an IPv6 address. Raises ValueError."""
+    if "[" in netloc:
+        if not _ipv6_netloc.fullmatch(netloc):
+            raise ValueError("expected an IPv6 address between the brackets")
+        return str(ipaddress.IPv6Address(written))
+    host = unquote(written, errors="strict").encode("idna").decode()
+    if not _host_name.fullmatch(host):
+        raise ValueError("expected a host name or an IP address in it")
+    return host
+
+
+def _normal_host(host: str) -> str:
+    """One spelling for all forms of an IP address, and for a name with a dot at its end or without."""
+    if ":" in host:
+        address = ipaddress.IPv6Address(host)
+        return str(address.ipv4_mapped or f"[{address}]")
+    name = host.rstrip(".").lower()
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        return name
+
+
+def _normal_escapes(text: str) -> str:
+    """Percent escapes in upper case, and none for a character that needs none."""
+
+    def normal(escape: re.Match[str]) -> str:
+        character = chr(int(escape[1], 16))
+        return character if _unreserved.fullmatch(character) else escape[0].upper()
+
+    return re.sub("%([0-9A-Fa-f]{2})", normal, text)
+
+
+def _without_dot_segments(path: str) -> str:
+    """What RFC 3986, section 5.2.4, leaves of an absolute path."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
 
 
 @functools.cache

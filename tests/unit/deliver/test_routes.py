@@ -19,6 +19,9 @@ URL = "http://127.0.0.1:8001/"
 
 
 class FakeClient:
+    def __init__(self, token: str) -> None:
+        self.token = token
+
     def close(self) -> None:
         pass
 
@@ -28,20 +31,18 @@ class FakeClients:
 
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
-        self._tokens: dict[str, str] = {}
 
     def register(self, client_url: str, token: str) -> bool:
         self._check(client_url, token)
-        added = self._registry.add(client_url, FakeClient)
-        self._tokens[client_url] = token
-        return added is not None
+        return self._registry.add(client_url, lambda: FakeClient(token)) is not None
 
     def deregister(self, client_url: str, token: str) -> bool:
         self._check(client_url, token)
         return self._registry.remove(client_url)
 
     def _check(self, client_url: str, token: str) -> None:
-        if self._registry.get(client_url) and self._tokens[client_url] not in ("", token):
+        client = self._registry.get(client_url)
+        if client and client.token not in ("", token):
             raise NotYours
 
     def status(self) -> dict[str, object]:
