@@ -1,26 +1,28 @@
-"""GET /status, POST /register and POST /deregister: how clients register with a subscriber. Every answer is JSON."""
+"""How clients register with a subscriber, and how it is: GET /status, POST /register and so on, all in JSON."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Response, jsonify, redirect, request
 from kafka.errors import KafkaError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import Forbidden, HTTPException, UnsupportedMediaType
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.registry import Full, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
-from emostream.http.cors import Cors
+from emostream.http.cors import Cors, preflight
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
 from emostream.records import InvalidRecord
 from emostream.settings import REGISTRY_TOPIC
 
+CALLS = ("/register", "/deregister")
 MAX_BODY_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
 
@@ -33,9 +35,13 @@ class RegistrationRequest(msgspec.Struct):
 
 
 def create_app(
-    clients: RegisteredClients, status: Callable[[], dict[str, object]], page: MetricsPage, stream_port: int, cors: Cors
-) -> Flask:
-    """The app with these routes, GET /metrics, and GET /stream, which redirects to the port of the event streams."""
+    clients: RegisteredClients, status: Callable[[], dict[str, object]], not_ready: Callable[[], str | None],
+    page: MetricsPage, stream_port: int, cors: Cors,
+) -> Flask:  # fmt: skip
+    """The app with these routes, GET /metrics, and GET /stream, which redirects to the port of the event streams.
+
+    `not_ready` says why the subscriber cannot do its work; None when it can.
+    """
     app = Flask("emostream.deliver.subscriber")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -44,13 +50,18 @@ def create_app(
     def show_status() -> Response:
         return jsonify(status())
 
+    @app.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        reason = not_ready()
+        return (jsonify(status="ready"), 200) if reason is None else (jsonify(error=f"not ready: {reason}"), 503)
+
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(page.text(), content_type=CONTENT_TYPE)
 
     @app.post("/register")
     def register() -> tuple[Response, int]:
-        asked = _registration(request.get_data())
+        asked = _registration()
         try:
             added = clients.register(asked.client_url, asked.token)
         except Full as error:
@@ -63,7 +74,7 @@ def create_app(
 
     @app.post("/deregister")
     def deregister() -> tuple[Response, int]:
-        asked = _registration(request.get_data())
+        asked = _registration()
         found = clients.deregister(asked.client_url, asked.token)
         status = "deregistered" if found else "not_found"
         return jsonify(status=status, client_url=asked.client_url), 200 if found else 404
@@ -73,6 +84,14 @@ def create_app(
         parts = urlsplit(request.url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return redirect(parts._replace(netloc=f"{host}:{stream_port}").geturl(), code=307)
+
+    @app.before_request
+    def let_pages_read() -> Response | None:
+        # Never for CALLS: a page that somebody visits must not fill the slots, or aim pushes at its visitor's network.
+        if request.method != "OPTIONS" or request.path in CALLS:
+            return None
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        return Response(status=204, headers=preflight("GET", asked))
 
     @app.after_request
     def allow_pages(answer: Response) -> Response:
@@ -94,8 +113,14 @@ def create_app(
     return app
 
 
-def _registration(body: bytes) -> RegistrationRequest:
-    """What a request body asks for, with a client_url that can be one. Raises InvalidRecord."""
+def _registration() -> RegistrationRequest:
+    """What the request asks for, with a client_url that can be one. Raises InvalidRecord or HTTPException."""
+    if not request.is_json and "Content-Type" in request.headers:
+        got = request.headers["Content-Type"][:80]
+        raise UnsupportedMediaType(f"expected Content-Type: application/json, got {got!r}; send that header")
+    if "Origin" in request.headers:
+        raise Forbidden("expected no Origin header, got one: a web page cannot register a client; a server can")
+    body = request.get_data().removeprefix(codecs.BOM_UTF8)
     try:
         found = msgspec.json.decode(body, type=RegistrationRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

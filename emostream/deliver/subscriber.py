@@ -113,7 +113,7 @@ def run(settings: Settings) -> int:
     try:
         subscriber = Subscriber(settings, stream_listener, stop, log)
         page, cors = MetricsPage(subscriber.counters), Cors(settings.cors_origins)
-        app = create_app(subscriber.clients, subscriber.status, page, stream_port, cors)
+        app = create_app(subscriber.clients, subscriber.status, lambda: None, page, stream_port, cors)
         http = serve_wsgi(app, listener, log)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, Heartbeat(settings, role.name), stop)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import cast
 from urllib.parse import quote, unquote, urlsplit
 
@@ -24,6 +25,8 @@ READ_SECONDS = 5.0
 # The connection ends rather than read a longer body.
 SMALL_BODY_BYTES = 1024
 MAX_HEADER_BYTES = 32 * 1024
+STATUS_LINE_BYTES = 64
+_status_line = re.compile(rb"HTTP/1\.[0-9] ([2-9][0-9]{2})[ \r\n]")
 _host_name = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _ipv6_netloc = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _unreserved = re.compile("[A-Za-z0-9._~-]")
@@ -96,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
         self._response = Response()
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
+        self._announces_a_body = False
+        self._beginning = b""  # of the response, with its status line
 
     async def post(self, request: bytes) -> Response:
         """Send a request and return the response. Raises PushError."""
@@ -105,6 +110,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting = loop.create_future()
         self._response = Response()
         self._received = 0
+        self._announces_a_body = False
         self._transport.write(request)
         timer = loop.call_later(READ_SECONDS, self._end, f"no answer within {READ_SECONDS:g} s")
         try:
@@ -133,14 +139,16 @@ class ClientConnection(asyncio.Protocol):
         if self._waiting is None or self._waiting.done():
             self._end("it answered before it was asked")
             return
+        if self._received < STATUS_LINE_BYTES:
+            self._beginning = (self._beginning if self._received else b"") + data[:STATUS_LINE_BYTES]
         self._received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(f"its answer is not HTTP ({error})")
+            self._give_up(f"its answer is not HTTP ({error})")
         else:
             if not self._response.status and self._received > MAX_HEADER_BYTES:
-                self._end(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
+                self._give_up(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has closed the connection, or is gone."""
@@ -151,7 +159,10 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         if name.lower() == b"retry-after":
-            self._response.retry_after_seconds = _seconds(value.decode("latin-1"))
+            seconds = _seconds(value.decode("latin-1"))
+            self._response.retry_after_seconds = self._response.retry_after_seconds if seconds is None else seconds
+        elif name.lower() == b"content-length":
+            self._announces_a_body = value.strip() != b"0"
 
     def on_headers_complete(self) -> None:
         """The status is known. A provisional one, such as 100, is not the response."""
@@ -160,6 +171,8 @@ class ClientConnection(asyncio.Protocol):
             self._response.status = status
         if not self._parser.should_keep_alive():
             self.usable = False
+        if status == HTTPStatus.NO_CONTENT and self._announces_a_body:
+            self._end("")  # no body follows, but the parser would wait for one
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -175,6 +188,13 @@ class ClientConnection(asyncio.Protocol):
             self._response = Response()
             if not self.usable:
                 self._end("")
+
+    def _give_up(self, reason: str) -> None:
+        """Close, because the rest of a response cannot be read. What its status line says still counts."""
+        found = _status_line.match(self._beginning)
+        if found and not self._response.status:
+            self._response.status = int(found[1])
+        self._end(reason)
 
     def _end(self, reason: str, error: type[PushError] = PushError) -> None:
         """Close. A response whose status has come counts, even if its body is missing."""
@@ -270,11 +290,12 @@ def _tls() -> ssl.SSLContext:
 
 def _seconds(retry_after: str) -> float | None:
     """A Retry-After in seconds from now, whichever of its two forms it has; None if it has neither."""
-    if retry_after.strip().isascii() and retry_after.strip().isdigit():
-        return float(retry_after[:12])
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
     try:
-        at = parsedate_to_datetime(retry_after)
-    except ValueError:
+        at = parsedate_to_datetime(text)
+        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, OverflowError):  # the latter for a year, or a zone, of twenty digits
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())

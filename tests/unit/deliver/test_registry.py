@@ -94,7 +94,9 @@ def test_a_copy_of_the_clients_does_not_change() -> None:
 
 
 CAPACITY = 3
-operations = st.tuples(st.sampled_from(["add", "remove", "remove it", "remove another"]), st.sampled_from("abcde").map("http://{}/".format))
+operations = st.tuples(
+    st.sampled_from(["add", "remove", "remove it", "remove another"]), st.sampled_from("abcde").map("http://{}/".format)
+)
 
 
 @given(st.lists(operations, max_size=40))

@@ -54,7 +54,7 @@ class FakeClients:
 
 def http(capacity: int = 2) -> FlaskClient:
     fake: Any = FakeClients(capacity)
-    return create_app(fake, fake.status, fake, 7101, Cors("*")).test_client()
+    return create_app(fake, fake.status, lambda: None, fake, 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
