@@ -90,8 +90,8 @@ AGGREGATE: Stage = {
     "publish": _seconds("aggregate_publish", "Time that the transaction of a micro-batch takes"),
     "lag": _gauge("aggregate_lag_events", "Records of EMOJI_TOPIC that are not counted yet"),
     "emojis": _gauge("aggregate_emojis", "Different emojis in the last micro-batch"),
-    "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that came to Spark's last micro-batch"),
-    "spark_processed": _gauge("spark_processed_rows_per_second", "Rows per second processed in Spark's last micro-batch"),
+    "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that came for Spark's last micro-batch"),
+    "spark_processed": _gauge("spark_processed_rows_per_second", "Rows per second that Spark's last micro-batch took"),
     "spark_step": _gauge("spark_step_seconds", "Time of each step of Spark's last micro-batch", "step"),
 }
 ROUTE: Stage = {
