@@ -8,17 +8,16 @@ cluster fences the first.
 from __future__ import annotations
 
 import time
-from typing import TypeAlias
 
-from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaProducer, OffsetAndMetadata
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from emostream.broker import (
-    ConsumerLag,
+    AssignedConsumer,
+    Polled,
     SentRecord,
     commit_transaction,
-    consumer,
     is_fenced,
     partitions,
     skip_record,
@@ -47,9 +46,6 @@ POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
-Polled: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
-
-
 class Router:
     """Copies MAIN_TOPIC to one cluster topic, one transaction per step."""
 
@@ -60,9 +56,8 @@ class Router:
         self._log = log
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
-        self._consumer: KafkaConsumer = consumer(settings, self._group)
-        self._lag = ConsumerLag(self._consumer)
-        self.counters.read(lag=lambda: self._lag.records)
+        self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
+        self.counters.read(lag=lambda: self.consumer.lag)
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
@@ -72,16 +67,14 @@ class Router:
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
 
     def _find_position(self) -> dict[int, int]:
-        assigned = partitions(self._settings.main_topic)
-        self._consumer.assign(assigned)
-        return {tp.partition: self._consumer.position(tp) for tp in assigned}
+        return {tp.partition: self.consumer.client.position(tp) for tp in partitions(self._settings.main_topic)}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
 
         Raises KafkaError or StepTimeout. The successor then reads the records of the broken transaction again.
         """
-        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self._poll(poll_ms))
+        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self.consumer.poll(poll_ms))
         if not polled:
             return 0
         began = time.monotonic()
@@ -89,11 +82,6 @@ class Router:
         self.counters.add("transactions")
         self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
-
-    def _poll(self, poll_ms: int) -> Polled:
-        polled: Polled = self._consumer.poll(timeout_ms=poll_ms)
-        self._lag.update()
-        return polled
 
     def _route_all(self, polled: Polled) -> None:
         self._producer.begin_transaction()
@@ -125,7 +113,7 @@ class Router:
 
     def close(self) -> None:
         """Close both connections. The successor aborts an open transaction."""
-        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self.consumer.close()
         self._producer.close(timeout=1)
 
 
@@ -160,7 +148,8 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
-        heartbeat.beat()  # before the first record: a successor is ready when it can work, not when it has worked
+        # Before the first record: a successor is ready when it can work, not when it has worked.
+        heartbeat.not_ready(router.consumer.trouble or "")
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()

@@ -62,7 +62,7 @@ class Subscriber:
             clients=lambda: len(self.clients.all()),
             slots=lambda: settings.max_clients,
             streams=lambda: self._streams.streams,
-            lag=lambda: reader.lag.records,
+            lag=lambda: reader.consumer.lag,
             client_behind=lambda: {url: client.behind() for url, client in self.clients.all().items()},
             client_failing=lambda: {url: client.failing_seconds() for url, client in self.clients.all().items()},
         )
@@ -134,7 +134,7 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
-        heartbeat.beat()
+        heartbeat.not_ready(subscriber.topic_reader.consumer.trouble or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:
