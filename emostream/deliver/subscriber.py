@@ -23,7 +23,7 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
-from emostream.topics import wait_for_topics
+from emostream.topics import TopicWatch, wait_for_topics
 
 SAVE_EVERY_SECONDS = 1.0
 CLOSE_STREAMS_SECONDS = 2.0
@@ -66,12 +66,17 @@ class Subscriber:
             client_behind=lambda: {url: client.behind() for url, client in self.clients.all().items()},
             client_failing=lambda: {url: client.failing_seconds() for url, client in self.clients.all().items()},
         )
+        self._watch = TopicWatch(settings, [settings.required_cluster_topic(), REGISTRY_TOPIC], log)
         log.info("delivering", clients=len(self.clients.all()), positions=reader.next_offsets)
 
     @property
     def healthy(self) -> bool:
         """Whether every thread that serves clients or streams is alive."""
         return self.clients.running and self._streams.running
+
+    def not_ready(self) -> str | None:
+        """Why it cannot do all of its work; None when it can."""
+        return self.topic_reader.consumer.trouble or self._watch.problem
 
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
@@ -104,19 +109,20 @@ def run(settings: Settings) -> int:
     cluster_topic = settings.required_cluster_topic()
     log = Log("deliver", cluster=cluster_topic, subscriber=settings.subscriber)
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log):
-        return 0
     role = roles.subscriber(settings, settings.cluster, settings.subscriber)
+    heartbeat = Heartbeat(settings, role.name)
+    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log, heartbeat.not_ready):
+        return 0
     # Bound first, because that may fail, but not listened on before a client may register.
     listener, stream_listener = [bound_socket(at.host, at.port, at.setting) for at in role.addresses]
     stream_port = role.addresses[1].port
     try:
         subscriber = Subscriber(settings, stream_listener, stop, log)
         page, cors = MetricsPage(subscriber.counters), Cors(settings.cors_origins)
-        app = create_app(subscriber.clients, subscriber.status, lambda: None, page, stream_port, cors)
+        app = create_app(subscriber.clients, subscriber.status, subscriber.not_ready, page, stream_port, cors)
         http = serve_wsgi(app, listener, log)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
-        _follow(subscriber, http, Heartbeat(settings, role.name), stop)
+        _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
@@ -134,7 +140,7 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
-        heartbeat.not_ready(subscriber.topic_reader.consumer.trouble or "")
+        heartbeat.not_ready(subscriber.not_ready() or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:

@@ -85,9 +85,7 @@ class PushClient:
         self._sender = Sender(client_url, context.policy)
         self._cursor, _, self._generation, self._repeats_until = start
         self._portion: deque[Record] = deque()  # read from the history, and before the cursor
-        self._taken = dict(
-            start.position.next_offsets
-        )  # per partition, the offset after the last one taken
+        self._taken = dict(start.position.next_offsets)  # per partition, the offset after the last one taken
         self._waiting: MergedCounts | None = None  # taken; more is still added
         self._merged: deque[Push] = deque()  # taken; never changes any more
         self._single: Record | None = None  # taken, and being sent

@@ -52,9 +52,9 @@ class FakeClients:
         return b"a page"
 
 
-def http(capacity: int = 2) -> FlaskClient:
+def http(capacity: int = 2, problem: str | None = None) -> FlaskClient:
     fake: Any = FakeClients(capacity)
-    return create_app(fake, fake.status, lambda: None, fake, 7101, Cors("*")).test_client()
+    return create_app(fake, fake.status, lambda: problem, fake, 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
@@ -111,6 +111,12 @@ def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
     answer = http().post(call, data=data)
     assert answer.status_code < 500
     assert answer.json is not None
+
+
+def test_readyz_says_whether_the_subscriber_can_do_its_work_and_why_not() -> None:
+    ready, away = http().get("/readyz"), http(problem="the topic cannot be read").get("/readyz")
+    assert (ready.status_code, ready.json) == (200, {"status": "ready"})
+    assert (away.status_code, away.json) == (503, {"error": "not ready: the topic cannot be read"})
 
 
 def test_the_page_of_metrics_is_text_for_prometheus() -> None:
