@@ -8,6 +8,7 @@ missed.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import uvloop
 
@@ -104,11 +105,12 @@ class StreamServer:
 
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
-        path, _, query = request.target.partition(b"?")
+        path, _, query = origin_form(request.target).partition(b"?")
         if path != PATH.encode():
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
-            return self.refusal(request, Answer(204, b"", tuple(preflight("GET", "Last-Event-ID, Cache-Control"))))
+            asked = request.headers.get(b"access-control-request-headers", b"Last-Event-ID, Cache-Control")
+            return self.refusal(request, Answer(204, b"", tuple(preflight("GET", asked.decode("latin-1")))))
         if request.method not in (b"GET", b"HEAD"):
             error = f"expected GET {PATH}, got {request.method.decode()}"
             return self.refusal(request, refusal(405, error, ("allow", "GET, HEAD, OPTIONS")))
@@ -118,10 +120,7 @@ class StreamServer:
             return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
         if request.method == b"HEAD":
             return self.refusal(request, Answer(200, b"", HEAD))
-        given = request.headers.get(b"last-event-id")
-        if given is None:
-            given = parse_qs(query).get(b"last_event_id", [b""])[0]
-        return TakeOver(partial(self._begin, self._cors.headers(_origin(request)), given.decode("latin-1")))
+        return TakeOver(partial(self._begin, self._cors.headers(_origin(request)), last_event_id(request, query)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -273,6 +272,26 @@ class StreamServer:
         stream.resume_after = None
         self._counters.add("stream_gaps")
         stream.transport.write(gap("what this stream has seen is not on this topic; it may have been replaced"))
+
+
+def last_event_id(request: Request, query: bytes) -> str:
+    """The id that a stream goes on after; empty for a new one. The header is newer than what is in the URL.
+
+    An EventSource polyfill may be unable to send the header. It adds a parameter to the URL instead, so the last one
+    counts: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure), `evs_last_event_id` (amvtek).
+    """
+    in_url = b""
+    for name, value in parse_qsl(query):
+        if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
+            in_url = value
+    return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")
+
+
+def origin_form(target: bytes) -> bytes:
+    """A request target without scheme and host, which a client sends to a proxy (RFC 9112, section 3.2.2)."""
+    found = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
+    rest = target[found.end() :] if found else target
+    return rest if rest.startswith(b"/") or not found else b"/" + rest
 
 
 def _origin(request: Request) -> str:

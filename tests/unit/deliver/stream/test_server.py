@@ -175,15 +175,35 @@ def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None
         assert seen.last_event_id == "1-3-4.0.0"
 
 
-@pytest.mark.parametrize("by", ["header", "query"])
-def test_a_viewer_goes_on_after_the_last_event_it_got(by: str) -> None:
-    with serving(records=5) as ours:
-        headers = {"Last-Event-ID": "1-2-3.0.0"} if by == "header" else {}
-        query = "" if by == "header" else "?last_event_id=1-2-3.0.0"
-        with viewer(ours, query, **headers) as seen:
-            ours.publish()
-            seen.wait_for_batches(3, 4, 5)
-            assert [event["merged"] for event in seen.events] == [1, 1, 1]
+HERE = "1-2-3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("", {"Last-Event-ID": HERE}),
+        ("", {"last-event-id": HERE}),
+        ("", {"Last-Event-Id": f" {HERE} "}),
+        (f"?last_event_id={HERE}", {}),
+        (f"?lastEventId={HERE}", {}),  # Yaffle's EventSource
+        (f"?r=0.5&lastEventId={HERE}&x", {}),
+        (f"?lastEventID={HERE}", {}),  # Mercure
+        (f"?Last-Event-ID={HERE}", {}),
+        (f"?last-event-id={HERE}", {}),
+        (f"?evs_preamble&evs_last_event_id={HERE}", {}),  # amvtek's EventSource
+        ("?last%5Fevent%5fid=1%2D2%2D3%2E0%2e0", {}),
+        (f"?last_event_id={HERE}", {"Last-Event-ID": ""}),
+        ("?last_event_id=1-0-1.0.0", {"Last-Event-ID": HERE}),  # the page opened it so; the browser has come further
+        (f"?last_event_id=1-0-1.0.0&lastEventId={HERE}", {}),
+        (f"?last_event_id=1-0-1.0.0&last_event_id={HERE}", {}),
+        (f"?last_event_id={HERE}&lastEventId=", {}),
+    ],
+)
+def test_a_viewer_goes_on_after_the_last_event_it_got(query: str, headers: dict[str, str]) -> None:
+    with serving(records=5) as ours, viewer(ours, query, **headers) as seen:
+        ours.publish()
+        seen.wait_for_batches(3, 4, 5)
+        assert [event["merged"] for event in seen.events] == [1, 1, 1]
 
 
 def test_a_viewer_from_another_cluster_goes_on_by_batch_id() -> None:
