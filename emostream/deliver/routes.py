@@ -107,8 +107,10 @@ def create_app(
         return jsonify(error=str(error)), 400
 
     @app.errorhandler(HTTPException)
-    def refuse_http(error: HTTPException) -> tuple[Response, int]:
-        return jsonify(error=error.description), error.code or 500
+    def refuse_http(error: HTTPException) -> WerkzeugResponse:
+        answer = error.get_response()  # with its headers: after 405, Allow is a must
+        answer.data, answer.content_type = jsonify(error=error.description).data, "application/json"
+        return answer
 
     return app
 

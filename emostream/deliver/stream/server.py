@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvloop
 
@@ -106,7 +106,7 @@ class StreamServer:
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
         path, _, query = origin_form(request.target).partition(b"?")
-        if path != PATH.encode():
+        if unquote_to_bytes(path) != PATH.encode():
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
             asked = request.headers.get(b"access-control-request-headers", b"Last-Event-ID, Cache-Control")
@@ -230,7 +230,12 @@ class StreamServer:
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
         self._http.max_connections -= 1
-        headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
+        headers = [
+            ("Date", self._http.date),
+            *HEAD,
+            *((name.title(), value) for name, value in cors),
+            ("Connection", "close"),
+        ]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         transport.write(head + HELLO + self._beginning(stream, last_event_id))
