@@ -38,7 +38,7 @@ def main() -> int:
     """Entry point of the command; returns its exit status."""
     first, others = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if first == "client":
-        from emostream.receive.arguments import run_client
+        from emostream.receive.client import run_client
 
         run_client("emostream client", others)
     if stage := find_stage(first):

@@ -16,6 +16,7 @@ from emostream.deliver.stream.event_stream import allow_descriptors
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
+from emostream.http.access import AllowedHosts
 from emostream.http.cors import Cors
 from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
@@ -56,7 +57,14 @@ class Subscriber:
         )  # fmt: skip
         max_streams = allow_descriptors(log, settings.max_streams, settings.max_clients)
         self._streams = StreamServer(
-            stream_listener, history, batches, Cors(settings.cors_origins), max_streams, self.counters, log
+            stream_listener,
+            history,
+            batches,
+            Cors(settings.cors_origins),
+            max_streams,
+            self.counters,
+            log,
+            AllowedHosts(settings).check,
         )
         self.counters.read(
             clients=lambda: len(self.clients.all()),
@@ -120,7 +128,7 @@ def run(settings: Settings) -> int:
         subscriber = Subscriber(settings, stream_listener, stop, log)
         page, cors = MetricsPage(subscriber.counters), Cors(settings.cors_origins)
         app = create_app(subscriber.clients, subscriber.status, subscriber.not_ready, page, stream_port, cors)
-        http = serve_wsgi(app, listener, log)
+        http = serve_wsgi(app, listener, log, settings)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)

@@ -15,13 +15,13 @@ from enum import Flag
 from functools import partial
 from typing import cast
 
+from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import BUSY, FAILED, Answer, App, Request, TakeOver, refusal
 from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 from emostream.process import Log
 
 BACKLOG = 4_096
-# Connections beyond the most that are held, only to be told so.
-SPARE_CONNECTIONS = 64
+SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
 # Looking for idle connections takes well under a µs for each that is open; this keeps it below 2 % of the time.
 LOOK_SECONDS_PER_CONNECTION = 20e-6
 IDLE_SECONDS = 30.0
@@ -29,8 +29,7 @@ REQUEST_SECONDS = 10.0
 # Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
 # would make its kernel throw our answer away.
 LINGER_SECONDS = 2.0
-# Requests of one connection that may wait for the answer to the one before them.
-MAX_WAITING = 32
+MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
 # A body that has been missing for so long makes room for one that has just begun.
 MISSING_SECONDS = 1.0
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
@@ -40,10 +39,12 @@ class HttpServer:
     """A listener, all of its connections, and the bounds that they share."""
 
     def __init__(
-        self, app: App, log: Log, max_connections: int, max_requests: int, request_seconds: float = REQUEST_SECONDS
-    ) -> None:
+        self, app: App, log: Log, max_connections: int, max_requests: int, request_seconds: float = REQUEST_SECONDS,
+        check_host: HostCheck = any_host,
+    ) -> None:  # fmt: skip
         """`max_requests` bounds the requests that are held. A request has `request_seconds` to come in."""
         self.app = app
+        self.check_host = check_host
         self.log = log
         self.max_requests = max_requests
         self.request_seconds = request_seconds
@@ -165,7 +166,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         peer: str = address[0] if address else ""  # the client may have gone already
-        self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes)
+        self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes, self._server.check_host)
         too_many = self._server.add(self)
         if too_many > SPARE_CONNECTIONS or self._server.closing:
             self.abort()
@@ -206,8 +207,10 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and count the requests that nobody waits for any more."""
-        gone = len(self._waiting) + (self in self._server.missing_bodies)
-        self._release_body()
+        gone = len(self._waiting)
+        if self in self._server.missing_bodies:
+            self._release_body()
+            gone += 1
         self._server.in_flight -= self._held
         self._held = 0
         self._waiting.clear()
@@ -253,7 +256,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _take(self, complete: list[Request]) -> None:
         """Answer these requests, or let them wait for the answers before them."""
-        if self in self._server.missing_bodies and complete:
+        if complete and self in self._server.missing_bodies:
             self._release_body()
         self._waiting.extend(complete)
         self._answer_waiting()
@@ -265,7 +268,7 @@ class ServerConnection(asyncio.Protocol):
         self._take(self._protocol.refuse(answer))
 
     def _hold_waiting(self) -> None:
-        """Count the requests that have just begun to wait. The first for which there is no room is the last one."""
+        """Count the requests that begin to wait. Refuse the first for which there is no room, and drop all after it."""
         room = max(0, self._server.max_requests - self._server.in_flight)
         most = min(MAX_WAITING, self._held + room)
         if len(self._waiting) > most:
@@ -290,9 +293,8 @@ class ServerConnection(asyncio.Protocol):
             self._transport.write(CONTINUE)
 
     def _release_body(self) -> None:
-        if self in self._server.missing_bodies:
-            del self._server.missing_bodies[self]
-            self._server.in_flight -= 1
+        del self._server.missing_bodies[self]
+        self._server.in_flight -= 1
 
     def _answer_waiting(self) -> None:
         while self._waiting and self._state is READY:
@@ -349,8 +351,9 @@ class ServerConnection(asyncio.Protocol):
     def _send(self, request: Request, answer: Answer) -> None:
         last = self._protocol.state is CLOSED and not self._waiting
         head = request.method == b"HEAD"
-        if last or head:
-            self._transport.write(answer_bytes(answer, self._server.date, close=last, head=head))
+        if last or head or request.keep_alive:
+            connection = "close" if last else "keep-alive" if request.keep_alive else ""
+            self._transport.write(answer_bytes(answer, self._server.date, connection, head))
         else:
             self._transport.write(self._server.bytes_of(answer))
         if last:

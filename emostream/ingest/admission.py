@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 
-from emostream.http.access import client_address
+from emostream.http.access import client_address, name_of
 from emostream.http.rate_limit import RateLimit
 from emostream.records import Event
 from emostream.settings import Settings
@@ -48,7 +47,4 @@ class Admission:
 
     def address(self, peer: str, forwarded_for: str | None) -> str:
         """Where a request comes from. Of an IPv6 address it is the /64: a provider gives that to one customer."""
-        found = client_address(peer, forwarded_for, self._proxies)
-        if isinstance(found, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((found, 64), strict=False))
-        return peer if found is None else str(found)
+        return name_of(client_address(peer, forwarded_for, self._proxies), peer)

@@ -42,6 +42,7 @@ class SupervisedProcess(msgspec.Struct, frozen=True):
     uptime_seconds: int
     restarts: int
     ready: bool = False
+    reason: str | None = None
 
     @property
     def running(self) -> bool:

@@ -25,6 +25,7 @@ from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buff
 from emostream.deliver.stream.micro_batches import MicroBatches, gap
 from emostream.deliver.stream.resume import EventId
 from emostream.http.cors import Cors, Headers, preflight
+from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
 from emostream.http.server import HttpServer
 from emostream.metrics.counters import Metrics
@@ -55,7 +56,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
-        counters: Metrics, log: Log,
+        counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
         """Listens on the bound `listener`. Streams can go on from what is in the history already."""
         self.max_streams = max_streams
@@ -64,7 +65,7 @@ class StreamServer:
         self._cors = cors
         self._counters = counters
         self._http = HttpServer(
-            self, log, max_streams + MAX_REFUSED, max_requests=MAX_REFUSED, request_seconds=REQUEST_SECONDS
+            self, log, max_streams + MAX_REFUSED, MAX_REFUSED, request_seconds=REQUEST_SECONDS, check_host=check_host
         )
         self._read = history.start  # a cursor into the history
         self._measured = 0  # the number of the next micro-batch whose latency is to be observed
@@ -105,8 +106,8 @@ class StreamServer:
 
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
-        path, _, query = origin_form(request.target).partition(b"?")
-        if unquote_to_bytes(path) != PATH.encode():
+        path, _, query = request.target.partition(b"?")
+        if unquote_to_bytes(path) not in (PATH.encode(), b"*"):
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
             asked = request.headers.get(b"access-control-request-headers", b"Last-Event-ID, Cache-Control")
@@ -120,7 +121,12 @@ class StreamServer:
             return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
         if request.method == b"HEAD":
             return self.refusal(request, Answer(200, b"", HEAD))
-        return TakeOver(partial(self._begin, self._cors.headers(_origin(request)), last_event_id(request, query)))
+        recent = dict(parse_qsl(query, keep_blank_values=True)).get(b"recent", b"0")
+        if not re.fullmatch(rb"[0-9]{1,4}", recent):
+            error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
+            return self.refusal(request, refusal(400, error))
+        cors = self._cors.headers(_origin(request))
+        return TakeOver(partial(self._begin, cors, last_event_id(request, query), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -225,26 +231,25 @@ class StreamServer:
         self._counters.add("stream_merged", behind - 1)
         return 1
 
-    def _begin(self, cors: Headers, last_event_id: str, transport: asyncio.Transport) -> None:
+    def _begin(self, cors: Headers, last_event_id: str, recent_seconds: int, transport: asyncio.Transport) -> None:
         """Open a stream. Its events end with the connection, which saves the framing of each."""
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
         self._http.max_connections -= 1
-        headers = [
-            ("Date", self._http.date),
-            *HEAD,
-            *((name.title(), value) for name, value in cors),
-            ("Connection", "close"),
-        ]
+        allowed = [(name.title(), value) for name, value in cors]
+        headers = [("Date", self._http.date), *HEAD, *allowed, ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
-        transport.write(head + HELLO + self._beginning(stream, last_event_id))
+        transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
 
-    def _beginning(self, stream: EventStream, last_event_id: str) -> bytes:
-        """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event."""
+    def _beginning(self, stream: EventStream, last_event_id: str, recent_seconds: int) -> bytes:
+        """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event.
+
+        A new stream may ask for what happened just before it came.
+        """
         here = b"id: %s\n\n" % str(self._batches.event_id).encode()
         if not last_event_id:
-            return here
+            return self._batches.recent(recent_seconds) if recent_seconds else here
         event_id = EventId.parse(last_event_id)
         if event_id is None:
             return gap(f"expected the id of one of our events to go on from, got {last_event_id[:80]!r}") + here
@@ -290,13 +295,6 @@ def last_event_id(request: Request, query: bytes) -> str:
         if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
             in_url = value
     return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")
-
-
-def origin_form(target: bytes) -> bytes:
-    """A request target without scheme and host, which a client sends to a proxy (RFC 9112, section 3.2.2)."""
-    found = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
-    rest = target[found.end() :] if found else target
-    return rest if rest.startswith(b"/") or not found else b"/" + rest
 
 
 def _origin(request: Request) -> str:

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from emostream.deliver.routes import create_app
+from emostream.http.access import AllowedHosts
 from emostream.http.cors import Cors
 from emostream.http.wsgi import serve_wsgi
 from emostream.process import Log, bound_socket
+from testkit.settings import settings_with
 from tests.unit.deliver.stream.test_server import serving
 from tests.unit.deliver.test_routes import URL, FakeClients
 
@@ -32,10 +34,11 @@ class Port(NamedTuple):
 @pytest.fixture(scope="module")
 def ports() -> Iterator[dict[str, Port]]:
     fake: Any = FakeClients(10_000)
+    settings = settings_with(ALLOWED_HOSTS="x")
     listener = bound_socket("127.0.0.1", 0, setting="test")
-    with serving(max_streams=1000, records=1) as streams:
+    with serving(max_streams=1000, records=1, check_host=AllowedHosts(settings).check) as streams:
         app = create_app(fake, fake.status, lambda: None, fake, streams.port, Cors("*"))
-        thread: threading.Thread = serve_wsgi(app, listener, Log("test"))
+        thread: threading.Thread = serve_wsgi(app, listener, Log("test"), settings)
         assert thread.is_alive()
         yield {
             "subscriber": Port(listener.getsockname()[1], "/status"),
@@ -78,7 +81,6 @@ GOOD = {
     "HTTP/1.0": b"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n",
     "HTTP/1.0 without Host": b"GET {path} HTTP/1.0\r\n\r\n",
     "HTTP/1.0, kept alive": b"GET {path} HTTP/1.0\r\nHost: x\r\nConnection: Keep-Alive\r\n\r\n",
-    "an empty Host": b"GET {path} HTTP/1.1\r\nHost:\r\n\r\n",
     "a Host with a port": b"GET {path} HTTP/1.1\r\nHOST: localhost:7001\r\n\r\n",
     "an IPv6 Host": b"GET {path} HTTP/1.1\r\nhost: [::1]:7001\r\n\r\n",
     "absolute form": b"GET http://x:1{path} HTTP/1.1\r\nHost: x:1\r\n\r\n",
@@ -130,6 +132,17 @@ def test_the_same_connection_serves_one_request_after_another(subscriber: Port) 
 
 
 BAD = {
+    "no Host": (b"GET {path} HTTP/1.1\r\n\r\n", 400),
+    "two Hosts": (b"GET {path} HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+    "two Hosts in HTTP/1.0": (b"GET {path} HTTP/1.0\r\nHost: x\r\nHost: localhost\r\n\r\n", 400),
+    "a Host with a path": (b"GET {path} HTTP/1.1\r\nHost: x/y\r\n\r\n", 400),
+    "a Host with a space": (b"GET {path} HTTP/1.1\r\nHost: x y\r\n\r\n", 400),
+    "a Host with a user": (b"GET {path} HTTP/1.1\r\nHost: a@x\r\n\r\n", 400),
+    "a Host that is not ours": (b"GET {path} HTTP/1.1\r\nHost: evil.example:7001\r\n\r\n", 421),
+    "a target whose host is not ours": (b"GET http://evil.example{path} HTTP/1.1\r\nHost: x\r\n\r\n", 421),
+    "a target with a fragment": (b"GET {path}#x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a transfer coding with HTTP/1.0": (b"POST {path} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "an unknown transfer coding": (b"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
     "two lengths": (b"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n", 400),
     "the same length twice": (b"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", 400),
     "a list of lengths": (b"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0, 0\r\n\r\n", 400),
@@ -149,7 +162,7 @@ BAD = {
     "HTTP/0.9": (b"GET {path}\r\n\r\n", 400),
     "no version": (b"GET {path} \r\nHost: x\r\n\r\n", 400),
     "HTTP in lower case": (b"GET {path} http/1.1\r\nHost: x\r\n\r\n", 400),
-    "a method in lower case": (b"get {path} HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a method in lower case": (b"get {path} HTTP/1.1\r\nHost: x\r\n\r\n", 405),
     "no method": (b"{path} HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
@@ -179,6 +192,20 @@ def test_a_bad_request_is_refused_with_a_sentence(port: Port, what: str) -> None
         assert list(json.loads(response.read())) == ["error"]
         if status == 405:
             assert "GET" in response.headers["Allow"]
+
+
+def test_a_connection_of_http_1_0_stays_open_only_when_the_client_asks_for_it(subscriber: Port) -> None:
+    with sent(subscriber, GOOD["HTTP/1.0, kept alive"] * 2) as connection:
+        for _ in range(2):
+            response = head_of(connection)
+            assert (response.status, response.getheader("Connection", "").lower()) == (200, "keep-alive")
+            response.read()
+    with sent(subscriber, GOOD["HTTP/1.0"]) as connection:
+        assert head_of(connection).getheader("Connection") == "close"
+
+
+def test_options_for_the_server_itself_is_answered(port: Port) -> None:
+    assert ask(port, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 204
 
 
 def test_head_is_answered_like_get_without_a_body(port: Port) -> None:

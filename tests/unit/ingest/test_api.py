@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from emostream.http.access import Operators
 from emostream.http.messages import JSON, Answer, Request
 from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import NDJSON, IngestApi
@@ -40,7 +41,7 @@ class App:
         self.counters = Metrics(Log("test"), INGEST)
         self.api = IngestApi(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.api, MetricsPage(self.counters))
-        self.api.flask = WsgiApp(self.flask, 2)
+        self.api.flask = WsgiApp(self.flask, 2, Operators(settings_with(**values)))
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:
         answer = self.api.answer(request, busy)
@@ -183,14 +184,16 @@ def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) 
     loop.run_until_complete(scenario())
 
 
-def test_nearly_all_taps_get_the_same_answer_to_the_object(loop: asyncio.AbstractEventLoop) -> None:
+def test_accepted_taps_get_the_same_answer_object(loop: asyncio.AbstractEventLoop) -> None:
     app = App()
     first, second = (loop.run_until_complete(app.ask(asking())) for _ in range(2))
     assert first is second
 
 
 @pytest.mark.parametrize("header", [b"x_forwarded_for", b"content_length"])
-def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractEventLoop, header: bytes) -> None:
+def test_a_header_with_an_underscore_does_not_replace_the_one_with_hyphens(
+    loop: asyncio.AbstractEventLoop, header: bytes
+) -> None:
     app = App(RATE_LIMIT_ADDRESS="1/hour", TRUSTED_PROXIES="192.0.2.0/24")
     for number, status in ((7, 200), (8, 429)):
         request = asking(pairs=[("content-type", JSON), ("x-forwarded-for", "198.51.100.7")])
@@ -201,8 +204,7 @@ def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractE
 @pytest.mark.parametrize(
     ("target", "status"),
     [
-        (b"/send-emoji?from=app", 200), (b"http://example.org/send-emoji", 200), (b"/send%2Demoji", 200),
-        (b"/nothing", 404), (b"*", 404), (b"example.org:443", 404), (b"/%ff", 404), (b"", 404),
+        (b"/send-emoji?from=app", 200), (b"/send%2Demoji", 200), (b"/nothing", 404), (b"/%ff", 404),
     ],
 )  # fmt: skip
 def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
@@ -215,10 +217,11 @@ def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop
         ("buffer", asking(), 200), ("broker", asking(), 503),
         ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 415),
         ("buffer", asking(method="POST", path="/metrics"), 503), ("buffer", asking(method="GET", path="/metrics"), 503),
-        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz", "/metrics")),
+        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz")),
+        ("broker", asking(b"", "GET", "/metrics")._replace(peer="127.0.0.1"), 200),
     ],
 )  # fmt: skip
-def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
+def test_a_busy_server_refuses_only_requests_that_would_have_to_wait(
     loop: asyncio.AbstractEventLoop, acknowledged: str, asked: Request, status: int
 ) -> None:
     app = App(ACK=acknowledged)

@@ -21,6 +21,7 @@ from emostream.deliver.stream.event_stream import EventStream
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
+from emostream.http.head import HostCheck, any_host
 from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
@@ -69,7 +70,7 @@ class Serving:
 @contextmanager
 def serving(
     max_streams: int = 100, origins: str = "*", cluster: int = 1, records: int = 0,
-    max_age_seconds: float = LONG_SECONDS,
+    max_age_seconds: float = LONG_SECONDS, check_host: HostCheck = any_host,
 ) -> Iterator[Serving]:  # fmt: skip
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
@@ -78,7 +79,7 @@ def serving(
     batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     found = Serving(history, counters, listener.getsockname()[1])
     found.publish(records)
-    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
+    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log, check_host)
     try:
         yield found
     finally:
@@ -173,6 +174,19 @@ def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None
         }  # fmt: skip
         wait_until("both batches measured", lambda: ours.counters.histograms["stream"].count == 2)
         assert seen.last_event_id == "1-3-4.0.0"
+
+
+def test_a_new_viewer_may_ask_for_the_recent_past_and_gets_nothing_twice() -> None:
+    with serving(records=2) as ours, viewer(ours, "?recent=60") as seen:
+        ours.publish()
+        seen.wait_for_batches(2)
+        [recent, live] = seen.events
+        assert (recent["event"], live["event"]) == ("recent", None)
+        assert [batch["batch_id"] for batch in recent["batches"]] == [0, 1]
+        assert seen.lines[:2] == ["retry: 1000", "id: 1-1-2.0.0"]
+    with serving(records=2) as ours, viewer(ours, "?recent=60&last_event_id=1-0-1.0.0") as seen:
+        seen.wait_for_batches(1)
+        assert [event["event"] for event in seen.events] == [None]
 
 
 HERE = "1-2-3.0.0"
@@ -356,6 +370,8 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
         (b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
+        (b"GET /stream?recent=a%20minute HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /stream?recent=-1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
