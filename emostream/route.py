@@ -8,17 +8,16 @@ cluster fences the first.
 from __future__ import annotations
 
 import time
-from typing import TypeAlias
 
-from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaProducer, OffsetAndMetadata
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from emostream.broker import (
-    ConsumerLag,
+    AssignedConsumer,
+    Polled,
     SentRecord,
     commit_transaction,
-    consumer,
     is_fenced,
     partitions,
     skip_record,
@@ -42,13 +41,10 @@ from emostream.process import (
 from emostream.records import InvalidRecord, parse_count
 from emostream.roles import cluster_publisher
 from emostream.settings import Settings
-from emostream.topics import wait_for_topics
+from emostream.topics import TopicWatch, wait_for_topics
 
 POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
-
-
-Polled: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 
 
 class Router:
@@ -61,9 +57,9 @@ class Router:
         self._log = log
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
-        self._consumer: KafkaConsumer = consumer(settings, self._group)
-        self._lag = ConsumerLag(self._consumer)
-        self.counters.read(lag=lambda: self._lag.records)
+        self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
+        self._watch = TopicWatch(settings, [settings.main_topic, self._cluster_topic], log)
+        self.counters.read(lag=lambda: self.consumer.lag)
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
@@ -73,16 +69,18 @@ class Router:
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
 
     def _find_position(self) -> dict[int, int]:
-        assigned = partitions(self._settings.main_topic)
-        self._consumer.assign(assigned)
-        return {tp.partition: self._consumer.position(tp) for tp in assigned}
+        return {tp.partition: self.consumer.client.position(tp) for tp in partitions(self._settings.main_topic)}
+
+    def not_ready(self) -> str | None:
+        """Why it cannot route all records; None when it can."""
+        return self.consumer.trouble or self._watch.problem
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
 
         Raises KafkaError or StepTimeout. The successor then reads the records of the broken transaction again.
         """
-        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self._poll(poll_ms))
+        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self.consumer.poll(poll_ms))
         if not polled:
             return 0
         began = time.monotonic()
@@ -90,11 +88,6 @@ class Router:
         self.counters.add("transactions")
         self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
-
-    def _poll(self, poll_ms: int) -> Polled:
-        polled: Polled = self._consumer.poll(timeout_ms=poll_ms)
-        self._lag.update()
-        return polled
 
     def _route_all(self, polled: Polled) -> None:
         self._producer.begin_transaction()
@@ -126,7 +119,7 @@ class Router:
 
     def close(self) -> None:
         """Close both connections. The successor aborts an open transaction."""
-        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self.consumer.close()
         self._producer.close(timeout=1)
 
 
@@ -135,14 +128,15 @@ def run(settings: Settings) -> int:
     cluster_topic = settings.required_cluster_topic()
     log = Log("route", cluster=cluster_topic)
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
+    role = cluster_publisher(settings, settings.cluster)
+    heartbeat = Heartbeat(settings, role.name)
+    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log, heartbeat.not_ready):
         return 0
     router = Router(settings, log)
-    role = cluster_publisher(settings, settings.cluster)
     serve_metrics(MetricsPage(router.counters), settings, role, log)
     try:
         router.start()
-        _follow(router, Heartbeat(settings, role.name), stop)
+        _follow(router, heartbeat, stop)
         router.drain(settings.drain_seconds)
     except KafkaError as error:
         router.counters.add("transaction_aborts")
@@ -161,7 +155,8 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
-        heartbeat.beat()  # before the first record: a successor is ready when it can work, not when it has worked
+        # Before the first record: a successor is ready when it can work, not when it has worked.
+        heartbeat.not_ready(router.not_ready() or "")
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()

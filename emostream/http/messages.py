@@ -38,6 +38,11 @@ class Request(NamedTuple):
     refusal: Answer | None = None
     keep_alive: bool = False
 
+    def header(self, name: str) -> str | None:
+        """The value of a header; its name is in lower case."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
 
 class TakeOver(NamedTuple):
     """Instead of an answer: `take` gets the connection and sets a protocol of its own."""

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request, Response
 from emostream.http.messages import JSON, RETRY_AFTER_SECONDS
 from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
-from emostream.process import STALE_AFTER_SECONDS, Log, bound_socket, heartbeat_path
+from emostream.process import Log, bound_socket, why_not_ready
 from emostream.roles import Role
 from emostream.settings import SettingError, Settings
 
@@ -49,7 +49,7 @@ def serve_metrics(page: MetricsPage, settings: Settings, role: Role, log: Log) -
 
 
 def metrics_app(page: MetricsPage, settings: Settings, name: str) -> WSGIApplication:
-    """The three calls. The process of this `name` is ready while its heartbeat is fresh."""
+    """The three calls of the process that has this `name`."""
 
     def said(status: int, /, **body: str) -> Response:
         return Response(json.dumps(body), status, mimetype=JSON)
@@ -66,19 +66,11 @@ def metrics_app(page: MetricsPage, settings: Settings, name: str) -> WSGIApplica
             return Response(page.text(), content_type=CONTENT_TYPE)
         if request.path == "/livez":
             return said(200, status="live")
-        if _is_ready(settings, name):
+        reason = why_not_ready(settings, name, os.getpid())
+        if reason is None:
             return said(200, status="ready")
-        refused = said(503, error="not ready: the process has not done its work for a while; its log says more")
+        refused = said(503, error=f"not ready: {reason}")
         refused.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return refused
 
     return answer
-
-
-def _is_ready(settings: Settings, name: str) -> bool:
-    path = heartbeat_path(settings, name)
-    try:
-        # A process that takes over from this one has the same file.
-        return path.read_text() == str(os.getpid()) and time.time() - path.stat().st_mtime < STALE_AFTER_SECONDS
-    except FileNotFoundError:
-        return False

@@ -137,7 +137,7 @@ class ServerProtocol:
             self._overhead_bytes += data_bytes - (len(self._body) - body_bytes_before)
             # Small chunks have more overhead than body; a client may send as much of it as of body.
             if self._overhead_bytes > MAX_HEAD_BYTES + len(self._body):
-                self._refuse(LARGE_HEAD if self._header_lines else LONG_TARGET)
+                self._refuse(LONG_TARGET if len(self._target) > MAX_HEAD_BYTES // 2 else LARGE_HEAD)
         if self.state is BODY:
             # The parser has checked that it is a number. Python refuses one with thousands of leading zeros.
             self._check_body(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))

@@ -54,7 +54,8 @@ def create_app(api: IngestApi, page: MetricsPage) -> Flask:
         response.headers.update(cors.headers(origin, "Retry-After" in response.headers))
         if request.method == "OPTIONS":
             allowed = response.headers.get("Allow", "")
-            response.headers.update(cors.preflight(_request(), allowed, "Authorization, Content-Type, X-API-Key"))
+            may_send = "Authorization, Content-Type, X-API-Key"
+            response.headers.update(cors.preflight(request.headers.get, allowed, may_send))
         return response
 
     @app.errorhandler(HTTPException)

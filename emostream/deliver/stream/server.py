@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvloop
 
@@ -106,10 +106,10 @@ class StreamServer:
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
         path, _, query = request.target.partition(b"?")
-        if path != PATH.encode():
+        if unquote_to_bytes(path) != PATH.encode():
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
-            headers = self._cors.preflight(request, "GET", "Last-Event-ID, Cache-Control")
+            headers = self._cors.preflight(request.header, "GET", "Last-Event-ID, Cache-Control")
             return self.refusal(request, Answer(204, b"", tuple(headers)))
         if request.method not in (b"GET", b"HEAD"):
             error = f"expected GET {PATH}, got {request.method.decode()}"
@@ -120,15 +120,12 @@ class StreamServer:
             return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
         if request.method == b"HEAD":
             return self.refusal(request, Answer(200, b"", HEAD))
-        given = request.headers.get(b"last-event-id")
-        if given is None:
-            given = parse_qs(query).get(b"last_event_id", [b""])[0]
-        recent = parse_qs(query).get(b"recent", [b"0"])[0]
+        recent = dict(parse_qsl(query, keep_blank_values=True)).get(b"recent", b"0")
         if not re.fullmatch(rb"[0-9]{1,4}", recent):
             error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
             return self.refusal(request, refusal(400, error))
-        cors = self._cors.headers(_origin(request))
-        return TakeOver(partial(self._begin, cors, given.decode("latin-1"), int(recent)))
+        cors = self._cors.headers(request.header("origin"))
+        return TakeOver(partial(self._begin, cors, last_event_id(request, query), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -238,7 +235,8 @@ class StreamServer:
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
         self._http.max_connections -= 1
-        headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
+        allowed = [(name.title(), value) for name, value in cors]
+        headers = [("Date", self._http.date), *HEAD, *allowed, ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
@@ -285,5 +283,14 @@ class StreamServer:
         stream.transport.write(gap("what this stream has seen is not on this topic; it may have been replaced"))
 
 
-def _origin(request: Request) -> str:
-    return request.headers.get(b"origin", b"").decode("latin-1")
+def last_event_id(request: Request, query: bytes) -> str:
+    """The id that a stream goes on after; empty for a new one. The header is newer than what is in the URL.
+
+    An EventSource polyfill may be unable to send the header. It adds a parameter to the URL instead, so the last one
+    counts: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure), `evs_last_event_id` (amvtek).
+    """
+    in_url = b""
+    for name, value in parse_qsl(query):
+        if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
+            in_url = value
+    return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")

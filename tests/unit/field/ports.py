@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import cast
 
+from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.history import History
 from emostream.deliver.routes import create_app as deliver_app
 from emostream.deliver.stream.micro_batches import MicroBatches
@@ -36,7 +37,7 @@ COUNT = '{"emoji": "😊", "count": 1}'.encode()
 REGISTRATION = b'{"client_url": "http://127.0.0.1:8001/"}'
 
 
-class FakeSubscriber:
+class FakeClients:
     """Takes every client."""
 
     def register(self, client_url: str, token: str) -> bool:
@@ -44,12 +45,6 @@ class FakeSubscriber:
 
     def deregister(self, client_url: str, token: str) -> bool:
         return True
-
-    def status(self) -> dict[str, object]:
-        return {"available_slots": 2}
-
-    def metrics(self) -> bytes:
-        return b"# a page\n"
 
 
 @dataclass
@@ -77,7 +72,8 @@ def every_port(settings: Settings) -> dict[str, Port]:
     api.flask = WsgiApp(flask, 2, Operators(settings))
     serve(api, at := listener(), log, settings)
     found["app"] = Port(at.getsockname()[1], "/livez", "/send-emoji", TAP)
-    serve_wsgi(deliver_app(FakeSubscriber(), 7101, Cors(settings.cors_origins)), at := listener(), log, settings)
+    clients, cors = cast(RegisteredClients, FakeClients()), Cors(settings.cors_origins)
+    serve_wsgi(deliver_app(clients, dict, lambda: None, page, 7101, cors), at := listener(), log, settings)
     found["subscriber"] = Port(at.getsockname()[1], "/status", "/register", REGISTRATION)
     screen = Screen(io.StringIO(), StopFlag())
     membership = Membership(settings, "http://127.0.0.1:9", StopFlag())
@@ -87,7 +83,7 @@ def every_port(settings: Settings) -> dict[str, Port]:
     found["publisher"] = Port(at.getsockname()[1], "/livez")
     at = listener()
     StreamServer(
-        at, History(60, 1_000), MicroBatches(1, {0: 0}, {}, 60, 1_000), Cors(settings.cors_origins), 1_000,
+        at, History(60, 1_000), MicroBatches(1, {0: 0}, {}, 60, 1_000), cors, 1_000,
         Metrics(log, DELIVER), log, AllowedHosts(settings).check,
     )  # fmt: skip
     found["stream"] = Port(at.getsockname()[1], "/stream")
