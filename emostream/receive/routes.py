@@ -22,6 +22,8 @@ def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Fla
 
     @app.post("/")
     def receive() -> Response:
+        if "Origin" in request.headers:  # a page that somebody visits could print here
+            return _refusal(403, "expected no Origin header, got one: a web page cannot push")
         subscriber = request.headers.get("Subscriber")
         if subscriber and membership.subscriber_name and subscriber != membership.subscriber_name:
             return _refusal(410, f"expected a push of {membership.subscriber_name}, got one of {subscriber[:80]}")
