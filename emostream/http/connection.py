@@ -1,8 +1,7 @@
 """One HTTP/1.1 connection, and what all connections of a server share: requests for an app, and its answers.
 
 A server with threads or tasks spends more on a request than a tap needs. Here a request for which nobody has to wait is
-read, answered and written in one turn of the loop, while all that belongs to it is still in the processor's cache. What
-cannot be answered yet waits in its socket.
+read, answered and written in one turn of the loop. What cannot be answered yet waits in its socket.
 """
 
 from __future__ import annotations
@@ -20,16 +19,13 @@ from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, S
 from emostream.process import Log
 
 SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
-# Looking for idle connections takes well under a µs for each that is open; this keeps it below 2 % of the time.
-LOOK_SECONDS_PER_CONNECTION = 20e-6
+LOOK_SECONDS_PER_CONNECTION = 20e-6  # between two looks for idle ones; a look takes well under a µs for each
 IDLE_SECONDS = 30.0
 REQUEST_SECONDS = 10.0
-# Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
-# would make its kernel throw our answer away.
+# If we closed at once after our last answer, what the client still sends would make its kernel throw the answer away.
 LINGER_SECONDS = 2.0
 MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
-# A body that has been missing for so long makes room for one that has just begun.
-MISSING_SECONDS = 1.0
+MISSING_SECONDS = 1.0  # after which a body that is missing makes room for one that has just begun
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
 
 
@@ -62,11 +58,9 @@ class Connections:
 
     def bytes_of(self, answer: Answer) -> bytes:
         """An answer's bytes on a connection that goes on. Nearly all answers are the same object."""
-        last, data = self._last_answer
-        if answer is not last:
-            data = answer_bytes(answer, self.date)
-            self._last_answer = answer, data
-        return data
+        if answer is not self._last_answer[0]:
+            self._last_answer = answer, answer_bytes(answer, self.date)
+        return self._last_answer[1]
 
     def tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look at all connections now and then, which costs less than a timer for each request."""
@@ -107,8 +101,7 @@ class Connections:
         clock = asyncio.get_running_loop().time()
         if not self._idle and clock >= self._look_again:
             self._look_again = clock + len(self.open) * LOOK_SECONDS_PER_CONNECTION
-            idle = [(connection.since, connection) for connection in self.open if connection.idle]
-            self._idle.extend(sorted(idle, key=lambda found: found[0]))
+            self._idle.extend(sorted(((one.since, one) for one in self.open if one.idle), key=lambda found: found[0]))
         while self._idle:
             since, connection = self._idle.popleft()
             if connection.idle and connection.since == since and connection in self.open:
@@ -145,8 +138,7 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or say that there are too many."""
         self._transport = cast(asyncio.Transport, transport)
-        address = transport.get_extra_info("peername")
-        peer: str = address[0] if address else ""  # the client may have gone already
+        peer: str = (transport.get_extra_info("peername") or ("",))[0]  # the client may have gone already
         self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes, self._server.check_host)
         too_many = self._server.add(self)
         if too_many > SPARE_CONNECTIONS or self._server.closing:
@@ -188,14 +180,10 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and count the requests that nobody waits for any more."""
-        gone = len(self._waiting)
+        gone = len(self._waiting) + (self in self._server.missing_bodies)
         if self in self._server.missing_bodies:
             self._release_body()
-            gone += 1
-        self._server.in_flight -= self._held
-        self._held = 0
-        self._waiting.clear()
-        self._protocol.close()
+        self._drop_requests()
         if gone:
             self._server.app.gone(gone)
         self._server.remove(self)
@@ -226,11 +214,8 @@ class ServerConnection(asyncio.Protocol):
         if unread_bytes != self._unread_bytes:
             self._unread_bytes, self.since = unread_bytes, self._server.now
         waited_seconds = self._server.now - self.since
-        if unread_bytes or self.idle:
-            if waited_seconds > IDLE_SECONDS:
-                self.abort()
-        elif ENDED in self._state:
-            if waited_seconds > LINGER_SECONDS:
+        if unread_bytes or self.idle or ENDED in self._state:
+            if waited_seconds > (IDLE_SECONDS if unread_bytes or self.idle else LINGER_SECONDS):
                 self.abort()
         elif self._state is READY and waited_seconds > self._server.request_seconds:
             self._refuse(TOO_SLOW)
@@ -286,12 +271,9 @@ class ServerConnection(asyncio.Protocol):
             self._answer(request)
 
     def _answer(self, request: Request) -> None:
-        app = self._server.app
+        app, refused = self._server.app, request.refusal
         try:
-            if request.refusal is None:
-                answer = app.answer(request, self._server.busy)
-            else:
-                answer = app.refusal(request, request.refusal)
+            answer = app.refusal(request, refused) if refused else app.answer(request, self._server.busy)
         except Exception as error:  # noqa: BLE001 - not swallowed: it is logged, and answered 500
             answer = self._failed(request, error)
         if isinstance(answer, Answer):
@@ -303,13 +285,16 @@ class ServerConnection(asyncio.Protocol):
             self._server.in_flight += 1
             asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
 
-    def _hand_over(self, new_owner: TakeOver) -> None:
-        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
-        self._state = ENDED
+    def _drop_requests(self) -> None:
         self._server.in_flight -= self._held
         self._held = 0
         self._waiting.clear()
         self._protocol.close()
+
+    def _hand_over(self, new_owner: TakeOver) -> None:
+        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
+        self._state = ENDED
+        self._drop_requests()
         self._server.remove(self)
         new_owner.take(self._transport)
 
@@ -347,10 +332,10 @@ class ServerConnection(asyncio.Protocol):
             return
         if self._protocol.state is CLOSED:
             self._end()
-            return
-        if self._protocol.state is BODY:
-            self._hold_body()
-        self._transport.resume_reading()
+        else:
+            if self._protocol.state is BODY:
+                self._hold_body()
+            self._transport.resume_reading()
 
     def _end(self) -> None:
         """Say no more. What still comes is thrown away until the client ends the connection, too."""

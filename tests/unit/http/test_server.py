@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emostream.http import server as server_module
+from emostream.http import connection as connection_module
 from emostream.http.connection import MAX_WAITING, MISSING_SECONDS, ServerConnection
 from emostream.http.messages import BUSY, FAILED, Answer, Request
 from emostream.http.protocol import MAX_HEAD_BYTES
@@ -575,7 +575,7 @@ def test_a_request_that_is_cut_off_or_too_slow_is_refused_and_ends_the_connectio
 def test_an_idle_connection_ends_but_one_that_waits_for_its_answer_does_not(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
         waiting = await server.client(WAIT)
@@ -590,7 +590,7 @@ def test_an_idle_connection_ends_but_one_that_waits_for_its_answer_does_not(
 def test_a_client_that_does_not_read_takes_bounded_memory_and_ends(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 1.0)
 
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
@@ -604,7 +604,7 @@ def test_a_client_that_does_not_read_takes_bounded_memory_and_ends(
 
 
 def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
 
     async def scenario(server: Server) -> None:
         for more in (b"", b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhi"):
@@ -624,8 +624,8 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "LINGER_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
         much = b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"
