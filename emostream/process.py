@@ -24,6 +24,8 @@ from emostream.settings import SettingError, Settings, load
 EXIT_BAD_SETTING = 2
 EXIT_FENCED = 3  # another process of the same role has taken over
 EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: this process cannot go on, and a successor can
+SHORTEST_LIFE_SECONDS = 4.0
+_started = time.monotonic()
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 HEARTBEAT_SECONDS = 1.0
 # A process whose heartbeat is older than this is not ready: so one that hangs is noticed within 10 s.
@@ -233,7 +235,9 @@ def why_not_ready(settings: Settings, name: str, pid: int) -> str | None:
     if of != str(pid):
         return "starting, or waiting for the broker; see its log"
     silent_seconds = boot_seconds() - float(at)
-    return f"no sign of life for {silent_seconds:.0f} s" if silent_seconds > STALE_AFTER_SECONDS else reason or None
+    if silent_seconds > STALE_AFTER_SECONDS:
+        return f"{reason or 'it worked before'}; no sign of life for {silent_seconds:.0f} s"
+    return reason or None
 
 
 class StepTimeout(Exception):
@@ -261,6 +265,15 @@ def within(seconds: float, step: str, function: Callable[[], T]) -> T:
     if not futures.wait({outcome}, timeout=seconds).done:
         raise StepTimeout(f"{step} took over {seconds:g} s")
     return outcome.result()
+
+
+def exit_stuck(stop: StopFlag) -> int:
+    """Return EXIT_STUCK, but not before SHORTEST_LIFE_SECONDS after the start, unless a stop is requested.
+
+    Supervisor gives up on a process that ends sooner again and again. The next one may be luckier.
+    """
+    stop.wait(_started + SHORTEST_LIFE_SECONDS - time.monotonic())
+    return EXIT_STUCK
 
 
 def end_at_once(status: int) -> NoReturn:
