@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 from typing import TypeAlias
+from uuid import UUID
 
 from confluent_kafka import Consumer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -211,6 +212,7 @@ class AssignedConsumer:
         self._unread_partitions: str | None = None
         self._unreadable: dict[TopicPartition, tuple[int, str]] = {}  # the offset of the batch, and a sentence
         self._retry_at: dict[TopicPartition, float] = {}
+        self._topic_id: UUID | None = None
         self.client = self._connect()
 
     def _connect(self) -> KafkaConsumer:
@@ -242,10 +244,23 @@ class AssignedConsumer:
             if not batch or (isinstance(error, KafkaError) and not isinstance(error, UNREADABLE_ERRORS)):
                 raise
             self._hold_up(batch.topic_partition, batch.next_fetch_offset, error)
+        if self._made_anew():
+            self._log.warning("the topic was made anew; reading it from its beginning", topic=self._topic)
+            self._unreadable.clear()
+            self.client.seek_to_beginning()
+            polled = {}  # of the old topic, or read again
         if now >= self._due:
             self._due = now + LAG_EVERY_SECONDS
             self._update()
         return polled
+
+    def _made_anew(self) -> bool:
+        # kafka-python compares leader epochs. Those of two topics of one name say nothing, and records would be lost.
+        topic_id = self.client._cluster.topic_id(self._topic)
+        if not topic_id or not topic_id.int or topic_id == self._topic_id:
+            return False
+        before, self._topic_id = self._topic_id, topic_id
+        return before is not None
 
     def _hold_up(self, held: TopicPartition, offset: int, error: Exception) -> None:
         # After such an error kafka-python turns in a circle for ever; only a new client goes on.
