@@ -189,12 +189,6 @@ class EndOffsets:
         with self._lock:
             return unread_partitions(self._client, self._topic)
 
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._client.close(autocommit=False, timeout_ms=1_000)
-
-
 class AssignedConsumer:
     """A consumer of all partitions of a topic, for one thread. It knows its lag, and why it cannot read everything.
 
