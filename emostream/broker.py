@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeAlias
 from uuid import UUID
 
@@ -275,19 +276,23 @@ class AssignedConsumer:
 
     def _update(self) -> None:
         self._unread_partitions = unread_partitions(self.client, self._topic)
-        self.lag = None
+        for tp, (offset, _) in list(self._unreadable.items()):
+            with suppress(KafkaError):
+                if (self.client.position(tp, timeout_ms=POSITION_TIMEOUT_MS) or 0) > offset:
+                    del self._unreadable[tp]
+        self.lag = self._find_lag()
+
+    def _find_lag(self) -> int | None:
         lag = 0
         for tp in partitions(self._topic):
             try:
                 position, end = self.client.position(tp, timeout_ms=POSITION_TIMEOUT_MS), self.client.highwater(tp)
             except KafkaError:
-                return
+                return None
             if position is None or end is None:
-                return
-            if position > self._unreadable.get(tp, (position, ""))[0]:
-                del self._unreadable[tp]
+                return None
             lag += max(0, end - position)
-        self.lag = lag
+        return lag
 
     def close(self) -> None:
         """Close the connection."""
@@ -310,7 +315,8 @@ def partitions(topic: str) -> list[TopicPartition]:
 
 def unread_partitions(client: KafkaConsumer, topic: str) -> str | None:
     """Return a sentence if a topic has other partitions than those that are read, otherwise None."""
-    found = client.partitions_for_topic(topic)
+    # The client's own method waits for the broker, without a limit, if the topic is missing.
+    found = client._cluster.partitions_for_topic(topic)
     if not found or len(found) == PARTITIONS:
         return None
     return f"{topic}: expected {PARTITIONS} partitions, found {len(found)}; only {PARTITIONS} partitions are read"
