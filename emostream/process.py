@@ -24,9 +24,12 @@ from emostream.settings import SettingError, Settings, load
 EXIT_BAD_SETTING = 2
 EXIT_FENCED = 3  # another process of the same role has taken over
 EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: this process cannot go on, and a successor can
+SHORTEST_LIFE_SECONDS = 4.0
+_started = time.monotonic()
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 HEARTBEAT_SECONDS = 1.0
-STALE_AFTER_SECONDS = 10.0  # a process whose heartbeat is older than this is not ready
+# A process whose heartbeat is older than this is not ready: so one that hangs is noticed within 10 s.
+STALE_AFTER_SECONDS = 9.0
 
 
 class Log:
@@ -181,23 +184,28 @@ def stop_on_signals() -> StopFlag:
 
 
 class Heartbeat:
-    """A file under DATA_DIR/run. Its age shows whether a process is ready; its text is the process id."""
+    """A file under DATA_DIR/run that shows whether a process is ready: its id and when, and below it why it is not."""
 
     def __init__(self, settings: Settings, name: str, pid: int | None = None) -> None:
         self._path = heartbeat_path(settings, name)
         self._pid = os.getpid() if pid is None else pid
         self._due = 0.0
+        self._reason = ""
 
     def beat(self) -> None:
         """Say that this process can take work. Cheap enough for every turn of a loop."""
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + HEARTBEAT_SECONDS
+        self.not_ready("")
+
+    def not_ready(self, reason: str) -> None:
+        """Say why this process cannot take work now, in a few words for an operator. As cheap as `beat`."""
+        now = boot_seconds()
+        if now >= self._due or reason != self._reason:
+            self._due, self._reason = now + HEARTBEAT_SECONDS, reason
             # A new file replaces the old one, so that nobody reads half of it. On a full disk the old one gets stale.
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 aside = self._path.with_suffix(f".{os.getpid()}")
-                aside.write_text(str(self._pid))
+                aside.write_text(f"{self._pid} {now:.3f}\n{' '.join(reason.split())}".rstrip(), encoding="utf-8")
                 aside.replace(self._path)
 
     def end(self) -> None:
@@ -208,6 +216,28 @@ class Heartbeat:
 def heartbeat_path(settings: Settings, name: str) -> Path:
     """Return where the process of this name leaves its heartbeat."""
     return settings.data_path / "run" / f"{name}.ready"
+
+
+def boot_seconds() -> float:
+    """Return the seconds since this machine started. All its processes see the same; nobody can set this clock."""
+    # This one also runs while the machine sleeps, so a heartbeat from before that is stale.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def why_not_ready(settings: Settings, name: str, pid: int) -> str | None:
+    """Return why a running process is not ready, or None if it is."""
+    try:
+        text = heartbeat_path(settings, name).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        text = ""
+    first, _, reason = text.partition("\n")
+    of, _, at = first.partition(" ")
+    if of != str(pid):
+        return "starting, or waiting for the broker; see its log"
+    silent_seconds = boot_seconds() - float(at)
+    if silent_seconds > STALE_AFTER_SECONDS:
+        return f"{reason or 'it worked before'}; no sign of life for {silent_seconds:.0f} s"
+    return reason or None
 
 
 class StepTimeout(Exception):
@@ -235,6 +265,15 @@ def within(seconds: float, step: str, function: Callable[[], T]) -> T:
     if not futures.wait({outcome}, timeout=seconds).done:
         raise StepTimeout(f"{step} took over {seconds:g} s")
     return outcome.result()
+
+
+def exit_stuck(stop: StopFlag) -> int:
+    """Return EXIT_STUCK, but not before SHORTEST_LIFE_SECONDS after the start, unless a stop is requested.
+
+    Supervisor gives up on a process that ends sooner again and again. The next one may be luckier.
+    """
+    stop.wait(_started + SHORTEST_LIFE_SECONDS - time.monotonic())
+    return EXIT_STUCK
 
 
 def end_at_once(status: int) -> NoReturn:

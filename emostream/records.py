@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timezone
+from typing import TypeVar
 
 import ciso8601
 import msgspec
 
 # What an event is: its user and its emoji are not blank, have at most MAX_TEXT_BYTES in UTF-8 and no control character;
 # its time is ISO 8601; it stands for 1 to MAX_MERGED_TAPS taps. The app checks that here. Spark's expressions
-# (aggregate/events.py) are built from the same constants. tests/event_cases.py has the cases for both.
+# (aggregate/counting.py) are built from the same constants. tests/event_cases.py has the cases for both.
 MAX_TEXT_BYTES = 64
 MAX_MERGED_TAPS = 1_000
 # C0, DEL and C1 control terminals; line separators break lines; bidirectional overrides reorder the text around them.
@@ -77,43 +78,30 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     batched_ms: int | None = None
 
 
-class _Challenge(msgspec.Struct, gc=False):
-    """What a subscriber with VERIFY_CLIENTS=1 wants to have echoed."""
-
+class _Challenge(msgspec.Struct, gc=False):  # a subscriber with VERIFY_CLIENTS=1 wants it echoed
     challenge: str
 
 
-class _PlainCount(msgspec.Struct, gc=False):
-    """The promised keys of a count; other keys are not read."""
-
+class _PlainCount(msgspec.Struct, gc=False):  # its promised keys; other keys are not read
     emoji: str
     count: int
 
 
-class _PlainBatch(msgspec.Struct, gc=False):
-    """What a viewer reads of a stream's event."""
-
+class _PlainBatch(msgspec.Struct, gc=False):  # what a viewer reads of a stream's event
     counts: list[_PlainCount]
 
 
-_request_decoder = msgspec.json.Decoder(TapRequest)
-_merged_decoder = msgspec.json.Decoder(MergedTapRequest)
-_batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_challenge_decoder = msgspec.json.Decoder(_Challenge)
-_count_decoder = msgspec.json.Decoder(Count)
-_plain_count_decoder = msgspec.json.Decoder(_PlainCount)
-_plain_batch_decoder = msgspec.json.Decoder(_PlainBatch)
-_encoder = msgspec.json.Encoder()
+T = TypeVar("T")
 
 
 def parse_request(body: bytes) -> Event:
     """Return the event in a request body. Raises InvalidRecord."""
-    return _event(_decode(_request_decoder, body))
+    return _event(_decode(TapRequest, body))
 
 
 def parse_merged_request(data: bytes) -> Event:
     """Return one event of a batch, with its `count`. Raises InvalidRecord."""
-    request: MergedTapRequest = _decode(_merged_decoder, data)
+    request = _decode(MergedTapRequest, data)
     if not 1 <= request.count <= MAX_MERGED_TAPS:
         raise InvalidRecord(f"count: expected 1 to {MAX_MERGED_TAPS}, got {request.count}")
     return _event(request, request.count)
@@ -125,22 +113,13 @@ def split_batch(body: bytes, lines: bool) -> list[bytes]:
     The body is a JSON array, or with `lines` one JSON object per line. Raises InvalidRecord if it is neither, or has
     no event, or more than MAX_BATCH_EVENTS.
     """
-    what = "JSON objects, one per line," if lines else "a JSON array"
-    expected = f"expected {what} of 1 to {MAX_BATCH_EVENTS} events"
+    expected = f"{'JSON objects, one per line,' if lines else 'a JSON array'} of 1 to {MAX_BATCH_EVENTS} events"
     if lines:
         parts = [line for line in body.split(b"\n") if line.strip()]
     else:
-        try:
-            body.decode()
-            parts = [bytes(part) for part in _batch_decoder.decode(body)]
-        except UnicodeDecodeError as error:
-            raise InvalidRecord(f"{expected} in UTF-8, got an invalid byte at position {error.start}") from None
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            raise InvalidRecord(f"{expected}, got something else ({error})".replace("`", "")) from None
-        except RecursionError:
-            raise InvalidRecord(f"{expected}, got JSON that is nested too deeply") from None
+        parts = [bytes(part) for part in _decode(list[msgspec.Raw], body, expected)]
     if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
-        raise InvalidRecord(f"{expected}, got {len(parts)}")
+        raise InvalidRecord(f"expected {expected}, got {len(parts)}")
     return parts
 
 
@@ -149,76 +128,75 @@ def normalised(emoji: str) -> str:
     return emoji.translate(_LOOKS)
 
 
-def _event(request: TapRequest, count: int = 1) -> Event:
-    _check_text("user_id", request.user_id)
-    _check_text("emoji_type", request.emoji_type)
-    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
-
-
 def parse_count(value: bytes | None) -> Count:
     """The count in a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord.
 
     A wrong value of an optional key does not cost the count: all optional keys are None then.
     """
-    data = value or b""
     try:
-        count: Count = _decode(_count_decoder, data)
+        count = _decode(Count, value or b"")
     except InvalidRecord:
-        plain: _PlainCount = _decode(_plain_count_decoder, data)
+        plain = _decode(_PlainCount, value or b"")
         count = Count(plain.emoji, plain.count)
-    _check_count(count.emoji, count.count)
+    _check_count(count)
     return count
 
 
 def parse_batch(data: bytes) -> list[tuple[str, int]]:
     """`(emoji, count)` of each emoji in an event of a stream. Raises InvalidRecord."""
-    batch: _PlainBatch = _decode(_plain_batch_decoder, data)
-    for count in batch.counts:
-        _check_count(count.emoji, count.count)
-    return [(count.emoji, count.count) for count in batch.counts]
-
-
-def _check_count(emoji: str, count: int) -> None:
-    _check_text("emoji", emoji)
-    if count < 1:
-        raise InvalidRecord(f"count: expected at least 1, got {count}")
+    counts = _decode(_PlainBatch, data).counts
+    for count in counts:
+        _check_count(count)
+    return [(count.emoji, count.count) for count in counts]
 
 
 def parse_challenge(body: bytes) -> str | None:
     """The challenge in a POST to a client; None where it is something else."""
     try:
-        return _challenge_decoder.decode(body).challenge
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode(_Challenge, body).challenge
+    except InvalidRecord:
         return None
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:
     """A record as UTF-8 JSON."""
-    return _encoder.encode(record)
+    return msgspec.json.encode(record)
 
 
-def _decode(decoder: msgspec.json.Decoder, data: bytes):  # type: ignore[no-untyped-def, type-arg]
+def _decode(type_: type[T], data: bytes, expected: str = "a JSON object") -> T:
     try:
         data.decode()  # msgspec does not check the strings that it skips, but other readers do
-        return decoder.decode(data)
+        return msgspec.json.decode(data, type=type_)
     except UnicodeDecodeError as error:
-        raise InvalidRecord(f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}") from None
+        raise InvalidRecord(f"expected {expected} in UTF-8, got an invalid byte at position {error.start}") from None
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise InvalidRecord(_plain(str(error))) from None
+        raise InvalidRecord(_plain(str(error), expected)) from None
     except RecursionError:
-        raise InvalidRecord("expected a JSON object, got JSON that is nested too deeply") from None
+        raise InvalidRecord(f"expected {expected}, got JSON that is nested too deeply") from None
 
 
-def _plain(error: str) -> str:
+def _plain(error: str, expected: str) -> str:
     """Rewrite an error of msgspec with the field in front: "emoji_type: expected str, got int"."""
-    if not error.startswith(("Expected", "Object missing")):
-        return f"expected a JSON object, got something else ({error})"
     what, _, path = error.replace("`", "").partition(" - at ")
+    if not what.startswith(("Expected", "Object missing")):
+        return f"expected {expected}, got something else ({error})"
     if path:
         return f"{path.removeprefix('$.')}: {what.replace('Expected', 'expected')}"
     if what.startswith("Object missing"):
         return f"expected the field {what.split()[-1]}, got an object without it"
-    return what.replace("Expected", "expected a JSON")
+    return f"expected {expected}, got {what.rpartition('got ')[2]}"
+
+
+def _check_count(count: Count | _PlainCount) -> None:
+    _check_text("emoji", count.emoji)
+    if count.count < 1:
+        raise InvalidRecord(f"count: expected at least 1, got {count.count}")
+
+
+def _event(request: TapRequest, count: int = 1) -> Event:
+    _check_text("user_id", request.user_id)
+    _check_text("emoji_type", request.emoji_type)
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
 
 
 def _check_text(name: str, text: str) -> None:

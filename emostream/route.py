@@ -8,17 +8,16 @@ cluster fences the first.
 from __future__ import annotations
 
 import time
-from typing import TypeAlias
 
-from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaProducer, OffsetAndMetadata
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from emostream.broker import (
-    ConsumerLag,
+    AssignedConsumer,
+    Polled,
     SentRecord,
     commit_transaction,
-    consumer,
     is_fenced,
     partitions,
     skip_record,
@@ -35,6 +34,7 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
+    exit_stuck,
     stop_on_signals,
     within,
 )
@@ -47,9 +47,6 @@ POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
-Polled: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
-
-
 class Router:
     """Copies MAIN_TOPIC to one cluster topic, one transaction per step."""
 
@@ -60,9 +57,8 @@ class Router:
         self._log = log
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
-        self._consumer: KafkaConsumer = consumer(settings, self._group)
-        self._lag = ConsumerLag(self._consumer)
-        self.counters.read(lag=lambda: self._lag.records)
+        self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
+        self.counters.read(lag=lambda: self.consumer.lag)
 
     def start(self) -> None:
         """Fence any older publisher of this cluster and go on where its last transaction ended."""
@@ -72,16 +68,14 @@ class Router:
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
 
     def _find_position(self) -> dict[int, int]:
-        assigned = partitions(self._settings.main_topic)
-        self._consumer.assign(assigned)
-        return {tp.partition: self._consumer.position(tp) for tp in assigned}
+        return {tp.partition: self.consumer.client.position(tp) for tp in partitions(self._settings.main_topic)}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
 
         Raises KafkaError or StepTimeout. The successor then reads the records of the broken transaction again.
         """
-        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self._poll(poll_ms))
+        polled = within(poll_ms / 1000 + TRANSACTION_SECONDS, "polling", lambda: self.consumer.poll(poll_ms))
         if not polled:
             return 0
         began = time.monotonic()
@@ -89,11 +83,6 @@ class Router:
         self.counters.add("transactions")
         self.counters.histograms["step"].observe(time.monotonic() - began)
         return sum(map(len, polled.values()))
-
-    def _poll(self, poll_ms: int) -> Polled:
-        polled: Polled = self._consumer.poll(timeout_ms=poll_ms)
-        self._lag.update()
-        return polled
 
     def _route_all(self, polled: Polled) -> None:
         self._producer.begin_transaction()
@@ -109,12 +98,15 @@ class Router:
     def _route(self, record: ConsumerRecord) -> SentRecord | None:
         try:
             parse_count(record.value)
-        except InvalidRecord as error:
+            # To the same partition, so that the order of each emoji's counts stays.
+            sent: SentRecord = self._producer.send(
+                self._cluster_topic, key=record.key, value=record.value, partition=record.partition
+            )
+        except (InvalidRecord, MessageSizeTooLargeError) as error:
             skip_record(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
-        # To the same partition, so that the order of each emoji's counts stays.
-        return self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
+        return sent
 
     def drain(self, timeout_seconds: float) -> None:
         """Route what is left on MAIN_TOPIC, for at most `timeout_seconds`."""
@@ -125,7 +117,7 @@ class Router:
 
     def close(self) -> None:
         """Close both connections. The successor aborts an open transaction."""
-        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self.consumer.close()
         self._producer.close(timeout=1)
 
 
@@ -149,7 +141,7 @@ def run(settings: Settings) -> int:
             log.error("another publisher for this cluster has taken over; this one ends")
             return EXIT_FENCED
         log.error("the transaction failed; a successor goes on after the last committed one", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     except StepTimeout as error:
         log.error(f"{error}; this process ends so that a successor goes on")
         end_at_once(EXIT_STUCK)
@@ -160,7 +152,8 @@ def run(settings: Settings) -> int:
 
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
-        heartbeat.beat()  # before the first record: a successor is ready when it can work, not when it has worked
+        # Before the first record: a successor is ready when it can work, not when it has worked.
+        heartbeat.not_ready(router.consumer.trouble or "")
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()

@@ -10,20 +10,67 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from pyspark.sql import DataFrame
 
 from emostream.aggregate.counting import CountedBatch, count_events, largest, summarize, totals
-from emostream.aggregate.positions import GROUP, Positions, read_positions
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.broker import commit_transaction, is_fenced, transactional_producer
+from emostream.broker import commit_transaction, consumer, is_fenced, partitions, transactional_producer
 from emostream.process import Log, StepTimeout, within
 from emostream.records import encode
 from emostream.settings import Settings
 
+GROUP = "main-publisher"  # the transactional id, and the consumer group that the offsets are committed to
 TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where to go on reading EMOJI_TOPIC: the next offset of each partition, and the number of the next batch."""
+
+    next_offsets: Mapping[int, int]
+    next_batch_id: int
+
+
+def read_positions(settings: Settings, log: Log) -> Positions:
+    """Return the positions of the last committed transaction, or those of the oldest events if there is none.
+
+    If the broker has deleted events before they were counted, they are lost. Then log a warning.
+    """
+    reader = consumer(settings, GROUP)
+    try:
+        all_partitions = partitions(settings.emoji_topic)
+        oldest, newest = reader.beginning_offsets(all_partitions), reader.end_offsets(all_partitions)
+        next_offsets: dict[int, int] = {}
+        next_batch_id = 0
+        for tp in all_partitions:
+            committed = reader.committed(tp, metadata=True)
+            if committed:
+                # An operator who moves the offsets leaves no number there, or any text.
+                last = int(committed.metadata) if committed.metadata.isdecimal() else -1
+                next_batch_id = max(next_batch_id, last + 1)
+            next_offsets[tp.partition] = resume_at(committed and committed.offset, oldest[tp], newest[tp])
+            if committed and next_offsets[tp.partition] != committed.offset:
+                log.warning(
+                    "cannot go on where the last batch ended; going on at the oldest event there is",
+                    topic=tp.topic, partition=tp.partition, ended_at=committed.offset,
+                    oldest=oldest[tp], newest=newest[tp],
+                )  # fmt: skip
+        return Positions(next_offsets, next_batch_id)
+    finally:
+        reader.close()
+
+
+def resume_at(committed: int | None, oldest: int, newest: int) -> int:
+    """Return the committed offset, or the oldest one if there is no event at the committed one any more.
+
+    Below the oldest offset, the broker has deleted events. Above the newest, somebody has replaced the topic.
+    """
+    return committed if committed is not None and oldest <= committed <= newest else oldest
 
 
 class BatchPublisher:
@@ -61,7 +108,7 @@ class BatchPublisher:
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on after the last committed one.
         """
-        started = time.time()
+        started = time.monotonic()
         by_emoji = count_events(events)
         rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
@@ -69,9 +116,9 @@ class BatchPublisher:
         more = sum(row["emoji"] is not None for row in rows) > self._settings.max_emojis_per_batch
         # This reads the batch a second time. Only a flood of different emojis costs that.
         total = totals(by_emoji).collect()[0] if more else None
-        counted = time.time()
+        counted = time.monotonic()
         batch_id = self._next_batch_id
-        batch = summarize(rows, total, batch_id, round(counted * 1000), self._settings)
+        batch = summarize(rows, total, batch_id, round(time.time() * 1000), self._settings)
         try:
             self._commit_in_time(batch_id, batch)
         except (KafkaError, StepTimeout) as error:
@@ -86,7 +133,7 @@ class BatchPublisher:
             if self.start().next_batch_id == batch_id:
                 self._commit_in_time(batch_id, batch)
         self._next_batch_id = batch_id + 1
-        self._report(batch_id, batch, started, counted, time.time())
+        self._report(batch_id, batch, started, counted, time.monotonic())
 
     def _commit_in_time(self, batch_id: int, batch: CountedBatch) -> None:
         # If the coordinator of a transaction dies, kafka-python waits for ever. A commit that we stop waiting for does
@@ -114,8 +161,7 @@ class BatchPublisher:
         commit_transaction(producer, sent)
 
     def _report(self, batch_id: int, batch: CountedBatch, started: float, counted: float, committed: float) -> None:
-        """Add a published batch to the metrics and the log. The times are Unix seconds."""
-        self._query_metrics.next_offsets = {**self._query_metrics.next_offsets, **batch.next_offsets}
+        """Add a published batch to the metrics and the log."""
         self._query_metrics.emojis = len(batch.counts) + batch.cut_emojis
         for name, number in {
             "batches": 1, "transactions": 1, "counts": len(batch.counts), "events": batch.events,

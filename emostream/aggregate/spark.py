@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from emostream.aggregate.counting import count_events, largest
-from emostream.aggregate.events import read_records
+from emostream.aggregate.counting import count_events, largest, read_records
 from emostream.settings import Settings
 
 WARM_UP_BATCHES = 5

@@ -14,7 +14,8 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 from kafka.errors import KafkaError
 
-from emostream.broker import SentRecord, consumer, partitions, registry_producer
+from emostream.broker import AssignedConsumer, SentRecord, partitions, registry_producer
+from emostream.process import Log
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
@@ -107,18 +108,16 @@ class RegistryTopic:
 
     def read(self) -> list[Registration]:
         """All registrations at this moment. Raises KafkaError."""
-        reader = consumer(self._settings, None)
+        reader = AssignedConsumer(self._settings, REGISTRY_TOPIC, None, Log("deliver"))
         try:
-            assigned = partitions(REGISTRY_TOPIC)
-            reader.assign(assigned)
-            reader.seek_to_beginning()
-            ends = reader.end_offsets(assigned)
+            reader.client.seek_to_beginning()
+            ends = reader.client.end_offsets(partitions(REGISTRY_TOPIC))
             found: dict[str, Registration] = {}
             deadline = time.monotonic() + READ_SECONDS
-            while any(reader.position(tp) < end for tp, end in ends.items()):
+            while any(reader.client.position(tp) < end for tp, end in ends.items() if reader.reads(tp)):
                 if time.monotonic() > deadline:
                     raise KafkaError(f"{REGISTRY_TOPIC} could not be read to its end in {READ_SECONDS:g} s")
-                for records in reader.poll(timeout_ms=500).values():
+                for records in reader.poll(500).values():
                     for record in records:
                         key = (record.key or b"").decode(errors="replace")
                         if not key.startswith(self._prefix):
@@ -129,7 +128,7 @@ class RegistryTopic:
                             found.pop(key, None)
             return list(found.values())
         finally:
-            reader.close(autocommit=False)
+            reader.close()
 
     def save(self, registration: Registration) -> Callable[[], object]:
         """Write a registration. Call the result to wait until the broker has it. Both may raise KafkaError."""

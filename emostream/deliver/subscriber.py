@@ -21,7 +21,7 @@ from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
-from emostream.process import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.process import Heartbeat, Log, StopFlag, bound_socket, exit_stuck, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 from emostream.topics import wait_for_topics
 
@@ -53,7 +53,7 @@ class Subscriber:
             clients=lambda: len(self._clients.all()),
             slots=lambda: settings.max_clients,
             streams=lambda: self._streams.streams if self._streams else 0,
-            lag=lambda: self.topic_reader.lag.records,
+            lag=lambda: self.topic_reader.consumer.lag,
             client_behind=lambda: {url: client.behind() for url, client in self._clients.all().items()},
             client_failing=lambda: {url: client.failing_seconds() for url, client in self._clients.all().items()},
         )
@@ -149,10 +149,10 @@ def run(settings: Settings) -> int:
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     except ThreadEnded as error:
         log.error("a thread of this subscriber has ended; a successor goes on", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
     return 0
@@ -163,7 +163,7 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
-        heartbeat.beat()
+        heartbeat.not_ready(subscriber.topic_reader.consumer.trouble or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from emostream.broker import ConsumerLag, EndOffsets, consumer, partitions, skip_record
+from emostream.broker import AssignedConsumer, EndOffsets, partitions, skip_record
 from emostream.deliver.history import History, Record
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
@@ -36,26 +35,27 @@ class TopicReader:
         self._history = history
         self._counters = counters
         self._log = log
-        self._consumer: KafkaConsumer = consumer(settings, group_id=None)
-        self.lag = ConsumerLag(self._consumer)
+        self.consumer = AssignedConsumer(settings, cluster_topic, None, log)
         # A second connection for `ends`, because the consumer belongs to the thread that polls it.
         self._ends = EndOffsets(settings, cluster_topic)
 
     def catch_up(self, stop: StopFlag) -> None:
         """Read the history up to the end of the topic. Raises KafkaError, also when `stop` is requested."""
-        assigned = partitions(self._topic)
-        self._consumer.assign(assigned)
-        ends = self._consumer.end_offsets(assigned)
-        beginnings = self._consumer.beginning_offsets(assigned)
+        assigned, client = partitions(self._topic), self.consumer.client
+        ends = client.end_offsets(assigned)
+        beginnings = client.beginning_offsets(assigned)
         oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
-        found = self._consumer.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
+        found = client.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
         self.starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
             # Read a little before the start, to know whether a stream that comes back has missed anything there.
             self.next_offsets[tp.partition] = max(beginnings[tp], self.starts[tp.partition] - BEFORE_THE_HISTORY)
-            self._consumer.seek(tp, self.next_offsets[tp.partition])
+            client.seek(tp, self.next_offsets[tp.partition])
         deadline = time.monotonic() + CATCH_UP_SECONDS
-        while any(self._consumer.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end for tp, end in ends.items()):
+        while any(
+            self.consumer.client.position(tp, timeout_ms=CATCH_UP_SECONDS * 1000) < end
+            for tp, end in ends.items() if self.consumer.reads(tp)
+        ):  # fmt: skip
             self.run_once()
             if stop.requested or time.monotonic() > deadline:
                 raise KafkaError(f"{self._topic} was not read to its end in {CATCH_UP_SECONDS} s")
@@ -64,7 +64,7 @@ class TopicReader:
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Move new records into the history, waiting at most `poll_ms` for the first; returns how many were read."""
         records = []
-        polled = self._consumer.poll(timeout_ms=poll_ms)
+        polled = self.consumer.poll(poll_ms)
         for tp, consumed in polled.items():
             if consumed[0].offset < self.next_offsets[tp.partition]:
                 self.generation += 1
@@ -84,7 +84,6 @@ class TopicReader:
                     records.append(Record(*where, record.value, count, self.generation))
         self._history.append(records, now_ms=time.time() * 1000)
         self._counters.add("consumed", len(records))
-        self.lag.update()
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:
@@ -93,7 +92,7 @@ class TopicReader:
 
     def close(self) -> None:
         """Leave the broker."""
-        self._consumer.close(autocommit=False, timeout_ms=1_000)
+        self.consumer.close()
 
     def _remember_before(self, partition: int, offset: int, batch_id: int | None) -> None:
         self.forgotten[partition] = offset + 1

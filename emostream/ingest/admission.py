@@ -56,7 +56,11 @@ class RateLimit:
             self._forget()
         if not self._limiter.hit(self._item, name, cost=taps):
             wait_seconds = self._limiter.get_window_stats(self._item, name).reset_time - time.time()
-            raise TooManyTaps(self._limit, self._whose, max(1, math.ceil(wait_seconds)))
+            if wait_seconds > self._item.get_expiry() + 1:  # the clock was set back, and the old time is far away
+                self._forget()
+                self.take(name, taps)
+            else:
+                raise TooManyTaps(self._limit, self._whose, max(1, math.ceil(wait_seconds)))
 
 
 class Admission:

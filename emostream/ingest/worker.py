@@ -20,9 +20,8 @@ from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
-from emostream.metrics.counters import Metrics
+from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
-from emostream.metrics.workers import WorkerMetrics
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
 from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
@@ -53,13 +52,12 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     waits = settings.ack == "broker"
     linger_ms = min(settings.linger_ms, WAITED_LINGER_MS) if waits else settings.linger_ms
     producer = BoundedProducer(settings, settings.emoji_topic, linger_ms, receipts=waits, log=log)
-    counters = Metrics(log, INGEST)
+    counters = WorkerMetrics(log, INGEST, metrics_path(settings))
     api = IngestApi(settings, producer, counters)
-    workers = WorkerMetrics(metrics_path(settings), counters)
-    app = create_app(api, MetricsPage(workers, SupervisedMetrics(settings), pid=parent_pid))
+    app = create_app(api, MetricsPage(counters, SupervisedMetrics(settings), pid=parent_pid))
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
-    app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
+    app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(counters, pid=parent_pid).text))
     server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
     counters.read(
         in_flight=lambda: server.bounds.in_flight,
@@ -70,7 +68,7 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
         received=api.taps.received,
     )
     # Not a daemon: Python waits for this thread before the process ends, which is when it drains.
-    threading.Thread(target=_watch, args=(settings, producer, api, workers, log, parent_pid), name="watch").start()
+    threading.Thread(target=_watch, args=(settings, producer, api, counters, log, parent_pid), name="watch").start()
     uvloop.run(_serve(settings, server, stop))
 
 

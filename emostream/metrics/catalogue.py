@@ -47,30 +47,25 @@ def _gauge(name: str, meaning: str, label: str = "", greatest: bool = False) -> 
     return Series(f"emostream_{name}", "gauge", meaning, label, greatest=greatest)
 
 
-def _seconds(name: str, meaning: str, buckets: tuple[float, ...], label: str = "", value: str = "") -> Series:
+def _seconds(
+    name: str, meaning: str, buckets: tuple[float, ...] = STEP_BUCKETS, label: str = "", value: str = ""
+) -> Series:
     return Series(f"emostream_{name}_seconds", "histogram", meaning, label, value, buckets)
-
-
-def _refused(reason: str) -> Series:
-    meaning = (
-        "Events refused: invalid, rate (over a limit), full (no room in the buffer); "
-        "and requests refused: busy (too many at once), http (before an event was read)"
-    )
-    return _counter("ingest_refused", meaning, "reason", reason)
 
 
 INGEST: Stage = {
     "received": _counter("ingest_received", "Taps received: accepted, or refused for any reason except http"),
     "accepted": _counter("ingest_accepted", "Taps accepted; an event of n merged taps counts as n"),
-    "refused_invalid": _refused("invalid"),
-    "refused_rate": _refused("rate"),
-    "refused_full": _refused("full"),
-    "refused_busy": _refused("busy"),
-    "refused_http": _refused("http"),
+    **{
+        f"refused_{reason}": _counter(
+            "ingest_refused",
+            "Events refused: invalid, rate (over a limit), full (no room in the buffer); "
+            "and requests refused: busy (too many at once), http (before an event was read)", "reason", reason,
+        )
+        for reason in ("invalid", "rate", "full", "busy", "http")
+    },
     "gone": _counter("ingest_gone", "Requests whose sender disconnected before the answer"),
-    "not_acknowledged": _counter(
-        "ingest_not_acknowledged", "Requests whose events the broker did not acknowledge in time"
-    ),
+    "not_acknowledged": _counter("ingest_not_acknowledged", "Requests not acknowledged by the broker in time"),
     "in_flight": _gauge("ingest_in_flight", "Requests that are not answered yet"),
     "buffered": _gauge("ingest_buffered", "Records in the producer's buffer"),
     "produced": _counter("ingest_produced", "Records that the broker acknowledged"),
@@ -86,23 +81,17 @@ AGGREGATE: Stage = {
     "events": _counter("aggregate_events", "Taps counted and published"),
     "bad_records": _counter("aggregate_bad_records", "Records skipped because they are not events"),
     "counts": _counter("aggregate_counts", "Counts published: one per emoji and micro-batch"),
-    "cut_emojis": _counter(
-        "aggregate_cut_emojis", "Emojis not published because a micro-batch had more than MAX_EMOJIS_PER_BATCH"
-    ),
-    "cut_events": _counter(
-        "aggregate_cut_events", "Taps on emojis that were not published; no other series counts them"
-    ),
+    "cut_emojis": _counter("aggregate_cut_emojis", "Emojis not published, because of MAX_EMOJIS_PER_BATCH"),
+    "cut_events": _counter("aggregate_cut_events", "Taps on emojis that were not published"),
     "transactions": _counter("aggregate_transactions", "Transactions committed"),
     "transaction_aborts": _counter("aggregate_transaction_aborts", "Transactions that failed"),
-    "batch": _seconds("aggregate_batch", "Time of a micro-batch, from its start to its commit", STEP_BUCKETS),
-    "count": _seconds("aggregate_count", "Time that Spark takes to read and count a micro-batch", STEP_BUCKETS),
-    "publish": _seconds("aggregate_publish", "Time that the transaction of a micro-batch takes", STEP_BUCKETS),
+    "batch": _seconds("aggregate_batch", "Time of a micro-batch, from its start to its commit"),
+    "count": _seconds("aggregate_count", "Time that Spark takes to read and count a micro-batch"),
+    "publish": _seconds("aggregate_publish", "Time that the transaction of a micro-batch takes"),
     "lag": _gauge("aggregate_lag_events", "Records of EMOJI_TOPIC that are not counted yet"),
     "emojis": _gauge("aggregate_emojis", "Different emojis in the last micro-batch"),
-    "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that arrived for Spark's last micro-batch"),
-    "spark_processed": _gauge(
-        "spark_processed_rows_per_second", "Rows per second that Spark processed in its last micro-batch"
-    ),
+    "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that came for Spark's last micro-batch"),
+    "spark_processed": _gauge("spark_processed_rows_per_second", "Rows per second that Spark's last micro-batch took"),
     "spark_step": _gauge("spark_step_seconds", "Time of each step of Spark's last micro-batch", "step"),
 }
 ROUTE: Stage = {
@@ -110,21 +99,9 @@ ROUTE: Stage = {
     "skipped": _counter("route_skipped", "Records skipped because they are not counts"),
     "transactions": _counter("route_transactions", "Transactions committed"),
     "transaction_aborts": _counter("route_transaction_aborts", "Transactions that failed; each ends the process"),
-    "step": _seconds(
-        "route_step", "Time from the poll that returned records to the commit of their copies", STEP_BUCKETS
-    ),
+    "step": _seconds("route_step", "Time from the poll that returned records to the commit of their copies"),
     "lag": _gauge("route_lag_records", "Records of MAIN_TOPIC that are not copied yet"),
 }
-
-
-def _stage(stage: str) -> Series:
-    meaning = (
-        "Time of a delivered tap in each stage: batch (accepted to counted), route (to the cluster topic), "
-        "push (to the client's 2xx)"
-    )
-    return _seconds("deliver_stage", meaning, TAP_BUCKETS, "stage", stage)
-
-
 DELIVER: Stage = {
     "consumed": _counter("deliver_consumed", "Counts read from the cluster's topic"),
     "skipped": _counter("deliver_skipped", "Records skipped because they are not counts"),
@@ -141,35 +118,24 @@ DELIVER: Stage = {
     "streams": _gauge("deliver_streams", "Open event streams"),
     "streams_refused": _counter("deliver_streams_refused", "Event streams refused because MAX_STREAMS were open"),
     "streamed": _counter("deliver_streamed", "Micro-batches sent to event streams"),
-    "stream_merged": _counter(
-        "deliver_stream_merged", "Micro-batches sent to event streams as part of another one's event"
-    ),
-    "streams_stalled": _counter(
-        "deliver_streams_stalled", "Event streams closed because the client read nothing for too long"
-    ),
+    "stream_merged": _counter("deliver_stream_merged", "Micro-batches sent as part of another one's event"),
+    "streams_stalled": _counter("deliver_streams_stalled", "Event streams closed because the client read nothing"),
     "streams_resumed": _counter("deliver_streams_resumed", "Event streams that went on where an earlier one had ended"),
     "stream_gaps": _counter("deliver_stream_gaps", "Event streams that were told of a gap"),
-    "stream_records_lost": _counter(
-        "deliver_stream_records_lost", "Counts removed from the history before they were sent to event streams"
-    ),
-    "stream_requests_timed_out": _counter(
-        "deliver_stream_requests_timed_out", "Connections closed because they sent no request in time"
-    ),
-    "client_behind": _gauge("deliver_client_behind_records", "Counts that wait for a registered client", "client_url"),
-    "client_failing": _gauge(
-        "deliver_client_failing_seconds", "How long pushes to a registered client have been failing", "client_url"
-    ),
-    "stage_batch": _stage("batch"),
-    "stage_route": _stage("route"),
-    "stage_push": _stage("push"),
-    "tap_to_screen": _seconds(
-        "deliver_tap_to_screen", "Time from the app's acceptance of a delivered tap to the client's 2xx", TAP_BUCKETS
-    ),
-    "stream": _seconds(
-        "deliver_stream",
-        "Time from a micro-batch's record on the cluster topic to its event on all streams",
-        TAP_BUCKETS,
-    ),
+    "stream_records_lost": _counter("deliver_stream_records_lost", "Counts that streams lost: too old to be sent"),
+    "stream_requests_timed_out": _counter("deliver_stream_requests_timed_out", "Connections without a request in time"),
+    "client_behind": _gauge("deliver_client_behind_records", "Counts that wait for a client", "client_url"),
+    "client_failing": _gauge("deliver_client_failing_seconds", "How long pushes to a client have failed", "client_url"),
+    **{
+        f"stage_{stage}": _seconds(
+            "deliver_stage",
+            "Time of a delivered tap in each stage: batch (accepted to counted), route (to the cluster topic), "
+            "push (to the client's 2xx)", TAP_BUCKETS, "stage", stage,
+        )
+        for stage in ("batch", "route", "push")
+    },
+    "tap_to_screen": _seconds("deliver_tap_to_screen", "Time from a tap's acceptance to the client's 2xx", TAP_BUCKETS),
+    "stream": _seconds("deliver_stream", "Time from a count's record to its event on all streams", TAP_BUCKETS),
 }
 RECEIVE: Stage = {
     "shown": _counter("receive_shown", "Records printed"),

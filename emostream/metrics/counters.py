@@ -6,11 +6,16 @@ prometheus-client's own counters take 0.5 to 2 µs each where several processes 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
 
 from emostream.metrics.catalogue import Series, Stage
 from emostream.process import Log
@@ -105,16 +110,43 @@ class Metrics:
             self._logged = counts
 
 
-class MetricsSource(Protocol):
-    """What a page of metrics gets its numbers from."""
+class WorkerMetrics(Metrics):
+    """The metrics of one of several workers. Each leaves its own in a file, so that any of them can report the sum.
 
-    @property
-    def series(self) -> Stage:
-        """The series that it has."""
+    The counters of a worker that has ended still count; its gauges do not.
+    """
 
-    @property
-    def histograms(self) -> Mapping[str, Histogram]:
-        """Its histograms, by key."""
+    def __init__(self, log: Log, series: Stage, directory: Path, pid: int | None = None) -> None:
+        super().__init__(log, series)
+        self._directory = directory
+        self._path = directory / f"{os.getpid() if pid is None else pid}.json"
+        self._published: Samples = {}
+
+    def publish(self) -> None:
+        """Write our numbers to our file if they have changed. While the disk is full the file stays as it is."""
+        samples = super().samples()
+        if samples != self._published:
+            with suppress(OSError):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                aside = self._path.with_suffix(".new")
+                aside.write_bytes(msgspec.json.encode(samples))
+                aside.replace(self._path)
+                self._published = samples
 
     def samples(self) -> Samples:
-        """Its current numbers."""
+        """Return the sum of our current numbers and those in the other workers' files."""
+        found = super().samples()
+        for path in self._directory.glob("*.json"):
+            with suppress(OSError, msgspec.MsgspecError):
+                if path != self._path:
+                    self._add(found, msgspec.json.decode(path.read_bytes(), type=Samples), path.stem)
+        return found
+
+    def _add(self, found: Samples, theirs: Samples, pid: str) -> None:
+        alive = Path("/proc", pid).exists()
+        for key, numbers in theirs.items():
+            one = self.series.get(key)
+            if one and (one.kind == "counter" or alive):
+                for value, number in numbers.items():
+                    known = found[key].get(value, 0.0)
+                    found[key][value] = max(known, number) if one.greatest else known + number

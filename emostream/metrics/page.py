@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from emostream.metrics.catalogue import BUILD, PROCESS, Series
-from emostream.metrics.counters import MetricsSource
+from emostream.metrics.counters import Metrics
 from emostream.process import Log
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -29,7 +29,7 @@ Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFam
 class MetricsPage(Collector):
     """GET /metrics of one process: what its sources count, and what the system knows of `pid` and its children."""
 
-    def __init__(self, *sources: MetricsSource, pid: int | None = None) -> None:
+    def __init__(self, *sources: Metrics, pid: int | None = None) -> None:
         self._sources = sources
         self._pid = os.getpid() if pid is None else pid
         self._registry = CollectorRegistry()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
@@ -15,11 +15,11 @@ import msgspec
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from emostream.metrics.catalogue import SUPERVISED
-from emostream.metrics.counters import Histogram, Samples
+from emostream.metrics.counters import Metrics, Samples
 from emostream.operate.java import java
 from emostream.operate.supervisord_conf import supervisord_conf
 from emostream.operate.terminal import OperatingError, ProgressLine
-from emostream.process import STALE_AFTER_SECONDS, StopFlag, heartbeat_path
+from emostream.process import Log, StopFlag, why_not_ready
 from emostream.roles import STOP_ORDER, Role, roles
 from emostream.settings import CONFIG_DIR, INSTALLED, PROJECT_DIR, Settings
 from emostream.topics import broker_missing
@@ -191,11 +191,7 @@ class Supervisor:
         role = self._roles[process.name]
         if role.kind == "kafka":
             return not ask_brokers or not broker_missing(self._settings, role.number)
-        path = heartbeat_path(self._settings, role.name)
-        try:
-            return path.read_text() == str(process.pid) and time.time() - path.stat().st_mtime < STALE_AFTER_SECONDS
-        except FileNotFoundError:
-            return False
+        return why_not_ready(self._settings, role.name, process.pid) is None
 
     def _starts(self) -> dict[str, int]:
         """Count how often this supervisord has started each process; only its log tells."""
@@ -209,13 +205,11 @@ class Supervisor:
         return counts
 
 
-class SupervisedMetrics:
+class SupervisedMetrics(Metrics):
     """The processes that ./start.sh runs, for the app's GET /metrics; nothing if it runs none."""
 
-    series = SUPERVISED
-    histograms: Mapping[str, Histogram] = {}
-
     def __init__(self, settings: Settings) -> None:
+        super().__init__(Log("operate"), SUPERVISED)
         self._settings = settings
 
     def samples(self) -> Samples:

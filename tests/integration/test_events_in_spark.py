@@ -1,6 +1,6 @@
 """Spark's expressions agree with the app on what an event is: the table of cases, and random events.
 
-Each test of this file is about aggregate/events.py. They share one Spark, and no broker.
+Each test of this file is about aggregate/counting.py. They share one Spark, and no broker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeAlias
 import pytest
 from pyspark.sql import SparkSession
 
-from emostream.aggregate.events import read_records
+from emostream.aggregate.counting import read_records
 from emostream.aggregate.spark import make_session
 from emostream.records import InvalidRecord, encode, parse_merged_request
 from emostream.settings import load

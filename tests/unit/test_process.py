@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 
 from emostream import process as runtime
-from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
+from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, why_not_ready, within
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server
 from testkit.logs import logged
@@ -118,7 +120,7 @@ from emostream import route
 from emostream.process import run_script
 route.wait_for_topics = lambda *_: True
 route.transactional_producer = lambda *_: SimpleNamespace(init_transactions=lambda: time.sleep(50))
-route.consumer = lambda *_: SimpleNamespace()
+route.AssignedConsumer = lambda *_: SimpleNamespace()
 route.TRANSACTION_SECONDS = 0.2
 run_script("", route.run, ["CLUSTER-TOPIC=cluster1-emoji-topic", "METRICS_BASE_PORT={port}"])
 """
@@ -191,7 +193,7 @@ def test_a_heartbeat_holds_the_process_id_and_goes_at_the_end(tmp_path: Path) ->
     path = heartbeat_path(settings, "app")
     heartbeat = Heartbeat(settings, "app", pid=4711)
     heartbeat.beat()
-    assert (path.read_text(), path.is_relative_to(tmp_path)) == ("4711", True)
+    assert (path.read_text().split()[0], path.is_relative_to(tmp_path)) == ("4711", True)
     heartbeat.end()
     heartbeat.end()
     assert not path.exists()
@@ -208,3 +210,23 @@ def test_a_heartbeat_is_written_at_most_so_often(
     heartbeat_path(settings, "app").unlink()
     heartbeat.beat()
     assert heartbeat_path(settings, "app").exists() == written_again
+
+
+def test_a_heartbeat_says_why_a_process_is_not_ready_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    heartbeat = Heartbeat(settings, "app", pid=4711)
+    heartbeat.beat()
+    assert why_not_ready(settings, "app", 4711) is None
+    assert "starting" in str(why_not_ready(settings, "app", 4712))
+    heartbeat.not_ready("the topic\ncannot be read")
+    assert why_not_ready(settings, "app", 4711) == "the topic cannot be read"
+    heartbeat.beat()
+    for step_seconds in (-3600, 3600):  # somebody sets the clock; the file was just written all the same
+        moved = time.time() + step_seconds
+        os.utime(heartbeat_path(settings, "app"), (moved, moved))
+        assert why_not_ready(settings, "app", 4711) is None
+    now = runtime.boot_seconds()
+    monkeypatch.setattr(runtime, "boot_seconds", lambda: now + 9.5)
+    assert "no sign of life for" in str(why_not_ready(settings, "app", 4711))

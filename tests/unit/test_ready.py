@@ -22,7 +22,8 @@ class Waiting:
         self._stop = stop
         self.was_ready = False
         self.healthy = True
-        self.topic_reader = self
+        self.topic_reader = self.consumer = self
+        self.trouble = None
         self.counters = SimpleNamespace(log_if_due=lambda: None)
 
     def run_once(self) -> None:

@@ -1,15 +1,15 @@
-"""Rows of a micro-batch → its CountedBatch, without Spark."""
+"""Rows of a micro-batch → its CountedBatch, without Spark; and how many events make a count."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import Row
 
-from emostream.aggregate.counting import summarize
-from emostream.aggregate.events_per_count import emoji_count
+from emostream.aggregate.counting import emoji_count, summarize
 from testkit.settings import settings_with
 
 Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
@@ -83,3 +83,29 @@ def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(event
     assert batch.cut_events == sum(row["events"] for row in good[top:])
     assert batch.next_offsets == Counter(partition for partition, _, _ in events)
     assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+
+
+@pytest.mark.parametrize(
+    ("events", "ceil", "floor"),
+    [
+        (1, 1, 1),
+        (999, 1, 1),
+        (1000, 1, 1),
+        (1001, 2, 1),
+        (1999, 2, 1),
+        (2000, 2, 2),
+        (3785, 4, 3),
+        (10**9, 10**6, 10**6),
+    ],
+)
+def test_a_count_is_what_the_contract_says(events: int, ceil: int, floor: int) -> None:
+    assert (emoji_count(events, 1000, "ceil"), emoji_count(events, 1000, "floor")) == (ceil, floor)
+
+
+@given(st.integers(1, 10**18), st.integers(1, 10**6))
+def test_a_count_is_at_least_1_and_within_one_of_the_exact_share(events: int, events_per_emoji: int) -> None:
+    up = emoji_count(events, events_per_emoji, "ceil")
+    down = emoji_count(events, events_per_emoji, "floor")
+    assert (up - 1) * events_per_emoji < events <= up * events_per_emoji
+    assert down == 1 or down * events_per_emoji <= events < (down + 1) * events_per_emoji
+    assert min(up, down) >= 1

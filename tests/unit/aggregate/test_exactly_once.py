@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyspark.sql import Row
 
 from emostream.aggregate.counting import summarize
-from emostream.aggregate.positions import resume_at
+from emostream.aggregate.publisher import resume_at
 from emostream.settings import load
 
 SETTINGS = load(["EVENTS_PER_EMOJI=1"], environ={})

@@ -11,8 +11,7 @@ from kafka.errors import KafkaError
 from pyspark.sql import Row
 
 from emostream.aggregate import publisher as aggregate
-from emostream.aggregate.positions import Positions
-from emostream.aggregate.publisher import BatchPublisher
+from emostream.aggregate.publisher import BatchPublisher, Positions
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.process import Log
 from testkit.settings import settings_with

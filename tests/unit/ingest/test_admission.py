@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from emostream.ingest import admission
@@ -45,3 +47,20 @@ def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: p
         assert limit.counted <= 100
     with pytest.raises(TooManyTaps):
         limit.take("user-949", 1)
+
+
+@pytest.mark.parametrize("step_seconds", [-3600, -120, 120])
+def test_a_limit_holds_for_its_window_even_if_the_clock_is_set(
+    step_seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    limit = RateLimit("2/second", "user_id")
+    limit.take("u", 2)
+    with pytest.raises(TooManyTaps):
+        limit.take("u", 1)
+    monkeypatch.setattr(time, "time", lambda: now + step_seconds)
+    limit.take("u", 2)
+    with pytest.raises(TooManyTaps) as refused:
+        limit.take("u", 1)
+    assert refused.value.retry_after_seconds == 1

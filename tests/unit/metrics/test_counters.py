@@ -15,9 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from emostream import __version__
 from emostream.metrics.catalogue import INGEST, ROUTE, STAGES, TAP_BUCKETS, Series, Stage
-from emostream.metrics.counters import Histogram, Metrics
+from emostream.metrics.counters import Histogram, Metrics, WorkerMetrics
 from emostream.metrics.page import MetricsPage, process_numbers
-from emostream.metrics.workers import WorkerMetrics
 from emostream.process import Log
 from emostream.roles import roles
 from testkit.logs import logged
@@ -33,7 +32,7 @@ def metrics(stage: Stage = ROUTE, seconds: float = 10.0) -> Metrics:
     return Metrics(Log("test"), stage, seconds)
 
 
-def page_of(*sources: Metrics | WorkerMetrics) -> dict[tuple[str, ...], float]:
+def page_of(*sources: Metrics) -> dict[tuple[str, ...], float]:
     """The numbers on a page: name and label values → number."""
     families = text_string_to_metric_families(MetricsPage(*sources).text().decode())
     return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
@@ -122,10 +121,9 @@ def ended() -> int:
 
 def worker(directory: Path, pid: int, accepted: int, in_flight: int, away: bool = False) -> WorkerMetrics:
     """A worker with this process id that has published its numbers."""
-    counts = metrics(INGEST)
-    counts.add("accepted", accepted)
-    counts.read(in_flight=lambda: in_flight, broker_away=lambda: away)
-    found = WorkerMetrics(directory, counts, pid)
+    found = WorkerMetrics(Log("test"), INGEST, directory, pid)
+    found.add("accepted", accepted)
+    found.read(in_flight=lambda: in_flight, broker_away=lambda: away)
     found.publish()
     return found
 
