@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 from kafka.errors import KafkaError
 from pyspark.errors import PySparkRuntimeError, StreamingQueryException
@@ -15,7 +14,16 @@ from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
 from emostream.metrics.page import MetricsPage
-from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
+from emostream.process import (
+    EXIT_FENCED,
+    Heartbeat,
+    Log,
+    StepTimeout,
+    StopFlag,
+    fresh_directory,
+    stop_on_signals,
+    within,
+)
 from emostream.roles import main_publisher
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
@@ -61,8 +69,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = settings.data_path / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)
