@@ -7,7 +7,7 @@ from functools import partial
 from pkgutil import resolve_name
 
 from emostream import __version__
-from emostream.process import EXIT_BAD_SETTING, run_script
+from emostream.process import EXIT_BAD_SETTING, run_script, show
 from emostream.settings import START_COMMAND
 
 USAGE = """
@@ -55,7 +55,7 @@ def main() -> int:
             f"usage: emostream {first} [KEY=VALUE ...]\n\n{sys.modules[stage.__module__].__doc__}", stage, others
         )
     if {"-h", "--help"} & set(sys.argv):
-        run_script(USAGE, print, ["--help"])
+        return show(USAGE)
     words, settings = list[str](), list[str]()
     left = iter(sys.argv[1:])
     for argument in left:
@@ -64,8 +64,7 @@ def main() -> int:
         else:
             (settings if "=" in argument else words).append(argument)
     if words == ["--version"]:
-        print(f"emostream {__version__}")
-        return 0
+        return show(f"emostream {__version__}")
     command, *names = words or [""]
     if command not in COMMANDS or len(names) > (command == "logs"):
         print(USAGE.strip(), file=sys.stderr)

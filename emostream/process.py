@@ -114,11 +114,9 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
 
     `--help` prints `usage`. A setting that cannot be used ends it with one sentence and exit status 2.
     """
-    _complete_streams()
     if "--help" in arguments or "-h" in arguments:
-        end_with_reader()
-        print(usage.strip())
-        sys.exit(0)
+        sys.exit(show(usage))
+    _complete_streams()
     if sys.platform != "linux":
         sys.exit(f"EmoStream runs on Linux only, not on {sys.platform}: it needs epoll and /proc.")
     start_logging()
@@ -141,6 +139,14 @@ def _complete_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def show(text: str) -> int:
+    """Print what was asked for; return the exit status 0."""
+    _complete_streams()
+    end_with_reader()
+    print(text.strip())
+    return 0
 
 
 def end_with_reader() -> None:

@@ -24,7 +24,7 @@ from emostream.settings import CONFIG_DIR, Settings
 
 IVY_FILE = CONFIG_DIR / "ivy.xml"
 SHOWN_LOG_LINES = 15
-NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost")
+NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost", "certificat")
 WHAT = "fetching the Kafka broker and Spark's connector"
 
 
@@ -53,7 +53,7 @@ def _fetch(directory: Path, log: Path) -> None:
     if pyspark is None or pyspark.origin is None:
         raise OperatingError("pyspark is not installed: install EmoStream with what it requires")
     command = [
-        java(), "-XX:-UsePerfData", *proxy_options(), "-Divy.default.ivy.user.dir=cache",
+        java(), "-XX:-UsePerfData", *proxy_options(), f"-Divy.default.ivy.user.dir={directory / 'cache'}",
         "-jar", str(next((Path(pyspark.origin).parent / "jars").glob("ivy-2*.jar"))), "-ivy", str(IVY_FILE),
         # A cache of its own: Ivy fails on one that others have half filled.
         "-cache", "cache", "-retrieve", "[conf]/[artifact]-[revision](-[classifier]).[ext]",
@@ -99,7 +99,10 @@ def _failure(log: Path) -> str:
     if "No space left" in text:
         cause = f"the disk of {log.parent.parent} is full. Make room, then run this again."
     elif any(word in text.lower() for word in NETWORK_WORDS):
-        cause = f"the download did not come through. Check the network or proxy, then run this again. Log: {log}"
+        cause = (
+            "the download did not come through. Check the network, the proxy and the certificates, then run this "
+            f"again. Log: {log}"
+        )
     else:
         cause = f"see {log}. Mend the cause, then run this again."
     return f"{shown}\n{WHAT} failed: {cause}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 
 from emostream import process as runtime
-from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, within
+from emostream.process import Heartbeat, Log, StepTimeout, bound_socket, heartbeat_path, why_not_ready, within
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server
 from testkit.logs import logged
@@ -208,3 +210,28 @@ def test_a_heartbeat_is_written_at_most_so_often(
     heartbeat_path(settings, "app").unlink()
     heartbeat.beat()
     assert heartbeat_path(settings, "app").exists() == written_again
+
+
+def test_a_process_says_why_it_is_not_ready_and_that_it_is_ready_again(tmp_path: Path) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    heartbeat = Heartbeat(settings, "app", pid=4711)
+    assert why_not_ready(settings, "app", 4711) == "starting, or waiting for the broker; see its log"
+    heartbeat.beat()
+    assert why_not_ready(settings, "app", 4711) is None
+    heartbeat.not_ready("the broker takes\nno events: ü")
+    assert why_not_ready(settings, "app", 4711) == "the broker takes no events: ü"
+    heartbeat.beat()
+    assert why_not_ready(settings, "app", 4711) is None
+    assert why_not_ready(settings, "app", 4712) == "starting, or waiting for the broker; see its log"
+
+
+# The clock may step back, too; then the heartbeat is from the future.
+@pytest.mark.parametrize(("seconds_ago", "reason"), [(8, None), (10, "10 s"), (3600, "3600 s"), (-120, "120 s")])
+def test_a_process_without_a_sign_of_life_is_not_ready_within_10_seconds(
+    seconds_ago: float, reason: str | None, tmp_path: Path
+) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    Heartbeat(settings, "app", pid=4711).beat()
+    then = time.time() - seconds_ago
+    os.utime(heartbeat_path(settings, "app"), (then, then))
+    assert why_not_ready(settings, "app", 4711) == (reason and f"no sign of life for {reason}")

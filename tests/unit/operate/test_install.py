@@ -103,7 +103,7 @@ def test_jars_are_fetched_once_and_again_when_other_ones_are_wanted(
     ("printed", "advice"),
     [
         ("write error: No space left on device", "Make room, then run this again"),
-        ("Server access error: Connection refused", "Check the network or proxy, then run this again"),
+        ("Server access error: Connection refused", "Check the network, the proxy and the certificates"),
         ("something else", "Mend the cause, then run this again"),
     ],
 )
