@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 
 from kafka.errors import KafkaError
@@ -25,6 +24,7 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
+    fresh_directory,
     stop_on_signals,
     within,
 )
@@ -90,8 +90,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = settings.data_path / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)

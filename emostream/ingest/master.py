@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from functools import partial
 from multiprocessing import get_context
 
 from emostream.ingest.worker import metrics_path, work
-from emostream.process import Log, bound_socket, stop_on_signals
+from emostream.process import Log, bound_socket, fresh_directory, stop_on_signals
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 
@@ -25,7 +24,7 @@ def serve(settings: Settings) -> int:
     # Workers share their port, even with another app that listens on it already. This test notices such an app. It
     # waits for workers whose main process was killed, because they hold the port until they have drained.
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
-    shutil.rmtree(metrics_path(settings), ignore_errors=True)  # the counts of an earlier app
+    fresh_directory(metrics_path(settings))  # without the counts of an earlier app
     # A forked worker is there in a moment. What cannot be shared, such as a producer, it makes itself.
     new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid(), stop))
     workers = [new_worker() for _ in range(settings.app_workers)]

@@ -24,7 +24,7 @@ from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
-from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
+from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag, own_directory
 from emostream.settings import Settings
 from emostream.web import pages
 
@@ -82,7 +82,7 @@ async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None
 
 def metrics_path(settings: Settings) -> Path:
     """The folder in which each worker leaves its counts for the others."""
-    return settings.data_path / "run" / "metrics_app"
+    return own_directory(settings.data_path / "run") / "metrics_app"
 
 
 def _max_connections() -> int:
