@@ -36,7 +36,7 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
 COMMANDS = ("up", "down", "status", "logs", "run", "setup", "kafka")
 # Imported only when it is run: Spark alone takes a second.
 PROCESSES = {
-    "app": "emostream.ingest.master:serve",
+    "app": "emostream.ingest.workers:serve",
     "main-publisher": "emostream.aggregate.run:run",
     "cluster-publisher": "emostream.route:run",
     "subscriber": "emostream.deliver.subscriber:run",

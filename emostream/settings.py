@@ -80,6 +80,13 @@ Origins = Annotated[
         "* or web origins without a path, comma-separated, for example https://example.org",
     ),
 ]
+HostNames = Annotated[
+    str,
+    _meta(
+        "|" + _list(r"[A-Za-z0-9._*-]+"),
+        "host names, comma-separated, for example fans.example.org,*.example.net",
+    ),
+]
 # 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
 Emojis = Annotated[
     str,
@@ -107,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Text
+    allowed_hosts: HostNames
     cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]
@@ -214,7 +222,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
-LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS")
+LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
 SECRETS = ("API_KEY", "PUSH_SECRET")
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvloop
 
@@ -25,6 +25,7 @@ from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buff
 from emostream.deliver.stream.micro_batches import MicroBatches, gap
 from emostream.deliver.stream.resume import EventId
 from emostream.http.cors import Cors, Headers, preflight
+from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
 from emostream.http.server import HttpServer
 from emostream.metrics.counters import Metrics
@@ -55,7 +56,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
-        counters: Metrics, log: Log,
+        counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
         """Listens on the bound `listener`. Streams can go on from what is in the history already."""
         self.max_streams = max_streams
@@ -64,7 +65,7 @@ class StreamServer:
         self._cors = cors
         self._counters = counters
         self._http = HttpServer(
-            self, log, max_streams + MAX_REFUSED, max_requests=MAX_REFUSED, request_seconds=REQUEST_SECONDS
+            self, log, max_streams + MAX_REFUSED, MAX_REFUSED, request_seconds=REQUEST_SECONDS, check_host=check_host
         )
         self._read = history.start  # a cursor into the history
         self._measured = 0  # the number of the next micro-batch whose latency is to be observed
@@ -106,10 +107,11 @@ class StreamServer:
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
         path, _, query = request.target.partition(b"?")
-        if path != PATH.encode():
+        if unquote_to_bytes(path) not in (PATH.encode(), b"*"):
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
-            return self.refusal(request, Answer(204, b"", tuple(preflight("GET", "Last-Event-ID, Cache-Control"))))
+            asked = request.headers.get(b"access-control-request-headers", b"Last-Event-ID, Cache-Control")
+            return self.refusal(request, Answer(204, b"", tuple(preflight("GET", asked.decode("latin-1")))))
         if request.method not in (b"GET", b"HEAD"):
             error = f"expected GET {PATH}, got {request.method.decode()}"
             return self.refusal(request, refusal(405, error, ("allow", "GET, HEAD, OPTIONS")))
@@ -119,15 +121,12 @@ class StreamServer:
             return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
         if request.method == b"HEAD":
             return self.refusal(request, Answer(200, b"", HEAD))
-        given = request.headers.get(b"last-event-id")
-        if given is None:
-            given = parse_qs(query).get(b"last_event_id", [b""])[0]
-        recent = parse_qs(query).get(b"recent", [b"0"])[0]
+        recent = dict(parse_qsl(query, keep_blank_values=True)).get(b"recent", b"0")
         if not re.fullmatch(rb"[0-9]{1,4}", recent):
             error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
             return self.refusal(request, refusal(400, error))
         cors = self._cors.headers(_origin(request))
-        return TakeOver(partial(self._begin, cors, given.decode("latin-1"), int(recent)))
+        return TakeOver(partial(self._begin, cors, last_event_id(request, query), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -149,7 +148,7 @@ class StreamServer:
         """Forget a stream that has ended."""
         del self._open[stream]
         self._ahead.pop(stream, None)
-        self._http.bounds.max_connections += 1
+        self._http.max_connections += 1
 
     # In the loop.
 
@@ -157,7 +156,7 @@ class StreamServer:
         self._loop.call_soon_threadsafe(self._news.set)
 
     async def _serve(self, listener: socket.socket) -> None:
-        await self._http.listen(listener, BACKLOG)
+        await self._http.listen(listener)
         comment_due = time.monotonic() + COMMENT_SECONDS
         while not self._closing:
             self._news.clear()
@@ -236,8 +235,9 @@ class StreamServer:
         """Open a stream. Its events end with the connection, which saves the framing of each."""
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
-        self._http.bounds.max_connections -= 1
-        headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
+        self._http.max_connections -= 1
+        allowed = [(name.title(), value) for name, value in cors]
+        headers = [("Date", self._http.date), *HEAD, *allowed, ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
@@ -282,6 +282,19 @@ class StreamServer:
         stream.resume_after = None
         self._counters.add("stream_gaps")
         stream.transport.write(gap("what this stream has seen is not on this topic; it may have been replaced"))
+
+
+def last_event_id(request: Request, query: bytes) -> str:
+    """The id that a stream goes on after; empty for a new one. The header is newer than what is in the URL.
+
+    An EventSource polyfill may be unable to send the header. It adds a parameter to the URL instead, so the last one
+    counts: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure), `evs_last_event_id` (amvtek).
+    """
+    in_url = b""
+    for name, value in parse_qsl(query):
+        if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
+            in_url = value
+    return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")
 
 
 def _origin(request: Request) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emostream.ingest.worker import metrics_path
+from emostream.ingest.workers import metrics_path
 from emostream.operate import commands, kafka
 from emostream.operate.supervisor import Supervisor
 from emostream.process import MARK, Heartbeat, StopFlag, fresh_directory, own_directory

@@ -21,6 +21,7 @@ from emostream.deliver.stream.event_stream import EventStream
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
+from emostream.http.head import HostCheck, any_host
 from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
@@ -69,7 +70,7 @@ class Serving:
 @contextmanager
 def serving(
     max_streams: int = 100, origins: str = "*", cluster: int = 1, records: int = 0,
-    max_age_seconds: float = LONG_SECONDS,
+    max_age_seconds: float = LONG_SECONDS, check_host: HostCheck = any_host,
 ) -> Iterator[Serving]:  # fmt: skip
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
@@ -78,7 +79,7 @@ def serving(
     batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
     found = Serving(history, counters, listener.getsockname()[1])
     found.publish(records)
-    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
+    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log, check_host)
     try:
         yield found
     finally:
@@ -188,15 +189,35 @@ def test_a_new_viewer_may_ask_for_the_recent_past_and_gets_nothing_twice() -> No
         assert [event["event"] for event in seen.events] == [None]
 
 
-@pytest.mark.parametrize("by", ["header", "query"])
-def test_a_viewer_goes_on_after_the_last_event_it_got(by: str) -> None:
-    with serving(records=5) as ours:
-        headers = {"Last-Event-ID": "1-2-3.0.0"} if by == "header" else {}
-        query = "" if by == "header" else "?last_event_id=1-2-3.0.0"
-        with viewer(ours, query, **headers) as seen:
-            ours.publish()
-            seen.wait_for_batches(3, 4, 5)
-            assert [event["merged"] for event in seen.events] == [1, 1, 1]
+HERE = "1-2-3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("", {"Last-Event-ID": HERE}),
+        ("", {"last-event-id": HERE}),
+        ("", {"Last-Event-Id": f" {HERE} "}),
+        (f"?last_event_id={HERE}", {}),
+        (f"?lastEventId={HERE}", {}),  # Yaffle's EventSource
+        (f"?r=0.5&lastEventId={HERE}&x", {}),
+        (f"?lastEventID={HERE}", {}),  # Mercure
+        (f"?Last-Event-ID={HERE}", {}),
+        (f"?last-event-id={HERE}", {}),
+        (f"?evs_preamble&evs_last_event_id={HERE}", {}),  # amvtek's EventSource
+        ("?last%5Fevent%5fid=1%2D2%2D3%2E0%2e0", {}),
+        (f"?last_event_id={HERE}", {"Last-Event-ID": ""}),
+        ("?last_event_id=1-0-1.0.0", {"Last-Event-ID": HERE}),  # the page opened it so; the browser has come further
+        (f"?last_event_id=1-0-1.0.0&lastEventId={HERE}", {}),
+        (f"?last_event_id=1-0-1.0.0&last_event_id={HERE}", {}),
+        (f"?last_event_id={HERE}&lastEventId=", {}),
+    ],
+)
+def test_a_viewer_goes_on_after_the_last_event_it_got(query: str, headers: dict[str, str]) -> None:
+    with serving(records=5) as ours, viewer(ours, query, **headers) as seen:
+        ours.publish()
+        seen.wait_for_batches(3, 4, 5)
+        assert [event["merged"] for event in seen.events] == [1, 1, 1]
 
 
 def test_a_viewer_from_another_cluster_goes_on_by_batch_id() -> None:
@@ -375,7 +396,7 @@ def test_an_offer_to_upgrade_the_protocol_is_ignored() -> None:
 @pytest.mark.parametrize("cut", [1, 5, 20, len(GET) - 1])
 def test_a_request_may_come_in_pieces(cut: int) -> None:
     with serving() as ours, raw(ours.port, GET[:cut]) as connection:
-        wait_until("the first piece", lambda: ours.server._http.bounds.open, timeout_seconds=10)
+        wait_until("the first piece", lambda: ours.server._http.open, timeout_seconds=10)
         connection.sendall(GET[cut:])
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -405,7 +426,7 @@ def test_when_hundreds_come_and_leave_nothing_is_left_behind_and_the_others_miss
                 ours.publish(2)
             ours.wait_for_streams(1)
         stays.wait_for_batches(*range(12))
-        wait_until("no connection is left", lambda: not ours.server._http.bounds.open, timeout_seconds=10)
+        wait_until("no connection is left", lambda: not ours.server._http.open, timeout_seconds=10)
 
 
 def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:
