@@ -23,6 +23,7 @@ from emostream.broker import (
     skip_record,
     transactional_producer,
 )
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -136,7 +137,7 @@ def run(settings: Settings) -> int:
     if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log, heartbeat.not_ready):
         return 0
     router = Router(settings, log)
-    MetricsPage(router.counters).serve(settings.bind_host, role.port, log)
+    serve_metrics(MetricsPage(router.counters), settings, role, log)
     try:
         router.start()
         _follow(router, heartbeat, stop)

@@ -15,6 +15,7 @@ from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, Stalled
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import (
     EXIT_FENCED,
@@ -48,7 +49,7 @@ def run(settings: Settings) -> int:
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
-    MetricsPage(query_metrics.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
+    serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
     watch = QueryWatch(settings.batch_seconds)
     heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:

@@ -16,7 +16,8 @@ from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.registry import Full, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
-from emostream.http.cors import Cors, preflight
+from emostream.http.cors import Cors
+from emostream.http.messages import Request
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
 from emostream.records import InvalidRecord
@@ -90,12 +91,12 @@ def create_app(
         # Never for CALLS: a page that somebody visits must not fill the slots, or aim pushes at its visitor's network.
         if request.method != "OPTIONS" or request.path in CALLS:
             return None
-        asked = request.headers.get("Access-Control-Request-Headers", "")
-        return Response(status=204, headers=preflight("GET", asked))
+        asked = {name.lower().encode(): value.encode("latin-1") for name, value in request.headers}
+        return Response(status=204, headers=cors.preflight(Request(asked, ""), "GET", "Last-Event-ID, Cache-Control"))
 
     @app.after_request
     def allow_pages(answer: Response) -> Response:
-        answer.headers.extend(cors.headers(request.headers.get("Origin")))
+        answer.headers.extend(cors.headers(request.headers.get("Origin"), "Retry-After" in answer.headers))
         return answer
 
     @app.errorhandler(NotYours)

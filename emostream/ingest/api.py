@@ -109,8 +109,7 @@ class IngestApi:
 
     def headed(self, answer: Answer, request: Request) -> Answer:
         """An answer with the headers that let the pages of CORS_ORIGINS read it."""
-        headers = self.cors.headers(_text(request, b"origin"))
-        return Answer(answer.status, answer.body, (*answer.headers, *headers), answer.error)
+        return self.cors.headed(answer, request)
 
     def _health(self, request: Request, path: bytes) -> Answer | None:
         if request.method == b"GET" and path == b"/livez":

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -24,7 +23,7 @@ from emostream.deliver.history import History
 from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buffer_little
 from emostream.deliver.stream.micro_batches import MicroBatches, gap
 from emostream.deliver.stream.resume import EventId
-from emostream.http.cors import Cors, Headers, preflight
+from emostream.http.cors import Cors, Headers
 from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
 from emostream.http.server import HttpServer
@@ -110,8 +109,8 @@ class StreamServer:
         if unquote_to_bytes(path) not in (PATH.encode(), b"*"):
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
-            asked = request.headers.get(b"access-control-request-headers", b"Last-Event-ID, Cache-Control")
-            return self.refusal(request, Answer(204, b"", tuple(preflight("GET", asked.decode("latin-1")))))
+            headers = self._cors.preflight(request, "GET", "Last-Event-ID, Cache-Control")
+            return self.refusal(request, Answer(204, b"", tuple(headers)))
         if request.method not in (b"GET", b"HEAD"):
             error = f"expected GET {PATH}, got {request.method.decode()}"
             return self.refusal(request, refusal(405, error, ("allow", "GET, HEAD, OPTIONS")))
@@ -132,7 +131,7 @@ class StreamServer:
         """Let pages read the answer."""
         if answer.status == HTTPStatus.REQUEST_TIMEOUT:
             self._counters.add("stream_requests_timed_out")
-        return replace(answer, headers=(*answer.headers, *self._cors.headers(_origin(request))))
+        return self._cors.headed(answer, request)
 
     def gone(self, requests: int) -> None:
         """Nobody counts them."""
