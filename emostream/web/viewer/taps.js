@@ -22,7 +22,7 @@ export class Taps {
     this.waiting = new Map(); // emoji → {count, since}
     this.timer = null;
     this.sending = false;
-    addEventListener("pagehide", () => this.send());
+    addEventListener("pagehide", () => this.send(true));
   }
 
   add(emoji) {
@@ -36,7 +36,7 @@ export class Taps {
     if (this.timer === null) this.timer = setTimeout(() => this.send(), ms);
   }
 
-  async send() {
+  async send(isLeaving = false) {
     clearTimeout(this.timer);
     this.timer = null;
     if (this.sending || this.waiting.size === 0) return;
@@ -45,12 +45,12 @@ export class Taps {
     this.sending = true;
     let pause = 0;
     try {
-      // keepalive lets a page that is being closed send its last taps.
+      // keepalive lets a page that is being closed send its last taps. Before Chromium 81 such a request fails.
       const answer = await fetch("/send-emojis", {
         method: "POST",
         headers: { "Content-Type": "application/json", ...(this.key && { Authorization: `Bearer ${this.key}` }) },
         body: JSON.stringify(events(taps, this.userId)),
-        keepalive: true,
+        keepalive: isLeaving,
         signal: timeoutSignal(TIMEOUT_MS),
       });
       if (answer.ok) {
