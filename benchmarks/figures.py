@@ -1,15 +1,15 @@
-"""Figures of a benchmark: what is made of many values, with which versions, and the file that report.py reads."""
+"""What is made of many values, and the file that a part's figures are kept in, with the versions of everything."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -30,22 +30,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
 
 
-def of_rounds(values: Sequence[float]) -> dict[str, float]:
-    """What rounds of the same measurement came to: min, median, max."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values), "rounds": len(values)}
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Min / median / max, in words."""
-    found = of_rounds(values)
-    return " / ".join(f"{found[which]:,.{digits}f}" for which in ("min", "median", "max"))
-
-
 def histogram(values: Sequence[float], width: float) -> list[list[float]]:
     """`[lower end, how many]` of every bin of this width that is not empty."""
-    counts: dict[int, int] = {}
-    for value in values:
-        counts[int(value // width)] = counts.get(int(value // width), 0) + 1
+    counts = Counter(int(value // width) for value in values)
     return [[round(number * width, 6), counts[number]] for number in sorted(counts)]
 
 
@@ -55,6 +42,14 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     step = 1 + len(points) ** 2 // (2 * MAX_PAIRS)
     pairs = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points[::step], 2) if b[0] != a[0]]
     return statistics.median(pairs) if pairs else 0.0
+
+
+def growth(samples: Sequence[Mapping[str, Any]], name: str, what: str, warm_up_share: float) -> float:
+    """What a process has added since the warm-up, a share of the time, by the fitted slope."""
+    steady = [sample for sample in samples if sample["seconds"] >= warm_up_share * samples[-1]["seconds"]]
+    times = [sample["seconds"] for sample in steady]
+    values = [sample["processes"][name][what] for sample in steady]
+    return slope(times, values) * float(times[-1] - times[0])
 
 
 def floor_of_latency(linger: float, batch: float, lead: float, points: int = 4000) -> list[float]:
@@ -118,7 +113,7 @@ def commit() -> str:
     return first_line(*git, "rev-parse", "--short", "HEAD") + "+" * bool(differs)
 
 
-def write(path: Path | None, part: str, figures: dict[str, Any]) -> None:
+def write(path: Path | None, part: str, figures: dict[str, Any], quick: bool) -> None:
     """Keep a part's figures as JSON with the machine, the versions, the commit and the time; nowhere for no path."""
     if path is None:
         return
@@ -127,7 +122,7 @@ def write(path: Path | None, part: str, figures: dict[str, Any]) -> None:
         "part": part,
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
-        "quick": bool(os.environ.get("QUICK")),
+        "quick": quick,
         "machine": machine(),
         "versions": versions(),
     }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.figures import spread
+from benchmarks.facts import Rounds
 
-Results = Mapping[str, dict[str, Any]]  # part → its figures
-FLASK, FASTAPI, GO = "flask", "fastapi", "go"
+Results = Mapping[str, dict[str, Any]]  # part → its figures and facts
 
 
 @dataclass(frozen=True)
@@ -40,123 +38,68 @@ class Goal:
         return self.what, found.shown, "reached" if met else "**missed**"
 
 
-def middle(values: list[float], digits: int = 0, unit: str = "") -> Reached:
-    """The median is what counts; min and max are shown beside."""
-    return Reached(spread(values, digits) + unit, statistics.median(values))
+def at_least(bound: float, what: str, *path: str | int, shown: str) -> Goal:
+    """A goal for the figure at the end of a path of keys; `shown` is a format of it and of its part's figures."""
+    return Goal(what, bound, True, _figure(path, shown))
 
 
-def _ratio(part: str, name: str) -> Callable[[Results], Reached]:
-    return lambda results: middle(results[part]["peers"][name]["ours_to_it"], 2, " ×")
+def at_most(bound: float, what: str, *path: str | int, shown: str) -> Goal:
+    """The same, from above."""
+    return Goal(what, bound, False, _figure(path, shown))
 
 
-def _batches(results: Results) -> Reached:
-    peers = results["ingest-rates"]["peers"]
-    return min((middle(peers[name]["rate"]) for name in ("ours-batch", "ours-ndjson")), key=lambda found: found.value)
-
-
-def _latency(profile: str, which: str, percentile: str) -> Callable[[Results], Reached]:
-    return lambda results: middle([found[percentile] for found in results[f"pipeline-{profile}"][which]], 2, " s")
-
-
-def _overload(number: int) -> Callable[[Results], Reached]:
+def _figure(path: tuple[str | int, ...], shown: str) -> Callable[[Results], Reached]:
     def find(results: Results) -> Reached:
-        found = results["ingest-overload"]["peers"]["ours-2"]["floods"][number]
-        return Reached(f"{found['goodput'] / found['top']:.0%}", found["goodput"] / found["top"])
+        found: Any = results
+        for key in path:
+            found = found.each(key) if isinstance(found, Rounds) and isinstance(key, str) else found[key]
+        value = found.median if isinstance(found, Rounds) else found
+        return Reached(shown.format(found, **results[str(path[0])]), value)
 
     return find
 
 
-def _recovery(results: Results) -> Reached:
-    floods = results["ingest-overload"]["peers"]["ours-2"]["floods"]
-    second = max(found["last_refusal_second"] for found in floods)
-    return Reached(f"last refusal in second {second}" if second else "no refusal after it", second)
-
-
-def _counted(results: Results) -> Reached:
-    found = next(load for load in results["pipeline-default"]["load"] if load["rate"] == 2000)
-    differing = abs(found["accepted"] - found["counted"])
-    return Reached(f"{found['counted']:,} of {found['accepted']:,}", differing)
-
-
-def _lag(results: Results) -> Reached:
-    found = next(load for load in results["pipeline-default"]["load"] if load["rate"] == 2000)
-    late = found["last_count_after_seconds"] - found["a_batch_and_a_linger_seconds"]
-    return Reached(f"the last count {found['last_count_after_seconds']:.2f} s after the last tap", late)
-
-
-def _rest(key: str) -> Callable[[Results], Reached]:
-    def find(results: Results) -> Reached:
-        rest = results["pipeline-default"]["rest"]
-        if key == "memory":
-            gigabytes = sum(rest["memory_mb"].values()) / 1024
-            return Reached(f"{gigabytes:.2f} GB", gigabytes)
-        return Reached(f"{sum(rest['cores'].values()):.1%} of a core", sum(rest["cores"].values()))
-
-    return find
-
-
-def _sustained(results: Results) -> Reached:
-    kept = [found["rate"] for found in results["aggregate-sustained"]["rates"] if found["kept_up"]]
-    return Reached(f"{max(kept, default=0):,} events/s", max(kept, default=0))
-
-
-def _streams(results: Results) -> Reached:
-    return middle(results["streams-saturation"]["windows"]["2"]["Centrifuge"]["ours_to_it"], 2, " ×")
-
-
-def _stream_memory(results: Results) -> Reached:
-    servers = results["streams-steady"]["servers"]
-    pairs = zip(servers["ours"], servers["Centrifuge"], strict=True)
-    return middle([ours["kb_a_connection"] / it["kb_a_connection"] for ours, it in pairs], 3, " ×")
-
-
-def _last_viewer(results: Results) -> Reached:
-    return middle([found["last_ms"]["p99"] for found in results["streams-steady"]["servers"]["ours"]], 0, " ms")
-
-
-def _soak(results: Results) -> Reached:
-    broken = [check for check in results["soak"]["checks"] if not check["kept"]]
-    return Reached(f"{len(results['soak']['checks'])} bounds, {len(broken)} broken", len(broken))
-
-
-def _soak_minutes(results: Results) -> Reached:
-    return Reached(f"{results['soak']['minutes']:g} minutes", results["soak"]["minutes"])
-
-
+TIMES, SECONDS = "{0:,.2f} ×", "{0:,.2f} s"
+RATES, WHOLE = ("ingest-rates", "peers"), "pipeline-default"
 GOALS = (
-    Goal("`POST /send-emoji`: ≥ 25 × Flask's development server", 25, True, _ratio("ingest-rates", FLASK)),
-    Goal("≥ 2 × FastAPI + aiokafka, 2 uvicorn workers", 2, True, _ratio("ingest-rates", FASTAPI)),
-    Goal("≥ 0.45 × Go net/http + sarama", 0.45, True, _ratio("ingest-rates", GO)),
-    Goal("`POST /send-emojis`: ≥ 60,000 events/s into Kafka", 60_000, True, _batches),
-    Goal("two workers carry ≥ 1.8 × one, beside the broker on the same cores", 1.8, True,
-         _ratio("ingest-rates", "ours-1")),
-    Goal("the same, each worker held to a quarter of a core", 1.8, True,
-         lambda results: middle(results["ingest-scaling"]["ratio"], 2, " ×")),
-    Goal("p99 ≤ 25 ms at half of the top rate, open loop", 25, False,
-         lambda results: middle(results["ingest-latency"]["peers"]["ours-2"]["p99_ms"], 1, " ms")),
-    Goal("3 × the top rate for 60 s, 4,000 connections: goodput ≥ 80 % of the top rate", 0.8, True, _overload(0)),
-    Goal("the same, 8,000 connections", 0.8, True, _overload(1)),
-    Goal("recovers from that within 2 s", 2, False, _recovery),
-    Goal("tap → client at 10/s: p50 ≤ 1.7 s", 1.7, False, _latency("default", "latency", "p50")),
-    Goal("tap → client at 10/s: p99 ≤ 3.0 s", 3.0, False, _latency("default", "latency", "p99")),
-    Goal("tap → client with 2,000/s beside: p50 ≤ 1.3 s", 1.3, False, _latency("default", "beside", "p50")),
-    Goal("tap → client with 2,000/s beside: p99 ≤ 2.5 s", 2.5, False, _latency("default", "beside", "p99")),
-    Goal("fast profile, 2,000/s beside: p99 ≤ 1 s", 1.0, False, _latency("fast", "beside", "p99")),
-    Goal("2,000 events/s: every accepted one counted once", 0, False, _counted),
-    Goal("the last counted at most a batch and a linger (2.5 s) after it was tapped", 0, False, _lag),
-    Goal("aggregation sustains ≥ 200,000 events/s", 200_000, True, _sustained),
-    Goal("a backlog is drained at ≥ 0.3 × raw reading", 0.3, True,
-         lambda results: middle(results["aggregate-backlog"]["ratio"], 2, " ×")),
-    Goal("≥ 5,000 pushes/s to 200 clients", 5_000, True, lambda results: middle(results["push-rate"]["rates"]["ours"])),
-    Goal("five bad clients move the healthy ones' p99 by < 10 %", 1.1, False,
-         lambda results: middle([found["ratio"] for found in results["push-influence"]["rounds"]], 2, " ×")),
-    Goal("streams: ≥ 1.0 × Centrifuge's deliveries/s", 1.0, True, _streams),
-    Goal("streams: ≤ 0.5 × Centrifuge's memory a connection", 0.5, False, _stream_memory),
-    Goal("record to the last of 5,000 viewers: p99 ≤ 150 ms", 150, False, _last_viewer),
-    Goal("`./start.sh up` is ready in ≤ 40 s", 40, False,
-         lambda results: middle(results["pipeline-default"]["startup"], 1, " s")),
-    Goal("at rest ≤ 2.5 GB", 2.5, False, _rest("memory")),
-    Goal("at rest ≤ 35 % of a core", 0.35, False, _rest("cpu")),
-    Goal("soak: 60 minutes at 1,000 events/s", 60, True, _soak_minutes),
-    Goal("soak: nothing grows beyond its bound, nothing is lost", 0, False, _soak),
+    at_least(25, "`POST /send-emoji`: ≥ 25 × Flask's development server", *RATES, "flask", "ours_to_it", shown=TIMES),
+    at_least(2, "≥ 2 × FastAPI + aiokafka, 2 uvicorn workers", *RATES, "fastapi", "ours_to_it", shown=TIMES),
+    at_least(0.45, "≥ 0.45 × Go net/http + sarama", *RATES, "go", "ours_to_it", shown=TIMES),
+    at_least(60_000, "`POST /send-emojis`: ≥ 60,000 events/s into Kafka", "ingest-rates", "batches", shown="{0:,.0f}"),
+    at_least(1.8, "two workers carry ≥ 1.8 × one, beside the broker on the same cores", *RATES, "ours-1", "ours_to_it",
+             shown=TIMES),
+    at_least(1.8, "the same, each worker held to a quarter of a core", "ingest-scaling", "ratio", shown=TIMES),
+    at_most(25, "p99 ≤ 25 ms at half of the top rate, open loop", "ingest-latency", "peers", "ours-2", "p99_ms",
+            shown="{0:,.1f} ms"),
+    at_least(0.8, "3 × the top rate for 60 s, 4,000 connections: goodput ≥ 80 % of the top rate", "ingest-overload",
+             "ours", 0, "of_top", shown="{0:.0%}"),
+    at_least(0.8, "the same, 8,000 connections", "ingest-overload", "ours", 1, "of_top", shown="{0:.0%}"),
+    at_most(2, "recovers from that within 2 s", "ingest-overload", "last_refusal_second", shown="{after}"),
+    at_most(1.7, "tap → client at 10/s: p50 ≤ 1.7 s", WHOLE, "latency", "p50", shown=SECONDS),
+    at_most(3.0, "tap → client at 10/s: p99 ≤ 3.0 s", WHOLE, "latency", "p99", shown=SECONDS),
+    at_most(1.3, "tap → client with 2,000/s beside: p50 ≤ 1.3 s", WHOLE, "beside", "p50", shown=SECONDS),
+    at_most(2.5, "tap → client with 2,000/s beside: p99 ≤ 2.5 s", WHOLE, "beside", "p99", shown=SECONDS),
+    at_most(1.0, "fast profile, 2,000/s beside: p99 ≤ 1 s", "pipeline-fast", "beside", "p99", shown=SECONDS),
+    at_most(0, "2,000 events/s: every accepted one counted once", WHOLE, "miscounted",
+            shown="{load[0][counted]:,} of {load[0][accepted]:,}"),
+    at_most(0, "the last counted at most a batch and a linger (2.5 s) after it was tapped", WHOLE, "overdue_seconds",
+            shown="the last count {load[0][last_count_after_seconds]:.2f} s after the last tap"),
+    at_least(200_000, "aggregation sustains ≥ 200,000 events/s", "aggregate-sustained", "kept",
+             shown="{0:,} events/s"),
+    at_least(0.3, "a backlog is drained at ≥ 0.3 × raw reading", "aggregate-backlog", "ratio", shown=TIMES),
+    at_least(5_000, "≥ 5,000 pushes/s to 200 clients", "push-rate", "rates", "ours", shown="{0:,.0f}"),
+    at_most(1.1, "five bad clients move the healthy ones' p99 by < 10 %", "push-influence", "rounds", "ratio",
+            shown=TIMES),
+    at_least(1.0, "streams: ≥ 1.0 × Centrifuge's deliveries/s", "streams-saturation", "windows", "2", "Centrifuge",
+             "ours_to_it", shown=TIMES),
+    at_most(0.5, "streams: ≤ 0.5 × Centrifuge's memory a connection", "streams-steady", "memory_to_peer",
+            shown="{0:,.3f} ×"),
+    at_most(150, "record to the last of 5,000 viewers: p99 ≤ 150 ms", "streams-steady", "servers", "ours", "last_ms",
+            "p99", shown="{0:,.0f} ms"),
+    at_most(40, "`./start.sh up` is ready in ≤ 40 s", WHOLE, "startup", shown="{0:,.1f} s"),
+    at_most(2.5, "at rest ≤ 2.5 GB", WHOLE, "rest_gb", shown="{0:.2f} GB"),
+    at_most(0.35, "at rest ≤ 35 % of a core", WHOLE, "rest_cores", shown="{0:.1%} of a core"),
+    at_least(60, "soak: 60 minutes at 1,000 events/s", "soak", "minutes", shown="{0:g} minutes"),
+    at_most(0, "soak: nothing grows beyond its bound, nothing is lost", "soak", "broken",
+            shown="{bounds} bounds, {broken} broken"),
 )  # fmt: skip

@@ -3,62 +3,53 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from benchmarks.facts import by_stage
 from benchmarks.figures import floors
-from benchmarks.tables import by_stage
+from benchmarks.machine import BENCHMARKS_DIR
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
 Figures = Mapping[str, Any]
-OURS, PEER, FLOOR = "#d9480f", "#868e96", "#1971c2"
+OURS, PEER, FLOOR, DARK = "#d9480f", "#868e96", "#1971c2", "#343a40"
 COLOURS = ("#364fc7", "#d9480f", "#2b8a3e", "#e8a200", "#862e9c", "#868e96")
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
+STYLE = BENCHMARKS_DIR / "plots.mplstyle"
 thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
-def bars(axes: Any, found: Sequence[tuple[str, Sequence[float]]], ours: str, unit: str) -> None:
+def bars(axes: Any, found: Sequence[tuple[str, Sequence[float]]], ours: str, unit: str, title: str = "") -> None:
     """A bar for each median, a whisker from min to max; ours, whose name begins so, is coloured."""
     names = [name for name, _ in found]
     middles = [statistics.median(values) for _, values in found]
     down = [middle - min(values) for middle, (_, values) in zip(middles, found, strict=True)]
     up = [max(values) - middle for middle, (_, values) in zip(middles, found, strict=True)]
     colours = [OURS if name.startswith(ours) else PEER for name in names]
-    axes.barh(names, middles, xerr=[down, up], color=colours, error_kw={"lw": 1, "capsize": 3, "ecolor": "#343a40"})
+    axes.barh(names, middles, xerr=[down, up], color=colours, error_kw={"lw": 1, "capsize": 3, "ecolor": DARK})
     right = max(max(values) for _, values in found)
     for row, middle in enumerate(middles):
-        axes.text(
-            middle + up[row] + right * 0.012, row, f"{middle:,.0f}" if right >= 20 else f"{middle:,.2f}", va="center"
-        )
+        shown = f"{middle:,.0f}" if right >= 20 else f"{middle:,.2f}"
+        axes.text(middle + up[row] + right * 0.012, row, shown, va="center")
     axes.set_xlim(0, right * 1.16)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(thousands if right >= 20 else FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
+    axes.set_title(title)
 
 
 def ingest_rates(found: Figures) -> Any:
     """Events/s of every server."""
-    peers = found["peers"].values()
-    single = [(peer["what"], peer["rate"]) for peer in peers if "a request" not in peer["what"]]
-    batches = [(peer["what"], peer["rate"]) for peer in peers if "a request" in peer["what"]]
+    peers = [(peer["what"], peer["rate"]) for peer in found["peers"].values()]
+    single = [it for it in peers if "a request" not in it[0]]
+    batches = [it for it in peers if "a request" in it[0]]
     shown = [group for group in (single, batches) if group]
     heights = [len(group) for group in shown]
     figure, axes = plt.subplots(len(shown), figsize=(9, 1 + 0.42 * sum(heights)), height_ratios=heights, squeeze=False)
@@ -68,12 +59,18 @@ def ingest_rates(found: Figures) -> Any:
     return figure
 
 
+def one_panel(height: float, found: Sequence[tuple[str, Sequence[float]]], ours: str, unit: str, title: str) -> Any:
+    """A figure of bars."""
+    figure, axes = plt.subplots(figsize=(9, height))
+    bars(axes, found, ours, unit, title)
+    return figure
+
+
 def ingest_latency(found: Figures) -> Any:
     """p99 of every server."""
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.55 * len(found["peers"])))
-    bars(axes, [(peer["what"], peer["p99_ms"]) for peer in found["peers"].values()], "ours", "p99, ms")
-    axes.set_title("Ingest: p99 at half of each one's top rate, open loop")
-    return figure
+    peers = [(peer["what"], peer["p99_ms"]) for peer in found["peers"].values()]
+    title = "Ingest: p99 at half of each one's top rate, open loop"
+    return one_panel(1 + 0.55 * len(peers), peers, "ours", "p99, ms", title)
 
 
 def ingest_overload(found: Figures) -> Any:
@@ -104,10 +101,8 @@ def ingest_overload(found: Figures) -> Any:
 
 def aggregate_backlog(found: Figures) -> Any:
     """Counting beside raw reading."""
-    figure, axes = plt.subplots(figsize=(9, 1.9))
-    bars(axes, [("main publisher", found["ours"]), ("raw reading (consumer-perf)", found["raw"])], "main", "events/s")
-    axes.set_title(f"A backlog of {found['events']:,} events")
-    return figure
+    rates = [("main publisher", found["ours"]), ("raw reading (consumer-perf)", found["raw"])]
+    return one_panel(1.9, rates, "main", "events/s", f"A backlog of {found['events']:,} events")
 
 
 def aggregate_sustained(found: Figures) -> Any:
@@ -119,7 +114,7 @@ def aggregate_sustained(found: Figures) -> Any:
         seconds = [at - it["samples"][0][0] for at, _, _ in it["samples"]]
         behind = [lag / it["reached"] for _, _, lag in it["samples"]]
         axes.plot(seconds, behind, color=OURS if it["kept_up"] else PEER)
-        axes.axhline(found["max_batches_behind"] * found["batch_seconds"], color="#343a40", ls="--", lw=0.8)
+        axes.axhline(found["max_batches_behind"] * found["batch_seconds"], color=DARK, ls="--", lw=0.8)
         axes.set_title(f"{it['rate']:,} events/s" + ("" if it["kept_up"] else ": falls behind"))
         axes.set_ylim(0)
     figure.supxlabel("seconds", fontsize=9)
@@ -129,10 +124,8 @@ def aggregate_sustained(found: Figures) -> Any:
 
 def push_rate(found: Figures) -> Any:
     """Pushes/s."""
-    figure, axes = plt.subplots(figsize=(9, 2.1))
-    bars(axes, list(found["rates"].items()), "ours", "pushes/s")
-    axes.set_title(f"Pushes to {found['clients']} registered clients")
-    return figure
+    title = f"Pushes to {found['clients']} registered clients"
+    return one_panel(2.1, list(found["rates"].items()), "ours", "pushes/s", title)
 
 
 def streams_saturation(found: Figures) -> Any:
@@ -140,8 +133,9 @@ def streams_saturation(found: Figures) -> Any:
     windows = found["windows"]
     figure, axes = plt.subplots(len(windows), figsize=(9, 1.7 * len(windows)), squeeze=False)
     for one, (window, servers) in zip(axes[:, 0], windows.items(), strict=True):
-        bars(one, [(name, it["deliveries"]) for name, it in servers.items()], "ours", "deliveries/s")
-        one.set_title(f"{found['viewers']:,} event streams, {window} micro-batches on their way")
+        rates = [(name, it["deliveries"]) for name, it in servers.items()]
+        title = f"{found['viewers']:,} event streams, {window} micro-batches on their way"
+        bars(one, rates, "ours", "deliveries/s", title)
     return figure
 
 
@@ -149,19 +143,11 @@ def streams_steady(found: Figures) -> Any:
     """Latency and memory."""
     figure, (late, memory) = plt.subplots(1, 2, figsize=(9, 2.1))
     servers = found["servers"].items()
-    bars(
-        late,
-        [(name, [it["last_ms"]["p99"] for it in rounds]) for name, rounds in servers],
-        "ours",
-        "p99 to the last viewer, ms",
-    )
-    bars(
-        memory,
-        [(name, [it["kb_a_connection"] for it in rounds]) for name, rounds in servers],
-        "ours",
-        "KB a connection",
-    )
-    late.set_title(f"{found['viewers']:,} event streams, a micro-batch every 2 s")
+    p99 = [(name, [it["last_ms"]["p99"] for it in rounds]) for name, rounds in servers]
+    kilobytes = [(name, [it["kb_a_connection"] for it in rounds]) for name, rounds in servers]
+    title = f"{found['viewers']:,} event streams, a micro-batch every 2 s"
+    bars(late, p99, "ours", "p99 to the last viewer, ms", title)
+    bars(memory, kilobytes, "ours", "KB a connection")
     return figure
 
 
@@ -169,21 +155,19 @@ def latency(found: Figures) -> Any:
     """A histogram of tap → client, with its floor."""
     asked = found["settings"]
     lines = floors(**asked)
-    panels = [
-        ("latency", "10 taps/s, nothing else"),
-        ("beside", f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside"),
-    ]
+    others = f"10 taps/s, {found['beside'][0]['background']:,.0f} others/s beside"
+    panels = (("latency", "10 taps/s, nothing else"), ("beside", others))
     figure, axes = plt.subplots(2, figsize=(9, 5), sharex=True)
     width = 0.05 if asked["batch_seconds"] >= 2 else 0.025
     right = max(it["p99"] for key, _ in panels for it in found[key]) * 1.15
+    edges = [number * width for number in range(int(right / width) + 2)]
     for one, (key, title) in zip(axes, panels, strict=True):
         density(one, [it["histogram"] for it in found[key]], width, f"measured, {len(found[key])} rounds")
         for (label, floor), style in zip(lines.items(), ("-",) if len(lines) == 1 else (":", "-"), strict=True):
-            edges = [number * width for number in range(int(right / width) + 2)]
             one.hist(floor, bins=edges, density=True, histtype="step", color=FLOOR, ls=style, label=label)
         for which, style in (("p50", "--"), ("p99", "-.")):
             middle = statistics.median(it[which] for it in found[key])
-            one.axvline(middle, color="#343a40", ls=style, lw=1)
+            one.axvline(middle, color=DARK, ls=style, lw=1)
             one.text(middle + right * 0.005, one.get_ylim()[1], f"{which} {middle:.2f} s", va="top")
         one.set_title(f"Tap → client, profile {found['name']}: {title}")
         one.set_ylabel("share per second")
@@ -196,19 +180,12 @@ def latency(found: Figures) -> Any:
 
 def density(axes: Any, rounds: Sequence[Sequence[Sequence[float]]], width: float, label: str) -> None:
     """The sum of histograms, as a share per second."""
-    counts: dict[int, float] = {}
+    counts: Counter[int] = Counter()
     for lower, number in (one for it in rounds for one in it):
-        counts[int(lower / width + 1e-9)] = counts.get(int(lower / width + 1e-9), 0) + number
-    total = sum(counts.values())
-    axes.bar(
-        [slot * width for slot in counts],
-        [number / total / width for number in counts.values()],
-        width=width,
-        align="edge",
-        color=OURS,
-        alpha=0.55,
-        label=label,
-    )
+        counts[int(lower / width + 1e-9)] += int(number)
+    shares = [number / counts.total() / width for number in counts.values()]
+    slots = [slot * width for slot in counts]
+    axes.bar(slots, shares, width=width, align="edge", color=OURS, alpha=0.55, label=label)
 
 
 def cost(found: Figures) -> Any:
@@ -216,16 +193,17 @@ def cost(found: Figures) -> Any:
     figure, (memory, cores, million) = plt.subplots(1, 3, figsize=(9.5, 3.4))
     loads = found["load"]
     rates = [f"{load['rate']:,}/s" for load in loads]
-    stacked(memory, ["rest", *rates], [by_stage(it["memory_mb"]) for it in (found["rest"], *loads)], "MB resident")
-    stacked(cores, ["rest", *rates], [by_stage(it["cores"]) for it in (found["rest"], *loads)], "cores")
-    stacked(million, rates, [by_stage(load["cpu_a_million"]) for load in loads], "CPU-seconds per million events")
+    stacked(memory, ["rest", *rates], [it["memory_mb"] for it in (found["rest"], *loads)], "MB resident")
+    stacked(cores, ["rest", *rates], [it["cores"] for it in (found["rest"], *loads)], "cores")
+    stacked(million, rates, [load["cpu_a_million"] for load in loads], "CPU-seconds per million events")
     handles, labels = memory.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
-def stacked(axes: Any, names: Sequence[str], stages: Sequence[Mapping[str, float]], title: str) -> None:
+def stacked(axes: Any, names: Sequence[str], processes: Sequence[Mapping[str, float]], title: str) -> None:
     """A bar a name, a part of it a stage."""
+    stages = [by_stage(it) for it in processes]
     bottom = [0.0] * len(names)
     for stage, colour in zip(stages[0], COLOURS, strict=True):
         values = [it[stage] for it in stages]
@@ -243,32 +221,26 @@ def soak(found: Figures) -> Any:
     figure, panels = plt.subplots(4, figsize=(9, 9), sharex=True)
     samples = found["samples"]
     minutes = [sample["seconds"] / 60 for sample in samples]
-    for axes, what, title in zip(
-        panels, ("memory_mb", "threads", "descriptors"), ("MB resident", "threads", "file descriptors"), strict=False
-    ):
+    kinds = {"memory_mb": "MB resident", "threads": "threads", "descriptors": "file descriptors"}
+    for axes, (what, title) in zip(panels, kinds.items(), strict=False):
         stages = [by_stage({name: it[what] for name, it in sample["processes"].items()}) for sample in samples]
         for stage, colour in zip(stages[0], COLOURS, strict=True):
             axes.plot(minutes, [it[stage] for it in stages], color=colour, label=stage)
         axes.set_title(title)
-    panels[3].plot(
-        minutes, [sample["checkpoint_files"] for sample in samples], color=COLOURS[0], label="checkpoint files"
-    )
-    panels[3].plot(
-        minutes,
-        [sample["kafka_mb"] for sample in samples],
-        color=COLOURS[1],
-        label="MB of Kafka's log, which is kept for six hours",
-    )
-    panels[3].plot(
-        minutes, [sample["other_mb"] for sample in samples], color=COLOURS[2], label="MB of everything else in DATA_DIR"
-    )
+    files = {
+        "checkpoint_files": "checkpoint files",
+        "kafka_mb": "MB of Kafka's log, which is kept for six hours",
+        "other_mb": "MB of everything else in DATA_DIR",
+    }
+    for (what, label), colour in zip(files.items(), COLOURS, strict=False):
+        panels[3].plot(minutes, [sample[what] for sample in samples], color=colour, label=label)
     panels[3].legend(loc="upper left")
     panels[3].set_title("files")
     panels[3].set_xlabel("minutes")
     panels[0].legend(ncols=6, loc="upper center", bbox_to_anchor=(0.5, 1.35))
     for axes in panels:
         axes.set_ylim(0)
-        axes.axvspan(0, found["warm_up_minutes"], color="#868e96", alpha=0.12, lw=0)
+        axes.axvspan(0, found["warm_up_minutes"], color=PEER, alpha=0.12, lw=0)
     return figure
 
 
@@ -295,7 +267,7 @@ def draw(results: Mapping[str, Figures], directory: Path) -> None:
         path = directory / f"{name}.png"
         path.unlink(missing_ok=True)
         if part in results:
-            with plt.rc_context(STYLE):
+            with plt.style.context(STYLE):
                 figure = plot(results[part])
                 # Without the time of drawing, so that the same figures are the same file.
                 figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,80 +1,99 @@
-#!/usr/bin/env python3
 """Write REPORT.md and its plots from the figures that the benchmarks have kept.
 
-usage: .venv/bin/python benchmarks/report.py [--results benchmarks/results] [--into benchmarks]
+usage: .venv/bin/python -m benchmarks.report [--results benchmarks/results] [--into benchmarks]
+
+REPORT.template.md is the report with formats in place of numbers. A comment names the parts whose figures (and facts)
+stand in what follows, up to the next comment or title; a line that begins with @NAME is written for each of that name.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.facts import FACTS, Figures, with_facts
 from benchmarks.figures import read
 from benchmarks.goals import GOALS
-from benchmarks.machine import BENCHMARKS_DIR
-from benchmarks.sections import SECTIONS
-from benchmarks.tables import table
+from benchmarks.machine import BENCHMARKS_DIR, MACHINE
 
 Kept = Mapping[str, dict[str, Any]]  # part → what figures.write keeps of it
-PARTS = list(dict.fromkeys(part for _, sections in SECTIONS.values() for part, _, _ in sections))
-INTRODUCTION = """\
-# EmoStream, measured
+TEMPLATE = BENCHMARKS_DIR / "REPORT.template.md"
 
-Written by `benchmarks/report.py` from [the figures](results) that `benchmarks/run.sh` has measured; no number here was
-typed. `benchmarks/run.sh` measures all of it anew in about an hour, `benchmarks/run.sh soak` the hour under load.
-Where a cell has three numbers they are the minimum, median and maximum of the rounds, and the median is held against
-the goal.
-"""
+
+def sections() -> list[tuple[list[str], str]]:
+    """(parts, text) of each section; a text that is not about a part has none."""
+    found: list[tuple[list[str], list[str]]] = [([], [])]
+    for line in TEMPLATE.read_text().splitlines(keepends=True):
+        if line.startswith("<!--"):
+            found.append((line.split()[1:-1], []))
+        elif line.startswith("## "):
+            found.append(([], [line]))
+        else:
+            found[-1][1].append(line)
+    return [(parts, "".join(lines)) for parts, lines in found]
 
 
 def collect(directory: Path) -> Kept:
     """Every part that was measured."""
-    return {part: kept for part in PARTS if (kept := read(directory, part)) is not None}
+    return {part: kept for part in FACTS if (kept := read(directory, part)) is not None}
+
+
+def text_of(part: str, figures: Figures) -> str:
+    """What the report says of one part, without its plots."""
+    facts = with_facts(part, figures)
+    text = "".join(filled(text, facts) for parts, text in sections() if part in parts)
+    return re.sub(r"^!\[.*\n", "", text, flags=re.MULTILINE).rstrip()
 
 
 def render(kept: Kept) -> str:
     """The report as Markdown."""
-    results = {part: it["figures"] for part, it in kept.items()}
-    lines = [*INTRODUCTION.splitlines(), ""]
+    facts = {part: with_facts(part, it["figures"]) for part, it in kept.items()}
+    rows = [dict(zip(("goal", "shown", "word"), goal.row(facts), strict=True)) for goal in GOALS]
+    facts |= {"goals": {"goals": rows}, "machines": about(kept)}
     if any(it["quick"] for it in kept.values()):
-        lines += ["**A quick run, which only shows that everything works: these figures mean nothing.**", ""]
-    lines += ["## Goals", "", *table(["goal", "reached", ""], (goal.row(results) for goal in GOALS))]
-    for title, (text, sections) in SECTIONS.items():
-        lines += [f"## {title}", ""] + ([text, ""] if text else [])
-        for part, write, plot in sections:
-            if part in results:
-                lines += write(results[part])
-                lines += [f"![{plot.replace('-', ' ')}](plots/{plot}.png)", ""] if plot else []
-            else:
-                lines += [f"`{part}` was not measured.", ""]
-    lines += ["## Where and with what", "", *where(kept.values()), *when(kept)]
-    return "\n".join(lines).rstrip() + "\n"
+        facts["quick"] = {}
+    written = []
+    for parts, text in sections():
+        written += [text] if not parts else []
+        for part in parts:
+            if part in facts:
+                written.append(filled(text, facts[part]))
+            elif part in FACTS:
+                written.append(f"`{part}` was not measured.\n\n")
+    return re.sub("\n{3,}", "\n\n", "".join(written)).rstrip() + "\n"
 
 
-def where(kept: Iterable[dict[str, Any]]) -> list[str]:
-    """The machines and versions, one line for all parts where they were the same."""
-    machines = {
-        "{cpu}, {cores} cores, {memory_gib} GiB of memory, {system}, Python {python}".format_map(it["machine"])
-        for it in kept
-    }
-    versions: dict[str, list[str]] = {}
-    for it in kept:
+def filled(text: str, facts: Figures) -> str:
+    """A text of the template with what it is about."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        name, _, row = line.partition(" ")
+        lines += [row.format_map(it) for it in facts[name[1:]]] if name.startswith("@") else [line.format_map(facts)]
+    return re.sub(r"(^\|.*\n)((?:\|.*\n)*)", _with_alignment, "\n".join([*lines, ""]), flags=re.MULTILINE)
+
+
+def _with_alignment(table: re.Match[str]) -> str:
+    head, body = table.groups()
+    rows = [line[2:-2].split(" | ") for line in body.splitlines()]
+    right = [all(cell[:1] in "0123456789-" for cell in cells) for cells in zip(*rows, strict=True)]
+    return head + "|" + "|".join("---:" if it else "---" for it in right) + "|\n" + body
+
+
+def about(kept: Kept) -> Figures:
+    """On which machines and with which versions each part was measured, when, and how busy the machine was before."""
+    versions: dict[str, dict[str, None]] = {}
+    for it in kept.values():
         for name, version in it["versions"].items():
-            if version not in versions.setdefault(name, []):
-                versions[name].append(version)
-    rows = [(name, ", ".join(found)) for name, found in versions.items()]
-    return [*(f"- {machine}" for machine in sorted(machines)), "", *table(["", "version"], rows)]
-
-
-def when(kept: Kept) -> list[str]:
-    """When each part ended, of which commit, and how busy the machine was before."""
-    rows = [(f"`{part}`", it["ended"], it["commit"], it["machine"]["load_before"]) for part, it in kept.items()]
-    return table(["part", "ended", "commit", "load before"], rows)
+            versions.setdefault(name, {})[version] = None
+    machines = {MACHINE.format_map(it["machine"]) for it in kept.values()}
+    return {
+        "machines": [{"machine": machine} for machine in sorted(machines)],
+        "versions": [{"name": name, "version": ", ".join(found)} for name, found in versions.items()],
+        "parts": [{**it, "part": f"`{part}`", "load": it["machine"]["load_before"]} for part, it in kept.items()],
+    }
 
 
 def main() -> None:
@@ -89,7 +108,7 @@ def main() -> None:
     args.into.mkdir(parents=True, exist_ok=True)
     draw({part: it["figures"] for part, it in kept.items()}, args.into / "plots")
     (args.into / "REPORT.md").write_text(render(kept))
-    print(f"{args.into / 'REPORT.md'}: {len(kept)} of {len(PARTS)} parts")
+    print(f"{args.into / 'REPORT.md'}: {len(kept)} of {len(FACTS)} parts")
 
 
 if __name__ == "__main__":

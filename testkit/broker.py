@@ -115,6 +115,14 @@ class Broker:
         finally:
             reader.close()
 
+    def written(self, topic: str) -> int:
+        """How many records were ever written to a topic, committed or not."""
+        reader = KafkaConsumer(bootstrap_servers=self.servers, enable_auto_commit=False, group_id=None)
+        try:
+            return sum(reader.end_offsets([TopicPartition(topic, number) for number in range(3)]).values())
+        finally:
+            reader.close()
+
     def counts(self, topic: str) -> list[dict[str, Any]]:
         """The values of a topic's records, from JSON."""
         return [json.loads(record.value) for record in self.read(topic)]

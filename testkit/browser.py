@@ -115,3 +115,20 @@ def _installed(*names: str) -> str:
     raise AssertionError(
         f"none of {', '.join(names)} is installed; on Debian: apt-get install chromium chromium-driver"
     )
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rrggbb, as WCAG defines it."""
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def module(page: Browser, name: str, expression: str, *arguments: object) -> Any:
+    """An expression over `m`, one of the page's modules."""
+    source = page.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0] + f"/{name}"
+    return page.execute_async_script(
+        f"const done = arguments[arguments.length - 1]; const given = [...arguments];"
+        f"import('{source}').then((m) => done((function() {{ return {expression}; }})(...given)))",
+        *arguments,
+    )

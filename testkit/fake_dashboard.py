@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -11,11 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.serving import make_server
 
-from emostream.discovery import Directory
 from emostream.settings import load
-from emostream.web.pages import blueprint
+from testkit.fake_system import serving_pages
 from testkit.ports import free_port_block
 
 STEP_SECONDS = 2
@@ -168,7 +164,7 @@ def fake_app() -> Iterator[FakeApp]:
     port = free_port_block(60)
     settings = load([f"APP_PORT={port}", f"SUBSCRIBER_BASE_PORT={port + 10}"], environ={})
     found = FakeApp(port, with_clients(FakeNumbers(), "subscriber_1_1", "subscriber_2_1"), timeline([0.0] * 180, {}))
-    app = Flask("tests.browser")
+    app = Flask("testkit")
 
     @app.get("/dashboard.json")
     def overview() -> tuple[Response, int]:
@@ -193,14 +189,5 @@ def fake_app() -> Iterator[FakeApp]:
             return jsonify(error="try again: the topic cannot be read"), 503
         return jsonify(found.timeline), 200
 
-    directory = Directory(settings)
-    app.register_blueprint(blueprint(settings, directory))
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", port, app, threaded=True)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with serving_pages(app, settings):
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        directory.close()

@@ -17,7 +17,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
 from emostream.discovery import Directory
-from emostream.settings import load
+from emostream.settings import Settings, load
 from emostream.web.pages import blueprint
 from testkit.http_servers import Answer, Asked, HttpServer
 from testkit.ports import free_port_block
@@ -134,6 +134,23 @@ class FakeSystem:
 
 
 @contextmanager
+def serving_pages(app: Flask, settings: Settings) -> Iterator[None]:
+    """The app, with the viewers' and the operator's pages, on its port."""
+    directory = Directory(settings)
+    app.register_blueprint(blueprint(settings, directory))
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
+    # Without keep-alive: a browser would go on with the app of the test before, where that had the same port.
+    server = make_server("127.0.0.1", settings.app_port, app, threaded=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        directory.close()
+
+
+@contextmanager
 def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **more: object) -> Iterator[FakeSystem]:
     """A FakeSystem with a subscriber in each of these clusters, which all have room for as many streams."""
     first = free_port_block(60)
@@ -147,7 +164,7 @@ def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **mor
             port = settings.subscriber_base_port + 10 * (cluster - 1) + number[cluster]
             fakes.append(stack.enter_context(FakeSubscriber(cluster, port, room).running()))
         system = FakeSystem(first, fakes)
-        app = Flask("tests.browser")
+        app = Flask("testkit")
 
         @app.post("/send-emojis")
         def send_emojis() -> tuple[Response, int]:
@@ -158,15 +175,5 @@ def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **mor
                 system.taps += request.get_json()
             return jsonify(body), status
 
-        directory = Directory(settings)
-        app.register_blueprint(blueprint(settings, directory))
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
-        # Without keep-alive: a browser would go on with the app of the test before, where that had the same port.
-        server = make_server("127.0.0.1", first, app, threaded=True)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
+        with serving_pages(app, settings):
             yield system
-        finally:
-            server.shutdown()
-            server.server_close()
-            directory.close()

@@ -120,6 +120,11 @@ class HttpClient:
     def emojis(self) -> list[str]:
         return [record["emoji"] for record in self.received]
 
+    def received_once(self) -> list[dict[str, Any]]:
+        """What it received, without repeats of the same delivery."""
+        received = zip(self.headers, self.received, strict=False)  # another one may just be noted
+        return list({headers["Idempotency-Key"]: record for headers, record in received}.values())
+
     def close(self) -> None:
         self._server.close()
 
@@ -130,9 +135,9 @@ class HttpClient:
         time.sleep(self.pause_seconds)
         record = json.loads(asked.body)
         if 200 <= self.status < 300:
-            self.received.append(record)
             self.headers.append(asked.headers)
             self.times.append(time.time())
+            self.received.append(record)
         return Answer(self.status)
 
 

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from testkit.ports import listening
 from testkit.settings import PROJECT_DIR, bare_environment
+from testkit.waiting import wait_until
 
 
 @dataclass
@@ -34,6 +36,15 @@ class Script:
             assert time.monotonic() < deadline, f"no {text!r} after {timeout_seconds:g} s:\n{self.log}"
             time.sleep(0.05)
 
+    def wait_for_port(self, port: int, timeout_seconds: float = 60.0) -> None:
+        """Return when something listens on `port`; AssertionError when it ends or takes too long first."""
+
+        def listens() -> bool:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log}"
+            return listening(port)
+
+        wait_until(f"{self.log_path.stem} listens on {port}", listens, timeout_seconds)
+
     def terminate(self, timeout_seconds: float = 30.0) -> int:
         """SIGTERM; its exit status."""
         if self.process.poll() is None:
@@ -49,21 +60,29 @@ class Script:
 @contextmanager
 def script(environment: Mapping[str, str], *command: str, **settings: object) -> Iterator[Script]:
     """Run `python COMMAND...` from the project's root; ended, with its children, at the end of the block."""
+    arguments = [f"{name}={value}" for name, value in settings.items()]
+    with running([sys.executable, *command, *arguments], environment) as found:
+        yield found
+
+
+@contextmanager
+def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Script]:
+    """The same for any command. What it prints goes to a file in DATA_DIR/log."""
     log_dir = Path(environment["DATA_DIR"]) / "log"
     log_dir.mkdir(parents=True, exist_ok=True)
-    log_path = log_dir / f"{Path(command[0]).stem}-{time.monotonic_ns()}.log"
-    arguments = [f"{name}={value}" for name, value in settings.items()]
+    name = next(Path(part).stem for part in command if part != sys.executable)
+    log_path = log_dir / f"{name}-{time.monotonic_ns()}.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *command, *arguments], cwd=PROJECT_DIR, env=dict(environment),
+            command, cwd=PROJECT_DIR, env=dict(environment),
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    running = Script(process, log_path)
+    found = Script(process, log_path)
     try:
-        yield running
+        yield found
     finally:
         with suppress(subprocess.TimeoutExpired):
-            running.terminate()
+            found.terminate()
         with_children_gone(process.pid)
 
 

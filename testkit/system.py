@@ -1,17 +1,24 @@
-"""The whole system, run by ./start.sh."""
+"""The whole system, run by ./start.sh: how to call it, clients of it, and what its processes use."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
-import urllib.request
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-from testkit.http_calls import JSON
-from testkit.http_servers import HttpClient
+from emostream.operate.supervisor import Supervisor
+from emostream.settings import CLUSTER_TOPICS, Settings
+from testkit.http_calls import call
+from testkit.http_servers import HttpClient, http_client
+from testkit.processes import cpu_seconds_of, number_in_proc, tree
 from testkit.settings import PROJECT_DIR
 
 CLUSTERS, SUBSCRIBERS = 3, 3
+Sample = dict[str, Any]
 
 
 class System:
@@ -41,32 +48,84 @@ class System:
         return self.start_sh("status").returncode == 0
 
     def tap(self, emoji: str) -> None:
-        body = json.dumps({"user_id": "u", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}).encode()
-        url = f"http://127.0.0.1:{self.environment['APP_PORT']}/send-emoji"
-        with urllib.request.urlopen(urllib.request.Request(url, body, JSON), timeout=10) as answer:
-            assert json.load(answer) == {"status": "success", "message": "Emoji sent to Kafka"}
+        body = {"user_id": "u", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}
+        answer = call(f"http://127.0.0.1:{self.environment['APP_PORT']}/send-emoji", body)
+        assert answer == (200, {"status": "success", "message": "Emoji sent to Kafka"})
 
     def subscriber_url(self, cluster: int, subscriber: int) -> str:
         return f"http://127.0.0.1:{int(self.environment['SUBSCRIBER_BASE_PORT']) + 10 * (cluster - 1) + subscriber}"
 
     def call(self, cluster: int, subscriber: int, path: str, client: HttpClient) -> Any:
-        body = json.dumps({"client_url": client.url}).encode()
-        request = urllib.request.Request(self.subscriber_url(cluster, subscriber) + path, body, JSON)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)["status"]
+        status, answer = call(self.subscriber_url(cluster, subscriber) + path, {"client_url": client.url})
+        assert status == 200, answer
+        return answer["status"]
 
 
-def start_system(environment: dict[str, str]) -> None:
-    """./start.sh up; nothing is left of it where it fails."""
-    try:
+@contextmanager
+def running_system(environment: dict[str, str]) -> Iterator[None]:
+    """`./start.sh up`, and `./start.sh down` at the end of the block."""
+
+    def start_sh(command: str, timeout_seconds: float) -> None:
         subprocess.run(
-            ["./start.sh", "up"], cwd=PROJECT_DIR, env=environment, check=True, timeout=300, stdin=subprocess.DEVNULL
-        )
-    except subprocess.SubprocessError:
-        stop_system(environment)
-        raise
+            ["./start.sh", command], cwd=PROJECT_DIR, env=environment, check=True, timeout=timeout_seconds,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    try:
+        start_sh("up", 300)
+        yield
+    finally:
+        start_sh("down", 120)
 
 
-def stop_system(environment: dict[str, str]) -> None:
-    """./start.sh down."""
-    subprocess.run(["./start.sh", "down"], cwd=PROJECT_DIR, env=environment, check=True, timeout=120)
+@contextmanager
+def registered_clients(settings: Settings) -> Iterator[dict[str, HttpClient]]:
+    """By cluster topic, a client of the first subscriber of each cluster."""
+    with ExitStack() as stack:
+        clients = {}
+        for topic in CLUSTER_TOPICS:
+            client = clients[topic] = stack.enter_context(http_client())
+            url = f"http://{settings.client_host}:{settings.subscriber_port(topic, 1)}"
+            status, body = call(f"{url}/register", {"client_url": client.url})
+            assert status == 200, f"{url}/register: {body}"
+            stack.callback(call, f"{url}/deregister", {"client_url": client.url})
+        yield clients
+
+
+def look_at(settings: Settings, supervisor: Supervisor) -> Sample:
+    """Memory, threads, descriptors and CPU so far by process, its children included, and what is in DATA_DIR."""
+    processes = {}
+    pids = {process.name: tree(process.pid) for process in supervisor.processes()}
+    pids["supervisord"] = [int((settings.data_path / "run" / "supervisord.pid").read_text())]
+    for name, those in pids.items():
+        found = {"memory_mb": 0.0, "threads": 0, "descriptors": 0, "cpu_seconds": 0.0}
+        for pid in those:
+            try:
+                found["memory_mb"] += number_in_proc(pid, "status", "VmRSS:") / 1024
+                found["threads"] += number_in_proc(pid, "status", "Threads:")
+                found["descriptors"] += len(os.listdir(f"/proc/{pid}/fd"))
+                found["cpu_seconds"] += cpu_seconds_of(pid)
+            except (OSError, StopIteration):  # it has just ended
+                continue
+        processes[name] = {what: round(value, 2) for what, value in found.items()}
+    data = settings.data_path
+    kafka_mb = megabytes(data / "kafka")
+    return {
+        "seconds": time.monotonic(),
+        "processes": processes,
+        "checkpoint_files": sum(len(names) for _, _, names in os.walk(data / "checkpoint")),
+        "kafka_mb": round(kafka_mb, 1),
+        "other_mb": round(megabytes(data) - kafka_mb, 1),
+    }
+
+
+def megabytes(directory: Path) -> float:
+    """What the files below a directory take on the disk; links are not followed."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total / 2**20

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-  sed -n '2,5s/^# //p' "$0"
+  sed -n '2,5s/^# //p' tests/run.sh
   exit
 fi
 # The tests bring settings of their own; a DATA_DIR from outside would only move the jars.

@@ -2,10 +2,11 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"syscall"
 
-	"benchmarks/poll"
+	"benchmarks/measure"
 )
 
 // connection carries one request at a time.
@@ -20,18 +21,13 @@ type connection struct {
 const retryNanoseconds = 100e6
 
 func (g *generator) connect(c *connection) {
-	fd, err := g.poll.Dial(1, g.port)
-	check(err)
-	*c = connection{fd: fd, received: c.received[:0]}
-	for len(g.connected) <= fd {
-		g.connected = append(g.connected, nil)
-	}
-	g.connected[fd] = c
+	*c = connection{received: c.received[:0]}
+	c.fd = g.poll.Dial(c, 1, g.port)
 }
 
 func (g *generator) handle(c *connection, events uint32) {
 	if !c.open {
-		if events&poll.Failed != 0 {
+		if events&measure.Failed != 0 {
 			g.lose(c)
 			return
 		}
@@ -41,7 +37,7 @@ func (g *generator) handle(c *connection, events uint32) {
 	if len(c.unsent) > 0 {
 		g.flush(c)
 	}
-	if events&poll.Readable != 0 && c.open {
+	if events&measure.Readable != 0 && c.open {
 		g.read(c)
 	}
 }
@@ -74,7 +70,7 @@ func (g *generator) read(c *connection) {
 		room := cap(c.received) - len(c.received)
 		c.received = c.received[:len(c.received)+n]
 		if status, body, closes, whole := parse(c.received); whole {
-			g.out.answered(c.due, poll.Now(), status, body)
+			g.out.answered(c.due, measure.Now(), status, body)
 			c.due, c.received = 0, c.received[:0]
 			g.pending--
 			if closes || len(c.unsent) > 0 {
@@ -91,45 +87,38 @@ func (g *generator) read(c *connection) {
 
 // lose closes a connection and opens it again a little later.
 func (g *generator) lose(c *connection) {
-	_ = syscall.Close(c.fd)
-	g.connected[c.fd] = nil
+	g.poll.Close(c.fd)
 	if c.due != 0 {
-		g.out.broke()
+		g.out.Broken++
 		g.pending--
 	}
-	for n, idle := range g.idle {
-		if idle == c {
-			g.idle = append(g.idle[:n], g.idle[n+1:]...)
-			break
-		}
+	if n := slices.Index(g.idle, c); n >= 0 {
+		g.idle = slices.Delete(g.idle, n, n+1)
 	}
 	c.open, c.due, c.unsent = false, 0, nil
-	g.retries = append(g.retries, retry{poll.Now() + retryNanoseconds, c})
+	g.retries = append(g.retries, retry{measure.Now() + retryNanoseconds, c})
 }
 
 // parse takes an answer with a Content-Length apart; whole is false while some of it is missing.
 func parse(data []byte) (status int, body []byte, closes, whole bool) {
-	end := bytes.Index(data, []byte("\r\n\r\n"))
-	if end < 0 || len(data) < 12 {
+	head, rest, found := bytes.Cut(data, []byte("\r\n\r\n"))
+	if !found {
 		return 0, nil, false, false
 	}
-	length := 0
-	for head := data[:end]; ; {
-		var line []byte
-		line, head, whole = bytes.Cut(head, []byte("\r\n"))
-		if len(line) > 15 && bytes.EqualFold(line[:15], []byte("content-length:")) {
-			length, _ = strconv.Atoi(string(bytes.TrimSpace(line[15:])))
-		}
-		if len(line) > 11 && bytes.EqualFold(line[:11], []byte("connection:")) {
-			closes = bytes.EqualFold(bytes.TrimSpace(line[11:]), []byte("close"))
-		}
-		if !whole {
-			break
-		}
-	}
-	if len(data) < end+4+length {
+	length, _ := strconv.Atoi(string(header(head, "content-length:")))
+	if len(rest) < length {
 		return 0, nil, false, false
 	}
 	status, _ = strconv.Atoi(string(data[9:12]))
-	return status, data[end+4 : end+4+length], closes, true
+	return status, rest[:length], bytes.EqualFold(header(head, "connection:"), []byte("close")), true
+}
+
+// header is the value behind a name, in an answer's head; nil where there is none.
+func header(head []byte, name string) []byte {
+	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
+		if len(line) > len(name) && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			return bytes.TrimSpace(line[len(name):])
+		}
+	}
+	return nil
 }

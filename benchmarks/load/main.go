@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -15,46 +16,20 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"time"
 
-	"benchmarks/histogram"
-	"benchmarks/poll"
+	"benchmarks/measure"
 )
 
-// Report is what the command prints. Whole run: what a topic is balanced against. Measured: after the warm-up.
-type Report struct {
-	Accepted   int64             `json:"accepted"`   // events answered 200, whole run
-	Unknown    int64             `json:"unknown"`    // events sent whose answer never came, whole run
-	Statuses   map[string]int64  `json:"statuses"`   // answers by status, whole run
-	Broken     int64             `json:"broken"`     // requests whose connection ended before the answer, whole run
-	Abandoned  int64             `json:"abandoned"`  // requests that found no free connection in time, whole run
-	Seconds    float64           `json:"seconds"`    // measured
-	Sent       float64           `json:"sent_rate"`  // requests per second, measured
-	Rate       float64           `json:"rate"`       // events answered 200 per second, measured
-	Latency    histogram.Summary `json:"latency_ms"` // of requests answered 200, measured
-	Refusal    histogram.Summary `json:"refusal_ms"` // of requests answered otherwise, measured
-	CPUSeconds float64           `json:"cpu_seconds"`
-	Timeline   []Second          `json:"timeline"` // whole run
-}
-
-// Second is one second of the run.
-type Second struct {
-	Accepted int64 `json:"accepted"` // events
-	Refused  int64 `json:"refused"`  // answers other than 200
-}
-
 type generator struct {
-	out       output
-	connected []*connection // by file descriptor
-	idle      []*connection
-	requests  [][]byte
-	batch     int64 // events in a request
-	next      int   // request to send
-	pending   int   // connections with a request under way
-	port      int
-	poll      *poll.Poll
-	retries   []retry
+	out      output
+	idle     []*connection // open, without a request
+	requests [][]byte
+	next     int // request to send
+	pending  int // connections with a request under way
+	port     int
+	poll     *measure.Poll[connection]
+	retries  []retry
 }
 
 type retry struct {
@@ -76,30 +51,22 @@ func main() {
 	runtime.GOMAXPROCS(1)
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
-	p, err := poll.New()
-	check(err)
-	g := &generator{
-		requests: encodeRequests(*batch, *ndjson),
-		batch:    max(int64(*batch), 1),
-		port:     *port,
-		poll:     p,
-	}
-	begin := poll.Now()
-	g.out = newOutput(begin, int64(*warm*1e9), int64(*seconds*1e9), g.batch)
+	g := &generator{requests: encodeRequests(*batch, *ndjson), port: *port, poll: measure.New[connection]()}
+	g.out = newOutput(*warm, *seconds, max(int64(*batch), 1))
 	for range *connections {
 		g.connect(&connection{})
 	}
 	if *rate > 0 {
-		g.openLoop(begin, *rate, patience.Nanoseconds())
+		g.openLoop(*rate, patience.Nanoseconds())
 	} else {
 		g.closedLoop()
 	}
 	g.drain(10e9)
-	check(json.NewEncoder(os.Stdout).Encode(g.out.report(g.pending)))
+	measure.Check(json.NewEncoder(os.Stdout).Encode(g.out.report(g.pending)))
 }
 
 func (g *generator) closedLoop() {
-	for t := poll.Now(); t < g.out.end; t = poll.Now() {
+	for t := measure.Now(); t < g.out.end; t = measure.Now() {
 		for len(g.idle) > 0 {
 			g.send(t)
 		}
@@ -107,17 +74,17 @@ func (g *generator) closedLoop() {
 	}
 }
 
-func (g *generator) openLoop(begin int64, rate float64, patience int64) {
-	due := func(number int64) int64 { return begin + int64(float64(number)/rate*1e9) }
-	for number, t := int64(0), poll.Now(); due(number) < g.out.end; t = poll.Now() {
+func (g *generator) openLoop(rate float64, patience int64) {
+	due := func(number int64) int64 { return g.out.begin + int64(float64(number)/rate*1e9) }
+	for number, t := int64(0), measure.Now(); due(number) < g.out.end; t = measure.Now() {
 		for ; due(number) < min(t-patience, g.out.end); number++ {
-			g.out.abandoned++
+			g.out.Abandoned++
 		}
 		for ; len(g.idle) > 0 && due(number) <= t && due(number) < g.out.end; number++ {
 			g.send(due(number))
 		}
 		if len(g.idle) > 0 {
-			g.wait(max(due(number)-poll.Now(), 0))
+			g.wait(max(due(number)-measure.Now(), 0))
 		} else {
 			g.wait(100e6)
 		}
@@ -126,7 +93,7 @@ func (g *generator) openLoop(begin int64, rate float64, patience int64) {
 
 // drain waits for answers to what was sent, at most so many nanoseconds.
 func (g *generator) drain(timeout int64) {
-	for deadline := poll.Now() + timeout; g.pending > 0 && poll.Now() < deadline; {
+	for deadline := measure.Now() + timeout; g.pending > 0 && measure.Now() < deadline; {
 		g.wait(100e6)
 	}
 }
@@ -142,26 +109,19 @@ func (g *generator) send(due int64) {
 	c.due, c.unsent = due, g.requests[g.next]
 	g.next = (g.next + 1) % len(g.requests)
 	g.pending++
-	g.out.sent(poll.Now())
+	if measure.Now() >= g.out.measureFrom {
+		g.out.Sent++
+	}
 	g.flush(c)
 }
 
 // wait handles what happens on the connections; returns at once when anything did, else after `timeout` nanoseconds.
 func (g *generator) wait(timeout int64) {
-	for len(g.retries) > 0 && g.retries[0].at <= poll.Now() {
+	for len(g.retries) > 0 && g.retries[0].at <= measure.Now() {
 		g.connect(g.retries[0].c)
 		g.retries = g.retries[1:]
 	}
-	for _, event := range g.poll.Wait(timeout) {
-		g.handle(g.connected[event.Fd], event.Events)
-	}
-}
-
-func check(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "load:", err)
-		os.Exit(1)
-	}
+	g.poll.Wait(timeout, g.handle)
 }
 
 // encodeRequests makes whole HTTP requests, enough different ones that users and emojis vary.
@@ -175,29 +135,17 @@ func encodeRequests(batch int, ndjson bool) [][]byte {
 	for r := range 1000 / max(1, batch/32) {
 		path, kind, body := "/send-emoji", "application/json", event(r)
 		if batch > 0 {
-			events := make([][]byte, batch)
-			for n := range events {
-				events[n] = event(r*batch + n)
+			var events [][]byte
+			for n := range batch {
+				events = append(events, event(r*batch+n))
 			}
-			path = "/send-emojis"
+			path, body = "/send-emojis", fmt.Appendf(nil, "[%s]", bytes.Join(events, []byte(",")))
 			if ndjson {
-				kind, body = "application/x-ndjson", slices.Concat(join(events, '\n'), []byte("\n"))
-			} else {
-				body = slices.Concat([]byte("["), join(events, ','), []byte("]"))
+				kind, body = "application/x-ndjson", append(bytes.Join(events, []byte("\n")), '\n')
 			}
 		}
 		head := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", path, kind, len(body))
 		requests = append(requests, append(head, body...))
 	}
 	return requests
-}
-
-func join(parts [][]byte, separator byte) (joined []byte) {
-	for n, part := range parts {
-		if n > 0 {
-			joined = append(joined, separator)
-		}
-		joined = append(joined, part...)
-	}
-	return joined
 }

@@ -1,87 +1,74 @@
 package main
 
 import (
-	"bytes"
-	"strconv"
-
-	"benchmarks/histogram"
-	"benchmarks/poll"
+	"benchmarks/measure"
 )
+
+// Report is what the command prints. Whole run: what a topic is balanced against. Measured: after the warm-up.
+type Report struct {
+	Accepted   int64           `json:"accepted"`   // events answered 200, whole run
+	Unknown    int64           `json:"unknown"`    // events sent whose answer never came, whole run
+	Statuses   map[int]int64   `json:"statuses"`   // answers by status, whole run
+	Broken     int64           `json:"broken"`     // requests whose connection ended before the answer, whole run
+	Abandoned  int64           `json:"abandoned"`  // requests that found no free connection in time, whole run
+	Seconds    float64         `json:"seconds"`    // measured
+	Sent       float64         `json:"sent_rate"`  // requests per second, measured
+	Rate       float64         `json:"rate"`       // events answered 200 per second, measured
+	Latency    measure.Summary `json:"latency_ms"` // of requests answered 200, measured
+	CPUSeconds float64         `json:"cpu_seconds"`
+	Timeline   []Second        `json:"timeline"` // whole run
+}
+
+// Second is one second of the run.
+type Second struct {
+	Accepted int64 `json:"accepted"` // events
+	Refused  int64 `json:"refused"`  // answers other than 200
+}
 
 // output counts what happens to requests. All times are nanoseconds of the monotonic clock.
 type output struct {
-	begin, measureFrom, end     int64
-	batch                       int64
-	accepted, broken, abandoned int64
-	statuses                    map[int]int64
-	sentMeasured, okMeasured    int64
-	latency, refusal            histogram.Histogram
-	timeline                    []Second
+	Report
+	begin, measureFrom, end int64
+	batch                   int64 // events in a request
+	latency                 measure.Histogram
 }
 
-func newOutput(begin, warm, measured, batch int64) output {
+func newOutput(warm, seconds float64, batch int64) output {
+	begin := measure.Now()
+	from := begin + int64(warm*1e9)
 	return output{
-		begin: begin, measureFrom: begin + warm, end: begin + warm + measured, batch: batch, statuses: map[int]int64{},
-		timeline: make([]Second, (warm+measured)/1e9+12),
+		begin: begin, measureFrom: from, end: from + int64(seconds*1e9), batch: batch,
+		Report: Report{Statuses: map[int]int64{}, Seconds: seconds, Timeline: make([]Second, int(warm+seconds)+12)},
 	}
 }
-
-func (o *output) sent(at int64) {
-	if at >= o.measureFrom {
-		o.sentMeasured++
-	}
-}
-
-func (o *output) broke() { o.broken++ }
 
 func (o *output) answered(due, at int64, status int, body []byte) {
-	o.statuses[status]++
-	second := &o.timeline[min((at-o.begin)/1e9, int64(len(o.timeline)-1))]
-	measured := due >= o.measureFrom
+	o.Statuses[status]++
+	second := &o.Timeline[min((at-o.begin)/1e9, int64(len(o.Timeline)-1))]
 	if status != 200 {
 		second.Refused++
-		if measured {
-			o.refusal.Add(at - due)
-		}
 		return
 	}
 	events := o.batch
 	if events > 1 {
-		events = acceptedIn(body)
+		events, _ = measure.Number(body, `"accepted":`)
 	}
-	o.accepted += events
+	o.Accepted += events
 	second.Accepted += events
 	if at >= o.measureFrom && at < o.end {
-		o.okMeasured += events
+		o.Rate += float64(events)
 	}
-	if measured {
+	if due >= o.measureFrom {
 		o.latency.Add(at - due)
 	}
 }
 
+// report is what there is to tell when so many requests are still unanswered.
 func (o *output) report(unanswered int) Report {
-	seconds := float64(o.end-o.measureFrom) / 1e9
-	statuses := map[string]int64{}
-	for status, n := range o.statuses {
-		statuses[strconv.Itoa(status)] = n
-	}
-	last := int((poll.Now() - o.begin) / 1e9)
-	return Report{
-		Accepted: o.accepted, Unknown: (o.broken + int64(unanswered)) * o.batch, Statuses: statuses, Broken: o.broken,
-		Abandoned: o.abandoned, Seconds: seconds, Sent: float64(o.sentMeasured) / seconds,
-		Rate: float64(o.okMeasured) / seconds, Latency: o.latency.Summary(), Refusal: o.refusal.Summary(),
-		CPUSeconds: poll.CPUSeconds(), Timeline: o.timeline[:min(last+1, len(o.timeline))],
-	}
-}
-
-// acceptedIn is n of {"status":"success","accepted":n,...}; 0 where an answer does not say.
-func acceptedIn(body []byte) (n int64) {
-	_, rest, _ := bytes.Cut(body, []byte(`"accepted":`))
-	for _, digit := range bytes.TrimLeft(rest, " ") {
-		if digit < '0' || digit > '9' {
-			break
-		}
-		n = 10*n + int64(digit-'0')
-	}
-	return n
+	last := int((measure.Now() - o.begin) / 1e9)
+	o.Unknown = (o.Broken + int64(unanswered)) * o.batch
+	o.Sent, o.Rate = o.Sent/o.Seconds, o.Rate/o.Seconds
+	o.Latency, o.CPUSeconds = o.latency.Summary(), measure.CPUSeconds()
+	o.Timeline = o.Timeline[:min(last+1, len(o.Timeline))]
+	return o.Report
 }

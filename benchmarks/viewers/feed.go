@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"benchmarks/histogram"
-	"benchmarks/poll"
+	"benchmarks/measure"
 
 	"github.com/IBM/sarama"
 )
@@ -19,7 +18,7 @@ type feed struct {
 	base      int  // batch id of index 0
 	batches   []batch
 	underWay  int
-	any, last histogram.Histogram // from produce to each viewer, to the last one
+	any, last measure.Histogram // from produce to each viewer, to the last one
 }
 
 type batch struct {
@@ -33,15 +32,15 @@ func newFeed(brokers []string, topic string, emojis int, spread bool) *feed {
 	config.Producer.RequiredAcks = sarama.WaitForAll
 	config.Producer.Partitioner = sarama.NewManualPartitioner
 	producer, err := sarama.NewAsyncProducer(brokers, config)
-	check(err)
-	go func() { check(<-producer.Errors()) }()
+	measure.Check(err)
+	go func() { measure.Check(<-producer.Errors()) }()
 	return &feed{producer: producer, topic: topic, emojis: emojis, spread: spread, base: int(time.Now().Unix())}
 }
 
 // produce writes a batch that so many viewers should get; 0: one that is not counted.
 func (f *feed) produce(awaited int) {
 	id, now := f.base+len(f.batches), time.Now().UnixMilli()
-	f.batches = append(f.batches, batch{at: poll.Now(), awaited: awaited})
+	f.batches = append(f.batches, batch{at: measure.Now(), awaited: awaited})
 	if awaited > 0 {
 		f.underWay++
 	}
@@ -57,8 +56,6 @@ func (f *feed) produce(awaited int) {
 	}
 }
 
-func (f *feed) index(id int) int { return id - f.base }
-
 // arrived notes that a viewer has got a batch.
 func (f *feed) arrived(index int) {
 	b := &f.batches[index]
@@ -66,7 +63,7 @@ func (f *feed) arrived(index int) {
 		return
 	}
 	b.arrived++
-	took := poll.Now() - b.at
+	took := measure.Now() - b.at
 	f.any.Add(took)
 	if b.arrived == b.awaited {
 		f.last.Add(took)

@@ -13,48 +13,44 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"log"
 	"os"
 	"runtime"
 	"strings"
 
-	"benchmarks/histogram"
-	"benchmarks/poll"
+	"benchmarks/measure"
 )
 
 // Report is what the command prints.
 type Report struct {
-	Viewers    int              `json:"viewers"`    // that had an open stream when measuring began
-	Batches    int              `json:"batches"`    // produced
-	Seconds    float64          `json:"seconds"`    // from the first batch until the last was produced
-	Deliveries float64          `json:"deliveries"` // events that reached viewers, per second
-	Merged     int              `json:"merged"`     // batches that came to a viewer within another's event
-	Missing    int              `json:"missing"`    // batches × viewers that never came, though their viewer stayed
-	Repeated   int              `json:"repeated"`   // events that a viewer had got already
-	Gaps       int              `json:"gaps"`       // events after which a viewer had missed a batch
-	Refused    map[string]int   `json:"refused"`    // answers other than 200, by status line
-	Closed     int              `json:"closed"`     // streams that the server ended
-	CPUSeconds float64          `json:"cpu_seconds"`
-	Phases     map[string]Phase `json:"phases"`
-	GuestsOpen int              `json:"guests_open"` // guests that had an open stream when all left
-}
-
-// Phase is a part of the run: before, with and after the guests; without guests there is only before.
-type Phase struct {
-	Any  histogram.Summary `json:"any_ms"`  // from produce to each viewer
-	Last histogram.Summary `json:"last_ms"` // from produce to the last viewer
+	Viewers    int            `json:"viewers"`    // that had an open stream when measuring began
+	Batches    int            `json:"batches"`    // produced
+	Seconds    float64        `json:"seconds"`    // from the first batch until the last was produced
+	Deliveries float64        `json:"deliveries"` // events that reached viewers, per second
+	Merged     int            `json:"merged"`     // batches that came to a viewer within another's event
+	Missing    int            `json:"missing"`    // batches × viewers that never came, though their viewer stayed
+	Repeated   int            `json:"repeated"`   // events that a viewer had got already
+	Gaps       int            `json:"gaps"`       // events after which a viewer had missed a batch
+	Refused    map[string]int `json:"refused"`    // answers other than 200, by status line
+	Closed     int            `json:"closed"`     // streams that the server ended
+	CPUSeconds float64        `json:"cpu_seconds"`
+	// Before, with and after the guests, without whom there is only before; "any_ms" is from produce to each viewer, and
+	// "last_ms" to the last one.
+	Phases     map[string]map[string]measure.Summary `json:"phases"`
+	GuestsOpen int                                   `json:"guests_open"` // guests that had an open stream when all left
 }
 
 type crowd struct {
-	poll      *poll.Poll
+	poll      *measure.Poll[viewer]
 	feed      *feed
 	port      int
 	request   []byte
-	connected []*viewer // by file descriptor
 	scratch   []byte
 	opened    int // streams that were asked for, guests included
 	staying   int // viewers with an open stream
 	guests    []*viewer
 	guestsOn  int
+	refused   int
 	greeted   int // viewers that got a batch since they came
 	report    Report
 	measured  int // index of the first batch that is measured; -1: none yet
@@ -76,34 +72,36 @@ func main() {
 	flag.Parse()
 
 	runtime.LockOSThread()
-	p, err := poll.New()
-	check(err)
 	c := &crowd{
-		poll: p, feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *every > 0), port: *port, scratch: make([]byte, 256*1024),
+		poll: measure.New[viewer](), feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *every > 0), port: *port, scratch: make([]byte, 256*1024),
 		request:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", *path),
 		measured: -1,
-		report:   Report{Refused: map[string]int{}, Phases: map[string]Phase{}},
+		report:   Report{Refused: map[string]int{}, Phases: map[string]map[string]measure.Summary{}},
 	}
 	c.open(*viewers, *ramp, false, func() {})
-	c.until(30, "every stream is open", func() bool { return c.staying+c.refused() >= *viewers })
+	for deadline := measure.Now() + 30e9; c.staying+c.refused < *viewers; c.wait(deadline) {
+		if measure.Now() >= deadline {
+			log.Fatalf("not every stream opened in 30 s: %d did; refused %v, closed %d", c.staying, c.report.Refused, c.report.Closed)
+		}
+	}
 	for c.greeted < c.staying { // subscribed is a little later than open
 		c.feed.produce(0)
-		c.run(poll.Now()+500e6, func() {})
+		c.run(measure.Now()+500e6, func() {})
 	}
-	c.run(poll.Now()+1e9, func() {})
+	c.run(measure.Now()+1e9, func() {})
 	c.report.Viewers, c.measured = c.staying, len(c.feed.batches)
 	fmt.Fprintln(os.Stderr, "open")
 
-	next := poll.Now()
+	next := measure.Now()
 	step := func() {
-		if t := poll.Now(); *every > 0 && t >= next {
+		if t := measure.Now(); *every > 0 && t >= next {
 			c.feed.produce(c.staying)
 			next += every.Nanoseconds()
 		} else if *every == 0 && c.feed.underWay < *window {
 			c.feed.produce(c.staying)
 		}
 	}
-	begin, span := poll.Now(), int64(*seconds*1e9)
+	begin, span := measure.Now(), int64(*seconds*1e9)
 	c.run(begin+span, step)
 	if *guests > 0 {
 		c.phase("before")
@@ -114,52 +112,26 @@ func main() {
 		c.phase("with")
 		c.run(begin+3*span, step)
 	}
-	c.report.Seconds = float64(poll.Now()-begin) / 1e9
+	c.report.Seconds = float64(measure.Now()-begin) / 1e9
 	c.report.Deliveries = float64(c.delivered) / c.report.Seconds
-	for deadline := poll.Now() + 10e9; c.feed.underWay > 0 && poll.Now() < deadline; {
+	for deadline := measure.Now() + 10e9; c.feed.underWay > 0 && measure.Now() < deadline; {
 		c.wait(deadline)
 	}
 	c.phase(map[bool]string{false: "before", true: "after"}[*guests > 0])
-	c.report.Batches, c.report.Missing, c.report.CPUSeconds = len(c.feed.batches)-c.measured, c.feed.missing(), poll.CPUSeconds()
-	check(json.NewEncoder(os.Stdout).Encode(c.report))
+	c.report.Batches, c.report.Missing, c.report.CPUSeconds = len(c.feed.batches)-c.measured, c.feed.missing(), measure.CPUSeconds()
+	measure.Check(json.NewEncoder(os.Stdout).Encode(c.report))
 }
 
 // run does what there is to do until a time.
 func (c *crowd) run(end int64, step func()) {
-	for poll.Now() < end {
+	for measure.Now() < end {
 		step()
-		c.wait(min(end, poll.Now()+5e6))
+		c.wait(min(end, measure.Now()+5e6))
 	}
 }
 
 // phase ends one part of the run and begins the next.
 func (c *crowd) phase(name string) {
-	c.report.Phases[name] = Phase{c.feed.any.Summary(), c.feed.last.Summary()}
-	c.feed.any, c.feed.last = histogram.Histogram{}, histogram.Histogram{}
-}
-
-func (c *crowd) refused() (n int) {
-	for _, times := range c.report.Refused {
-		n += times
-	}
-	return n
-}
-
-// until waits for what must come before anything can be measured.
-func (c *crowd) until(seconds float64, what string, come func() bool) {
-	for deadline := poll.Now() + int64(seconds*1e9); !come(); {
-		if poll.Now() > deadline {
-			fmt.Fprintf(os.Stderr, "viewers: waited %g s in vain: %s; open %d, refused %v, closed %d, got a batch %d\n",
-				seconds, what, c.staying, c.report.Refused, c.report.Closed, c.greeted)
-			os.Exit(1)
-		}
-		c.wait(min(deadline, poll.Now()+100e6))
-	}
-}
-
-func check(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "viewers:", err)
-		os.Exit(1)
-	}
+	c.report.Phases[name] = map[string]measure.Summary{"any_ms": c.feed.any.Summary(), "last_ms": c.feed.last.Summary()}
+	c.feed.any, c.feed.last = measure.Histogram{}, measure.Histogram{}
 }

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"benchmarks/poll"
+	"benchmarks/measure"
 )
 
 const sources = 8 // addresses 127.0.0.1 to 127.0.0.8 to connect from, so that ports do not run out
@@ -16,6 +16,7 @@ type viewer struct {
 	guest   bool
 	asked   bool
 	open    bool
+	ended   bool
 	chunked bool
 	chunk   int    // bytes left of the chunk, its line end included
 	head    []byte // of the answer or of a chunk, while not all of it has come
@@ -25,21 +26,16 @@ type viewer struct {
 
 // open opens streams at a steady pace, and reads the others meanwhile.
 func (c *crowd) open(streams int, perSecond float64, guest bool, step func()) {
-	begin := poll.Now()
+	begin := measure.Now()
 	for n := range streams {
 		due := begin + int64(float64(n)/perSecond*1e9)
-		for poll.Now() < due {
+		for measure.Now() < due {
 			step()
-			c.wait(min(due, poll.Now()+5e6))
+			c.wait(min(due, measure.Now()+5e6))
 		}
-		fd, err := c.poll.Dial(byte(1+c.opened%sources), c.port)
-		check(err)
+		v := &viewer{guest: guest, last: -1}
+		v.fd = c.poll.Dial(v, byte(1+c.opened%sources), c.port)
 		c.opened++
-		v := &viewer{fd: fd, guest: guest, last: -1}
-		for len(c.connected) <= fd {
-			c.connected = append(c.connected, nil)
-		}
-		c.connected[fd] = v
 		if guest {
 			c.guests = append(c.guests, v)
 		}
@@ -53,9 +49,8 @@ func (c *crowd) open(streams int, perSecond float64, guest bool, step func()) {
 // leave closes all guests at once.
 func (c *crowd) leave() {
 	for _, v := range c.guests {
-		if c.connected[v.fd] == v {
-			c.connected[v.fd] = nil
-			_ = syscall.Close(v.fd)
+		if !v.ended {
+			c.poll.Close(v.fd)
 		}
 	}
 	c.guests, c.guestsOn = nil, 0
@@ -63,19 +58,15 @@ func (c *crowd) leave() {
 
 // wait reads what has come; returns at once when anything has, else at `until`.
 func (c *crowd) wait(until int64) {
-	for _, event := range c.poll.Wait(until - poll.Now()) {
-		v := c.connected[event.Fd]
-		if v == nil {
-			continue
-		}
-		if !v.asked && event.Events&syscall.EPOLLOUT != 0 {
+	c.poll.Wait(until-measure.Now(), func(v *viewer, events uint32) {
+		if !v.asked && events&syscall.EPOLLOUT != 0 {
 			v.asked = true
 			_, _ = syscall.Write(v.fd, c.request) // a failure comes as an event
 		}
-		if event.Events&poll.Readable != 0 {
+		if events&measure.Readable != 0 {
 			c.read(v)
 		}
-	}
+	})
 }
 
 func (c *crowd) read(v *viewer) {
@@ -84,11 +75,7 @@ func (c *crowd) read(v *viewer) {
 		if err == syscall.EAGAIN {
 			return
 		}
-		if err != nil || n <= 0 {
-			c.end(v)
-			return
-		}
-		if !c.take(v, c.scratch[:n]) {
+		if err != nil || n <= 0 || !c.take(v, c.scratch[:n]) {
 			c.end(v)
 			return
 		}
@@ -99,8 +86,8 @@ func (c *crowd) read(v *viewer) {
 }
 
 func (c *crowd) end(v *viewer) {
-	_ = syscall.Close(v.fd)
-	c.connected[v.fd] = nil
+	c.poll.Close(v.fd)
+	v.ended = true
 	c.report.Closed++
 	if v.open && v.guest {
 		c.guestsOn--
@@ -121,6 +108,7 @@ func (c *crowd) take(v *viewer, data []byte) bool {
 		status, _, _ := bytes.Cut(head, []byte("\r\n"))
 		if !bytes.HasPrefix(status, []byte("HTTP/1.1 200")) {
 			c.report.Refused[string(status)]++
+			c.refused++
 			return false
 		}
 		v.open, v.chunked, v.head = true, bytes.Contains(bytes.ToLower(head), []byte("transfer-encoding: chunked")), nil
@@ -181,15 +169,15 @@ func (c *crowd) batch(v *viewer, event []byte) {
 		c.report.Gaps++
 		return
 	}
-	id, found := number(event, `"batch_id":`)
+	id, found := measure.Number(event, `"batch_id":`)
 	if !found || v.guest {
 		return
 	}
-	merged, found := number(event, `"merged":`)
+	merged, found := measure.Number(event, `"merged":`)
 	if !found {
 		merged = 1
 	}
-	index := c.feed.index(id)
+	index := int(id) - c.feed.base
 	if index < 0 { // of before this run
 		return
 	}
@@ -200,29 +188,14 @@ func (c *crowd) batch(v *viewer, event []byte) {
 	}
 	if c.measured >= 0 && index >= c.measured {
 		c.delivered++
-		c.report.Merged += merged - 1
+		c.report.Merged += int(merged) - 1
 		if index <= v.last {
 			c.report.Repeated++
-		} else if index-v.last != merged {
+		} else if index-v.last != int(merged) {
 			c.report.Gaps++
 		}
 	}
 	for ; v.last < index; v.last++ {
 		c.feed.arrived(v.last + 1)
 	}
-}
-
-// number is the integer behind a key.
-func number(text []byte, key string) (n int, found bool) {
-	at := bytes.Index(text, []byte(key))
-	if at < 0 {
-		return 0, false
-	}
-	for _, digit := range text[at+len(key):] {
-		if digit < '0' || digit > '9' {
-			break
-		}
-		n = 10*n + int(digit-'0')
-	}
-	return n, true
 }

@@ -22,15 +22,13 @@ from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, S
 from emostream.process import Log
 
 BACKLOG = 4_096
-# Connections beyond the most that are held, only to be told so.
-SPARE_CONNECTIONS = 64
+SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
 IDLE_SECONDS = 30.0
 REQUEST_SECONDS = 10.0
 # Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
 # would make its kernel throw our answer away.
 LINGER_SECONDS = 2.0
-# Requests of one connection that may wait for the answer to the one before them.
-MAX_WAITING = 32
+MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
 # A body that has been missing for so long makes room for one that has just begun.
 MISSING_SECONDS = 1.0
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
@@ -178,8 +176,10 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and count the requests that nobody waits for any more."""
-        gone = len(self._waiting) + (self in self._bounds.missing_bodies)
-        self._release_body()
+        gone = len(self._waiting)
+        if self in self._bounds.missing_bodies:
+            self._release_body()
+            gone += 1
         self._bounds.in_flight -= self._held
         self._held = 0
         self._waiting.clear()
@@ -233,7 +233,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _take(self, complete: list[Request]) -> None:
         """Answer these requests, or let them wait for the answers before them."""
-        if self in self._bounds.missing_bodies and complete:
+        if complete and self in self._bounds.missing_bodies:
             self._release_body()
         self._waiting.extend(complete)
         self._answer_waiting()
@@ -245,7 +245,7 @@ class ServerConnection(asyncio.Protocol):
         self._take(self._protocol.refuse(answer))
 
     def _hold_waiting(self) -> None:
-        """Count the requests that have just begun to wait. The first for which there is no room is the last one."""
+        """Count the requests that begin to wait. Refuse the first for which there is no room, and drop all after it."""
         room = max(0, self._bounds.max_requests - self._bounds.in_flight)
         most = min(MAX_WAITING, self._held + room)
         if len(self._waiting) > most:
@@ -270,9 +270,8 @@ class ServerConnection(asyncio.Protocol):
             self._transport.write(CONTINUE)
 
     def _release_body(self) -> None:
-        if self in self._bounds.missing_bodies:
-            del self._bounds.missing_bodies[self]
-            self._bounds.in_flight -= 1
+        del self._bounds.missing_bodies[self]
+        self._bounds.in_flight -= 1
 
     # Answers.
 

@@ -6,11 +6,10 @@ import asyncio
 import io
 import socket
 import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
-
-from werkzeug.wrappers import Response
 
 from emostream.http.messages import BUSY, Answer, Request
 from emostream.http.server import HttpServer
@@ -40,7 +39,7 @@ def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threa
 
 
 class WsgiApp:
-    """Has a WSGI app answer requests, each in a thread, because such an app may wait."""
+    """Passes requests on to a WSGI app, each in a thread, because such an app may wait."""
 
     def __init__(self, app: WSGIApplication, threads: int) -> None:
         self._app = app
@@ -48,15 +47,32 @@ class WsgiApp:
 
     async def call(self, request: Request) -> Answer:
         """The app's answer."""
-        loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, environ(request), True)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._call, request)
+
+    def _call(self, request: Request) -> Answer:
+        written: list[bytes] = []
+        status, headers = "", []
+
+        def start_response(
+            app_status: str, app_headers: list[tuple[str, str]], _exc_info: object = None, /
+        ) -> Callable[[bytes], object]:
+            nonlocal status, headers
+            status, headers = app_status, app_headers
+            return written.append
+
+        parts = self._app(environ(request), start_response)
+        try:
+            written.extend(parts)
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
         # The server adds the length, except to the answer to a HEAD, which has no body to measure.
-        headers = tuple(
+        kept = tuple(
             (name.lower(), value)
-            for name, value in response.headers
+            for name, value in headers
             if name.lower() != "content-length" or request.method == b"HEAD"
         )
-        return Answer(response.status_code, response.data, headers)
+        return Answer(int(status[:3]), b"".join(written), kept)
 
     # What the server calls.
 
@@ -64,16 +80,16 @@ class WsgiApp:
         """A bound for the memory; the app itself may accept less."""
         return MAX_BODY_BYTES
 
-    def answer(self, request: Request, busy: bool) -> Answer | Any:
-        """Have the app answer, unless too many requests wait for it already."""
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """Call the app, unless too many requests wait for it already."""
         return BUSY if busy else self.call(request)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
-        """Refuse as the server does."""
+        """Refuse with the answer of the server as it is."""
         return answer
 
     def gone(self, requests: int) -> None:
-        """Nobody counts them."""
+        """Do nothing: nobody counts these requests."""
 
 
 def environ(request: Request) -> dict[str, Any]:

@@ -26,15 +26,13 @@ NDJSON = "application/x-ndjson"
 LIVE = json_answer(200, {"status": "live"})
 READY = json_answer(200, {"status": "ready"})
 JSON_BYTES = JSON.encode()
-
-
 BATCH = b"/send-emojis"
-# Of each call: how long its body may be in bytes, and of which media types.
+# Path → the most bytes that a body may have, and its media types.
 POSTS = {b"/send-emoji": (MAX_BODY_BYTES, (JSON,)), BATCH: (MAX_BATCH_BODY_BYTES, (JSON, NDJSON))}
 
 
 class IngestApi:
-    """The calls of one worker."""
+    """Answers the calls to one worker."""
 
     def __init__(self, settings: Settings, producer: BoundedProducer, counters: Metrics) -> None:
         self.counters = counters
@@ -42,11 +40,11 @@ class IngestApi:
         self.broker_away = False
         self._admission = Admission(settings)
         self.taps = TapHandler(settings, producer, self._admission, counters)
-        # Nearly all senders get the same object, so that the server need not write it anew.
+        # If all pages may read the same answer, it is one object, whose bytes the server makes only once.
         self._accepted_by_all = None if self.cors.asks_origin else self.headed(ACCEPTED, Request({}, ""))
 
     def max_body_bytes(self, target: bytes) -> int:
-        """How long the body of a request may be that the server reads."""
+        """How long a body the server reads. An unknown target may have the longest."""
         return POSTS.get(target, POSTS[BATCH])[0]
 
     def answer(self, request: Request, busy: bool = False) -> Answer | Coroutine[Any, Any, Answer] | None:
@@ -75,7 +73,7 @@ class IngestApi:
             answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, address)
         else:
             answer, acknowledged = self.taps.one(request.body, address)
-        if acknowledged:
+        if acknowledged is not None:
             return self._when_acknowledged(request, answer, acknowledged)
         if answer is ACCEPTED and self._accepted_by_all:
             return self._accepted_by_all

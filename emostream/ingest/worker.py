@@ -1,4 +1,4 @@
-"""One process of the app: its connections, its producer, and the thread that flushes by the clock."""
+"""One worker process of the app: its HTTP server, its producer, and the thread that flushes by the clock."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from emostream.web import pages
 
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
-# A flush begins this long before a multiple of the linger: time until a consumer can read it, 4 to 19 ms at 2,000
-# events/s.
+# A flush begins this long before a multiple of the linger. Until a consumer can read the events it takes 4 to 19 ms at
+# 2,000 events/s.
 FLUSH_LEAD_SECONDS = 0.03
-# With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
+# With a shorter linger the producer's own timer is enough, and the flushing thread saves its turns.
 SHORTEST_FLUSH_SECONDS = 0.1
-# What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
+# How long a flush may take; the broker needs some milliseconds. What comes meanwhile is sent in small batches.
 FLUSH_SECONDS = 0.05
-WAITED_LINGER_MS = 20  # with ACK=broker, where somebody waits for the answer
-# Open connections that a worker holds at most, mostly idle ones of phones.
+WAITED_LINGER_MS = 20  # with ACK=broker, because the sender waits
+# Connections that a worker holds at most. Most are idle ones of phones.
 MAX_CONNECTIONS = 8_192
 OTHER_FILES = 64 + SPARE_CONNECTIONS
 STOP_SECONDS = 0.1  # until a worker notices that it is to stop
 
 
 def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
-    """Serve in this process, which was forked for it, until `stop`; then drain."""
-    # A signal to all processes of the app comes here twice, the second time from its main process.
+    """Serve in this forked process until `stop`, then drain."""
+    # A signal to all processes of the app arrives here twice: the main process passes it on.
     stop.listen(patient=True)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
@@ -75,7 +75,7 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
 
 
 async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None:
-    """Take requests until `stop`; what has begun by then is answered."""
+    """Answer requests until `stop`, and then those that have begun."""
     await server.listen((settings.bind_host, settings.app_port))
     while not stop.requested:
         await asyncio.sleep(STOP_SECONDS)
@@ -83,12 +83,12 @@ async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None
 
 
 def metrics_path(settings: Settings) -> Path:
-    """Where each worker leaves its numbers for the others."""
+    """The folder in which each worker leaves its counts for the others."""
     return settings.data_path / "run" / "metrics_app"
 
 
 def _max_connections() -> int:
-    """How many connections a worker may hold: MAX_CONNECTIONS, unless the system allows this user fewer files."""
+    """Return how many connections a worker may hold: fewer than MAX_CONNECTIONS if `ulimit -Hn` is low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -97,10 +97,10 @@ def _max_connections() -> int:
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:
-    """How long from `now`, in Unix seconds, until the next flush: one linger after the other, aligned to the clock.
+    """Return how long it is from `now`, in Unix seconds, to the next flush.
 
-    Spark's micro-batches start at whole multiples of theirs. A flush that lands just before such a moment saves its
-    events the wait for the next batch; left to itself it would land anywhere.
+    Flushes end at multiples of the linger on the clock, because Spark starts its micro-batches at multiples of theirs.
+    So the events of a flush do not wait for another micro-batch.
     """
     linger_seconds = max(linger_ms / 1000, SHORTEST_FLUSH_SECONDS)
     return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
@@ -109,7 +109,7 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 def _watch(
     settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
-    """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
+    """Look after a worker until its main thread ends, then drain. If this fails, the worker ends."""
     heartbeat = Heartbeat(settings, roles.app(settings).name, parent_pid)
     try:
         _keep(settings, producer, api, workers, log, heartbeat, parent_pid)
@@ -130,7 +130,7 @@ def _keep(
     settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log,
     heartbeat: Heartbeat, parent_pid: int,
 ) -> None:  # fmt: skip
-    """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
+    """Flush by the clock, beat while the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()
     away = failed = False
     main = threading.main_thread()
@@ -155,13 +155,13 @@ def _keep(
         workers.publish()
         api.counters.log_if_due()
         if not failed and (producer.counts()["lost"] or not producer.running):
-            # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is
-            # told of what the broker has; a new worker starts anew.
+            # After an error that cannot be retried a producer may refuse every record. Without its thread nobody learns
+            # what the broker has. A new worker has a new producer.
             failed = True
             log.error("this worker's producer has failed; the worker ends, and a new one is started")
             os.kill(os.getpid(), signal.SIGTERM)
         if os.getppid() != parent_pid:
-            # An orphan would keep the port from the next app, and nobody would stop it.
+            # Nobody would stop this worker, and it would keep the port from the next app.
             log.error("the app's main process is gone; this worker ends too")
             parent_pid = os.getppid()
             os.kill(os.getpid(), signal.SIGTERM)

@@ -11,10 +11,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from testkit.browser import Browser
+from testkit.browser import Browser, luminance, module
 from testkit.fake_dashboard import FakeApp, FakeNumbers, fake_app, timeline, with_clients
 from testkit.waiting import wait_until
-from tests.browser.test_viewer import luminance, module
 
 HOSTILE = "http://10.0.0.7:8001/<img src=x onerror=window.smuggled=1>\"'&"
 PARTS = {"🔥": 0.5, "😊": 0.3, "👏": 0.1}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,7 +11,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from emostream.settings import SEED_EMOJIS
-from testkit.browser import Browser
+from testkit.browser import Browser, luminance, module
 from testkit.fake_system import FakeSystem, batch, fake_system
 from testkit.http_calls import call
 from testkit.waiting import wait_until
@@ -370,20 +369,3 @@ def test_text_is_readable_in_light_and_dark_mode(browser: Browser, system: FakeS
             lighter, darker = sorted((luminance(browser.js(color, name)), background), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
     assert (max(backgrounds) < 0.1) == (scheme == "dark")
-
-
-def luminance(color: str) -> float:
-    """Relative luminance of #rrggbb, as WCAG defines it."""
-    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def module(page: Browser, name: str, expression: str, *arguments: object) -> Any:
-    """The value of an expression over `m`, the module of this name beside the page's script."""
-    source = page.js("document.querySelector('script[type=module]').src").rsplit("/", 1)[0] + f"/{name}"
-    return page.execute_async_script(
-        f"const done = arguments[arguments.length - 1]; const given = [...arguments];"
-        f"import('{source}').then((m) => done((function() {{ return {expression}; }})(...given)))",
-        *arguments,
-    )

@@ -6,12 +6,11 @@ usage: .venv/bin/python -m tests.chaos.broker_away [--how kill|stop] [--seconds 
 from __future__ import annotations
 
 import argparse
-import http.client
+import itertools
 import json
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from emostream.operate.supervisor import Supervisor
 from emostream.settings import load
 from emostream.topics import broker_missing
 from testkit.broker import Broker
-from testkit.http_calls import JSON
 from testkit.processes import resident_mb
-from testkit.system import start_system, stop_system
+from testkit.settings import environment_for
+from testkit.system import running_system
+from testkit.taps import Taps
 from testkit.waiting import wait_until
 
-SENDERS = 8
 STEADY_SECONDS = 5.0
 
 
@@ -54,28 +53,7 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     settings = load(environ=environment)
     supervisor = Supervisor(settings)
     processes = {process.name: process for process in supervisor.processes()}
-    accepted, refused, retry_after = [0] * SENDERS, Counter[int](), [True]
-    done = threading.Event()
-    began = time.monotonic()
-
-    def tap(sender: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", settings.app_port, timeout=30)
-        number = sender
-        while not done.wait(max(0.0, began + number / rate - time.monotonic())):
-            body = json.dumps({"user_id": "u", "emoji_type": f"e{number % 5}", "timestamp": "2026-01-31T20:15:00Z"})
-            connection.request("POST", "/send-emoji", body, JSON)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == 200:
-                accepted[sender] += 1
-            else:
-                refused[answer.status] += 1
-                retry_after[0] &= answer.headers["Retry-After"] is not None
-            number += SENDERS
-
-    threads = [threading.Thread(target=tap, args=(sender,)) for sender in range(SENDERS)]
-    for thread in threads:
-        thread.start()
+    taps = Taps(settings.app_port, rate, (f"e{number % 5}" for number in itertools.count()))
     time.sleep(STEADY_SECONDS)
     before_mb = resident_mb(processes["app"].pid)
     broker_pid = processes["kafka_1"].pid
@@ -109,23 +87,22 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     first_ms = wait_until("a count after the broker is back", first_count, 120)
     largest_mb = max(largest_mb, resident_mb(processes["app"].pid))
     time.sleep(STEADY_SECONDS)
-    done.set()
-    for thread in threads:
-        thread.join(60)
+    taps.stop()
+    accepted = sum(tap.status == 200 for tap in taps.sent)
+    refused = [tap for tap in taps.sent if tap.status != 200]
 
     def counted() -> int:
         return sum(value["events"] for value in kafka.counts("cluster1-emoji-topic"))
 
-    wait_until("every accepted event counted", lambda: counted() >= sum(accepted), 60)
+    wait_until("every accepted event counted", lambda: counted() >= accepted, 60)
     return Outcome(
-        sum(accepted), counted(), refused, retry_after[0], largest_mb - before_mb, (first_ms - back_ms) / 1000
-    )
+        accepted, counted(), Counter(tap.status for tap in refused), all(tap.retry_after for tap in refused),
+        largest_mb - before_mb, (first_ms - back_ms) / 1000,
+    )  # fmt: skip
 
 
 def main() -> None:
     """Entry point of the command in the module's docstring."""
-    from testkit.settings import environment_for
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--how", choices=["kill", "stop"], default="stop")
@@ -134,11 +111,8 @@ def main() -> None:
     args = parser.parse_args()
     settings = dict(argument.split("=", 1) for argument in args.settings)
     environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-chaos-")), **settings)
-    start_system(environment)
-    try:
+    with running_system(environment):
         print(take_away(environment, args.how, args.seconds, args.rate))
-    finally:
-        stop_system(environment)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ and then takes a while to fail. With ACK=buffer the app is ended by SIGTERM only
 from __future__ import annotations
 
 import argparse
-import http.client
 import itertools
-import json
 import os
 import random
 import signal
@@ -21,23 +19,21 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
 from emostream.roles import roles
-from emostream.settings import CLUSTER_TOPICS, load
+from emostream.settings import load
 from testkit.broker import Broker
-from testkit.http_calls import JSON
-from testkit.http_servers import HttpClient, http_client
+from testkit.http_servers import HttpClient
 from testkit.settings import environment_for
-from testkit.system import start_system, stop_system
+from testkit.system import registered_clients, running_system
+from testkit.taps import Taps
 from testkit.waiting import wait_until
 
 RECOVERY_SECONDS = 120.0
-SENDERS = 16
 # Of what is done to processes; the rest is SIGSTOP for a while.
 KILL_SHARE = 0.6
 TERM_SHARE = 0.15
@@ -81,48 +77,6 @@ class Report:
         return "\n".join(lines)
 
 
-class Taps:
-    """Numbered taps at a steady rate, sent by the clock; a tap is never sent twice, whatever came of it."""
-
-    def __init__(self, port: int, rate: float) -> None:
-        self.answered_200: set[str] = set()
-        self.unknown: set[str] = set()
-        self._port = port
-        self._rate = rate
-        self._lock = threading.Lock()
-        self._number = 0
-        self._began = time.monotonic()
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(SENDERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Send no more, and return when every answer has come or failed."""
-        self._done.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _send(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
-        while not self._done.is_set():
-            with self._lock:
-                number, self._number = self._number, self._number + 1
-            if self._done.wait(max(0.0, self._began + number / self._rate - time.monotonic())):
-                return
-            emoji = f"e{number}"
-            body = json.dumps({"user_id": "chaos", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"})
-            try:
-                connection.request("POST", "/send-emoji", body, JSON)
-                answer = connection.getresponse()
-                answer.read()
-                taken = answer.status == 200
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                taken = False
-            (self.answered_200 if taken else self.unknown).add(emoji)
-
-
 class Chaos:
     """One system, its load, its witnesses, and what is done to it."""
 
@@ -139,13 +93,11 @@ class Chaos:
 
     def run(self, kills: int, each_of: list[str] | None = None) -> Report:
         """Kill until `kills` processes were killed, or one after the other `each_of`; then balance the ledger."""
-        with ExitStack() as stack:
-            witnesses = [stack.enter_context(http_client()) for _ in CLUSTER_TOPICS]
-            for topic, witness in zip(CLUSTER_TOPICS, witnesses, strict=True):
-                self._register(topic, witness)
-                if not each_of:  # which asks for the longest pause
+        with registered_clients(self.settings) as witnesses:
+            if not each_of:  # which asks for the longest pause
+                for witness in witnesses.values():
                     witness.fails_after = lambda: FAIL_SECONDS * (self.random.random() < FAIL_SHARE)
-            taps = Taps(self.settings.app_port, self._rate)
+            taps = Taps(self.settings.app_port, self._rate, (f"e{number}" for number in itertools.count()))
             for name in each_of or []:
                 self._await_flow(witnesses)  # so that the longest pause is that of one kill
                 self._round([name], kill_share=1.0, term_share=0.0)
@@ -213,37 +165,27 @@ class Chaos:
 
         wait_until("every process ready", ready, RECOVERY_SECONDS)
 
-    def _await_flow(self, witnesses: list[HttpClient]) -> None:
+    def _await_flow(self, witnesses: dict[str, HttpClient]) -> None:
         self._await_ready()
         now_ms = time.time() * 1000
         wait_until(
             "each client sees what was tapped just now",
-            lambda: all(w.received and w.received[-1]["first_accepted_ms"] > now_ms for w in witnesses),
+            lambda: all(w.received and w.received[-1]["first_accepted_ms"] > now_ms for w in witnesses.values()),
             RECOVERY_SECONDS,
         )
 
-    def _register(self, cluster_topic: str, witness: HttpClient) -> None:
-        port = self.settings.subscriber_port(cluster_topic, 1)
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", "/register", json.dumps({"client_url": witness.url}), JSON)
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.read()
-
-    def _balance(self, taps: Taps, witnesses: list[HttpClient]) -> None:
+    def _balance(self, taps: Taps, witnesses: dict[str, HttpClient]) -> None:
         self._await_ready()
-        report, kafka = self.report, Broker(self.environment)
-        found = _settled(lambda: kafka.counts("emoji-topic"), len(taps.answered_200))  # the last ones may linger
+        report, kafka, answered = self.report, Broker(self.environment), taps.answered_200()
+        found = _settled(lambda: kafka.counts("emoji-topic"), len(answered))  # the last ones may linger
         events = Counter(value["emoji"] for value in found)
-        report.answered_200, report.unknown, report.on_emoji_topic = (
-            len(taps.answered_200),
-            len(taps.unknown),
-            len(events),
-        )
-        self._compare("emoji-topic", Counter(taps.answered_200 | set(events)), events)
-        for cluster_topic, witness in zip(CLUSTER_TOPICS, witnesses, strict=True):
+        report.answered_200, report.unknown = len(answered), len(taps.sent) - len(answered)
+        report.on_emoji_topic = len(events)
+        self._compare("emoji-topic", Counter(answered | set(events)), events)
+        for cluster_topic, witness in witnesses.items():
             counts = _settled(lambda topic=cluster_topic: kafka.counts(topic), len(events))
             self._compare(cluster_topic, Counter(set(events)), _sum(counts))
-            seen = _settled(lambda witness=witness: _without_repeats(witness), len(events))
+            seen = _settled(witness.received_once, len(events))
             pauses = (later - earlier for earlier, later in itertools.pairwise(witness.times))
             report.longest_pause_seconds = max(report.longest_pause_seconds, *pauses)
             report.repeats_at_clients += len(witness.received) - len(seen)
@@ -269,11 +211,6 @@ def _settled(read: Any, expected: int) -> list[dict[str, Any]]:
     return list(found)
 
 
-def _without_repeats(witness: HttpClient) -> list[dict[str, Any]]:
-    received = list(zip(witness.headers, witness.received, strict=False))
-    return list({headers["Idempotency-Key"]: record for headers, record in received}.values())
-
-
 def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for record in counts:
@@ -293,11 +230,8 @@ def main() -> int:
     settings = dict(argument.split("=", 1) for argument in args.settings)
     environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-chaos-")), **CHAOS_SETTINGS | settings)
     print(f"seed {args.seed}, DATA_DIR {environment['DATA_DIR']}", flush=True)
-    start_system(environment)
-    try:
+    with running_system(environment):
         report = Chaos(environment, args.rate, args.seed, args.of).run(args.kills)
-    finally:
-        stop_system(environment)
     print(report)
     return 1 if any(report.lost.values()) or any(report.doubled.values()) else 0
 

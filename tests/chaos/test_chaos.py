@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from testkit.settings import environment_for
-from testkit.system import start_system, stop_system
+from testkit.system import running_system
 from tests.chaos.broker_away import take_away
 from tests.chaos.ledger import CHAOS_SETTINGS, Chaos, Report
 
@@ -16,17 +16,15 @@ from tests.chaos.ledger import CHAOS_SETTINGS, Chaos, Report
 @pytest.fixture
 def one_broker(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = environment_for(tmp_path, **CHAOS_SETTINGS)
-    start_system(environment)
-    yield environment
-    stop_system(environment)
+    with running_system(environment):
+        yield environment
 
 
 @pytest.fixture
 def three_brokers(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = environment_for(tmp_path, **CHAOS_SETTINGS, BROKERS=3)
-    start_system(environment)
-    yield environment
-    stop_system(environment)
+    with running_system(environment):
+        yield environment
 
 
 def assert_balanced(report: Report) -> None:
@@ -43,11 +41,8 @@ def test_no_event_is_lost_or_doubled_while_processes_are_killed_and_stopped(one_
 
 def test_what_lingers_in_the_app_is_not_lost_at_sigterm(tmp_path: Path) -> None:
     environment = environment_for(tmp_path, **CHAOS_SETTINGS | {"ACK": "buffer"})
-    start_system(environment)
-    try:
+    with running_system(environment):
         report = Chaos(environment, rate=200, seed=1).run(kills=0, each_of=["app"] * 3)
-    finally:
-        stop_system(environment)
     print(report)
     assert report.terms["app"] == 3
     assert_balanced(report)
@@ -61,11 +56,8 @@ def test_no_event_is_lost_or_doubled_while_each_of_three_brokers_is_killed(three
 
 def test_events_wait_in_bounded_memory_while_the_broker_is_stopped(tmp_path: Path) -> None:
     environment = environment_for(tmp_path, MAX_BUFFERED_EVENTS=2000)
-    start_system(environment)
-    try:
+    with running_system(environment):
         outcome = take_away(environment, "stop", seconds=15, rate=500)
-    finally:
-        stop_system(environment)
     assert outcome.counted == outcome.accepted
     assert set(outcome.refused) == {503}
     assert outcome.retry_after

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import figures, soak
+from benchmarks.facts import FACTS, Rounds, by_stage, stage_of
+from benchmarks.figures import growth
 from benchmarks.goals import GOALS, Goal, Reached
-from benchmarks.report import PARTS, collect, render
-from benchmarks.samples import growth
-from benchmarks.sections import SECTIONS
-from benchmarks.tables import by_stage, left_out, stage_of
+from benchmarks.machine import BENCHMARKS_DIR
+from benchmarks.report import collect, render, sections, text_of
 from emostream.roles import roles
 from emostream.settings import load
 
@@ -46,8 +47,8 @@ def test_what_does_not_change_has_no_slope() -> None:
 
 
 def test_rounds_are_shown_as_min_median_and_max() -> None:
-    assert figures.spread([3000.0, 1000.0, 2000.0]) == "1,000 / 2,000 / 3,000"
-    assert figures.spread([0.5], 2) == "0.50 / 0.50 / 0.50"
+    assert f"{Rounds([3000.0, 1000.0, 2000.0]):,.0f}" == "1,000 / 2,000 / 3,000"
+    assert f"{Rounds([0.5]):.2f}" == "0.50 / 0.50 / 0.50"
 
 
 def test_a_histogram_holds_every_value_once() -> None:
@@ -127,11 +128,11 @@ def test_a_goal_whose_part_was_not_measured_says_so() -> None:
     assert {goal.row({})[2] for goal in GOALS} == {"not measured"}
 
 
-def keep(directory: Path) -> None:
+def keep(directory: Path, quick: bool = False) -> None:
     rates = {"ours": [5000.0, 7000.0, 6000.0], "requests.post": [500.0, 700.0, 600.0]}
     ratios = {"ours": [1.0, 1.0, 1.0], "requests.post": [10.0, 10.0, 10.0]}
     figures.write(directory / "push-rate.json", "push-rate",
-                  {"clients": 200, "records": 300, "rates": rates, "ours_to_it": ratios})  # fmt: skip
+                  {"clients": 200, "records": 300, "rates": rates, "ours_to_it": ratios}, quick)  # fmt: skip
 
 
 def test_the_report_shows_what_was_measured_and_names_what_was_not(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_the_report_shows_what_was_measured_and_names_what_was_not(tmp_path: Pat
     assert "| ours | 5,000 / 6,000 / 7,000 | 1.0 / 1.0 / 1.0 |" in report
     assert "| ≥ 5,000 pushes/s to 200 clients | 5,000 / 6,000 / 7,000 | reached |" in report
     assert "![push rate](plots/push-rate.png)" in report
-    for part in set(PARTS) - {"push-rate"}:
+    for part in set(FACTS) - {"push-rate"}:
         assert f"`{part}` was not measured." in report
 
 
@@ -153,22 +154,36 @@ def test_the_report_names_the_machine_the_versions_and_the_commit(tmp_path: Path
     assert [what for what in known if what not in report] == []
 
 
-def test_a_quick_run_says_that_its_figures_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("QUICK", raising=False)
+def test_a_quick_run_says_that_its_figures_mean_nothing(tmp_path: Path) -> None:
     keep(tmp_path)
     assert "mean nothing" not in render(collect(tmp_path))
-    monkeypatch.setenv("QUICK", "1")
-    keep(tmp_path)
+    keep(tmp_path, quick=True)
     assert "mean nothing" in render(collect(tmp_path))
 
 
 def test_a_peer_that_was_left_out_is_named_with_the_reason() -> None:
-    assert "Left out: Go: there is no compiler" in left_out({"left_out": {"go": "Go: there is no compiler"}})
-    assert left_out({"left_out": ""}) == left_out({}) == []
+    measured = {"seconds": 8, "connections": 64, "peers": {}}
+    assert "Left out: Go: there is no compiler" in text_of(
+        "ingest-rates", measured | {"left_out": {"go": "Go: there is no compiler"}}
+    )
+    rounds = [{"last_ms": {"p50": 1.0, "p99": 2.0}, "kb_a_connection": 0.3, "troubles": "none"}]
+    steady = {"viewers": 200, "servers": {"ours": rounds}}
+    assert "Left out: Centrifuge: no proxy" in text_of("streams-steady", steady | {"left_out": "Centrifuge: no proxy"})
+    assert "Left out" not in text_of("ingest-rates", measured) + text_of("streams-steady", steady | {"left_out": ""})
 
 
-def test_every_section_has_its_plot_drawn() -> None:
+def test_every_plot_of_the_report_is_drawn() -> None:
     from benchmarks.plots import PLOTS
 
-    named = {(part, plot) for _, sections in SECTIONS.values() for part, _, plot in sections if plot}
+    shown = {(part, text.replace("{name}", part.partition("-")[2])) for parts, text in sections() for part in parts}
+    named = {(part, plot) for part, text in shown for plot in re.findall(r"\(plots/(.+)\.png\)", text)}
     assert named == {(part, plot) for plot, (part, _) in PLOTS.items()}
+
+
+def test_the_report_is_what_its_figures_say() -> None:
+    assert render(collect(BENCHMARKS_DIR / "results")) == (BENCHMARKS_DIR / "REPORT.md").read_text()
+
+
+def test_the_benchmarks_are_short_enough_to_be_read() -> None:
+    sources = [path for kind in ("py", "go", "sh") for path in BENCHMARKS_DIR.rglob(f"*.{kind}")]
+    assert sum(len(path.read_text().splitlines()) for path in sources) <= 3_500

@@ -13,6 +13,8 @@ import (
 
 	"context"
 
+	"benchmarks/measure"
+
 	"github.com/IBM/sarama"
 	"github.com/centrifugal/centrifuge"
 )
@@ -45,14 +47,14 @@ func main() {
 	flag.Parse()
 
 	node, err := centrifuge.New(centrifuge.Config{})
-	check(err)
+	measure.Check(err)
 	node.OnConnecting(func(context.Context, centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
 		return centrifuge.ConnectReply{
 			Credentials:   &centrifuge.Credentials{},
 			Subscriptions: map[string]centrifuge.SubscribeOptions{channel: {}},
 		}, nil
 	})
-	check(node.Run())
+	measure.Check(node.Run())
 	go follow(node, strings.Split(*brokers, ","), *topic)
 	// As ours: a sign of life every 15 s, that asks for no answer.
 	ping := centrifuge.PingPongConfig{PingInterval: 15 * time.Second, PongTimeout: -1}
@@ -66,13 +68,13 @@ func follow(node *centrifuge.Node, brokers []string, topic string) {
 	config.Version = sarama.V3_6_0_0
 	config.Consumer.IsolationLevel = sarama.ReadCommitted
 	consumer, err := sarama.NewConsumer(brokers, config)
-	check(err)
+	measure.Check(err)
 	records := make(chan *sarama.ConsumerMessage, 256)
 	partitions, err := consumer.Partitions(topic)
-	check(err)
+	measure.Check(err)
 	for _, partition := range partitions {
 		reader, err := consumer.ConsumePartition(topic, partition, sarama.OffsetNewest)
-		check(err)
+		measure.Check(err)
 		go func() {
 			for record := range reader.Messages() {
 				records <- record
@@ -82,7 +84,7 @@ func follow(node *centrifuge.Node, brokers []string, topic string) {
 	begun := map[int]*batch{}
 	for record := range records {
 		var c count
-		check(json.Unmarshal(record.Value, &c))
+		measure.Check(json.Unmarshal(record.Value, &c))
 		b := begun[c.BatchID]
 		if b == nil {
 			b = &batch{c.BatchID, nil, c.FirstAcceptedMS, c.LastAcceptedMS, c.BatchedMS}
@@ -93,15 +95,9 @@ func follow(node *centrifuge.Node, brokers []string, topic string) {
 		if len(b.Counts) == c.BatchEmojis {
 			delete(begun, c.BatchID)
 			data, err := json.Marshal(b)
-			check(err)
+			measure.Check(err)
 			_, err = node.Publish(channel, data)
-			check(err)
+			measure.Check(err)
 		}
-	}
-}
-
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
 	}
 }

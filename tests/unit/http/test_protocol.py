@@ -85,13 +85,13 @@ def test_a_refusal_is_the_last_thing_that_comes_back() -> None:
     ],
     ids=["lines", "a line more", "target", "header", "small chunks", "chunks of extensions"],
 )
-def test_a_head_and_what_is_around_chunks_are_bounded(data: bytes, refusal: Answer | None) -> None:
+def test_the_size_of_a_head_and_of_the_bytes_around_chunks_is_limited(data: bytes, refusal: Answer | None) -> None:
     assert refusal_of(data) == refusal
 
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_body_is_bounded_by_its_declared_length_and_by_what_comes(declared: bool, more: int) -> None:
+def test_a_body_is_too_large_by_its_declared_length_or_by_what_comes(declared: bool, more: int) -> None:
     size = MAX_BODY_BYTES + more
     if declared:
         data = b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (1 if more else size)

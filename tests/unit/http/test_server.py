@@ -1,4 +1,4 @@
-"""emostream.http.server: HTTP/1.1 as clients speak it, well, badly and not at all; over real sockets."""
+"""emostream.http.server over real sockets: clients that speak HTTP/1.1 well, badly or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Echo:
-    """An app that says what it was asked; /wait until it is released, /fail not at all."""
+    """An app that echoes its requests. /wait is answered when it is released, /fail raises."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -89,12 +89,12 @@ class Client:
         return int(lines[0].split(" ")[1]), headers, await self.reader.readexactly(length)
 
     async def rest(self) -> bytes:
-        """What comes until the end."""
+        """All bytes until the end of the connection."""
         return await asyncio.wait_for(self.reader.read(), SECONDS)
 
 
 class Server:
-    """The connections that are tested, and clients of theirs."""
+    """A server, and clients that are connected to it."""
 
     def __init__(self, max_connections: int = 100, max_requests: int = 100, request_seconds: float = 10.0) -> None:
         self.app = Echo()
@@ -129,7 +129,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def served() -> Run:
-    """Runs a scenario with a server; at its end no request may be left."""
+    """Run a scenario with a server. At its end no request may be held."""
 
     def run(scenario: Callable[[Server], Awaitable[None]], **bounds: Any) -> None:
         async def whole() -> None:
@@ -159,7 +159,7 @@ def test_one_connection_carries_many_requests(served: Run) -> None:
     served(scenario)
 
 
-def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wait(served: Run) -> None:
+def test_pipelined_requests_are_answered_in_order_even_if_one_has_to_wait(served: Run) -> None:
     async def scenario(server: Server) -> None:
         wanted = [b"/1", b"/wait", b"/3", b"/wait", b"/5"]
         client = await server.client(b"".join(b"GET %b HTTP/1.1\r\n\r\n" % target for target in wanted))
@@ -174,7 +174,7 @@ def test_pipelined_requests_are_answered_in_their_order_also_when_one_has_to_wai
     served(scenario)
 
 
-def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> None:
+def test_the_requests_of_one_connection_that_may_wait_are_limited(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET /wait HTTP/1.1\r\n\r\n" + GET * 5_000)
         await server.until(lambda: server.bounds.in_flight > MAX_WAITING)
@@ -188,7 +188,7 @@ def test_one_connection_cannot_have_any_number_of_requests_wait(served: Run) -> 
     served(scenario)
 
 
-def test_what_follows_a_body_in_the_shape_of_headers_is_none(served: Run) -> None:
+def test_trailers_are_not_headers(served: Run) -> None:
     async def scenario(server: Server) -> None:
         trailed = b"Transfer-Encoding: chunked\r\nX-Forwarded-For: a\r\n\r\n2\r\nhi\r\n0\r\nX-Forwarded-For: b\r\n\r\n"
         client = await server.client(b"POST /a HTTP/1.1\r\n" + trailed + GET)
@@ -205,7 +205,7 @@ def test_what_follows_a_body_in_the_shape_of_headers_is_none(served: Run) -> Non
     st.booleans(),
     st.lists(st.integers(1, 400), max_size=12, unique=True),
 )
-def test_it_makes_no_difference_in_what_pieces_requests_come(
+def test_requests_are_the_same_in_whatever_pieces_they_come(
     bodies: list[bytes], chunked: bool, cuts: list[int]
 ) -> None:
     def framed(body: bytes) -> bytes:
@@ -223,7 +223,7 @@ def test_it_makes_no_difference_in_what_pieces_requests_come(
 
 
 class Written(asyncio.Transport):
-    """A transport without a socket, as full of unread answers as a test has it."""
+    """A transport without a socket. A test decides how many bytes are unread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class Written(asyncio.Transport):
 
 
 class Life:
-    """A connection to which things happen, in any order that there can be."""
+    """A connection to which things happen in any possible order."""
 
     def __init__(self, wire: bytes, max_requests: int) -> None:
         self.app = Echo()
@@ -335,7 +335,7 @@ events = st.sampled_from(
     st.sampled_from([1, 2, 3, 100]),
 )
 @example([b"GET /wait HTTP/1.1\r\n\r\n", GET, GET], [("data", 5_000), ("lost", 1), ("later", 1)], 100)
-def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_held(
+def test_in_whatever_order_things_happen_a_connection_ends_and_holds_nothing(
     requests: list[bytes], happenings: list[tuple[str, int]], max_requests: int
 ) -> None:
     async def scenario() -> None:
@@ -343,11 +343,11 @@ def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_hel
         life = Life(b"".join(numbered), max_requests)
         for what, size in happenings:
             await life.happens(what, size)
-        for _ in range(60):  # it is read from, answered and read by its client
+        for _ in range(60):  # now the app answers, and the client reads
             await life.happens("answered", 0)
             await life.happens("read", 0)
         assert life.lost or life.transport.closing or life.silent or life.transport.reading, "nobody reads any more"
-        for _ in range(10):  # and nothing happens any more
+        for _ in range(10):  # and now the client does nothing more
             await life.happens("later", 60)
             await life.happens("read", 0)
             await life.happens("answered", 0)
@@ -361,7 +361,7 @@ def test_in_whatever_order_things_happen_a_connection_ends_and_nothing_stays_hel
 
 
 async def fed(parts: list[bytes]) -> Echo:
-    """What an app was asked by a connection that got these parts."""
+    """Feed a connection with these parts and return its app."""
     app = Echo()
     connection = ServerConnection(HttpServer(app, Log("test"), 1, 1))
     transport = Written()
@@ -377,7 +377,7 @@ async def fed(parts: list[bytes]) -> Echo:
     [GET.replace(b"Host", b"Connection: close\r\nHost"), GET.replace(b"1.1", b"1.0")],
     ids=["Connection: close", "HTTP/1.0"],
 )
-def test_a_connection_that_is_to_close_closes_after_its_answer(served: Run, request_: bytes) -> None:
+def test_a_connection_closes_after_the_answer_to_its_last_request(served: Run, request_: bytes) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(request_ + GET)
         status, headers, _ = await client.answer()
@@ -401,7 +401,7 @@ def test_a_client_that_sends_no_more_still_gets_its_answer(served: Run) -> None:
     served(scenario)
 
 
-def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None:
+def test_a_client_that_leaves_before_its_answer_is_counted(served: Run) -> None:
     async def scenario(server: Server) -> None:
         for data in (b"GET /wait HTTP/1.1\r\n\r\n", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"):
             client = await server.client(data)
@@ -419,7 +419,7 @@ def test_a_client_that_is_gone_before_its_answer_is_counted(served: Run) -> None
     served(scenario)
 
 
-def test_a_head_alone_has_the_length_that_the_app_says_and_no_body(served: Run) -> None:
+def test_the_answer_to_a_head_has_no_body_and_the_length_that_the_app_says(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"HEAD /a HTTP/1.1\r\n\r\n" + GET + b"GET /unchanged HTTP/1.1\r\n\r\n" + GET)
         assert (await client.answer(head=True))[0] == 200
@@ -431,7 +431,7 @@ def test_a_head_alone_has_the_length_that_the_app_says_and_no_body(served: Run) 
     served(scenario)
 
 
-def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
+def test_a_client_that_waits_for_100_continue_gets_it(served: Run) -> None:
     async def scenario(server: Server) -> None:
         ask = b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         client = await server.client(ask)
@@ -448,7 +448,7 @@ def test_who_asks_whether_to_go_on_is_told_so(served: Run) -> None:
     served(scenario)
 
 
-def test_who_offers_another_protocol_is_answered_in_this_one(served: Run) -> None:
+def test_an_offer_of_another_protocol_is_ignored(served: Run) -> None:
     async def scenario(server: Server) -> None:
         offer = (
             b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi"
@@ -463,7 +463,7 @@ def test_who_offers_another_protocol_is_answered_in_this_one(served: Run) -> Non
     served(scenario)
 
 
-def test_a_tunnel_is_answered_by_the_app_and_what_follows_by_nobody(served: Run) -> None:
+def test_connect_is_answered_and_nothing_after_it_is_read(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"CONNECT x:443 HTTP/1.1\r\n\r\n" + GET)
         assert (await client.answer())[2] == b"CONNECT x:443 0"
@@ -514,9 +514,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("before", [b"", GET, b"GET /wait HTTP/1.1\r\n\r\n"], ids=["first", "second", "behind one"])
-def test_what_is_no_request_is_refused_in_its_turn_and_ends_the_connection(
-    served: Run, what: str, before: bytes
-) -> None:
+def test_a_broken_request_is_refused_in_its_turn_and_ends_the_connection(served: Run, what: str, before: bytes) -> None:
     data, expected = BROKEN[what]
 
     async def scenario(server: Server) -> None:
@@ -537,9 +535,7 @@ def test_what_is_no_request_is_refused_in_its_turn_and_ends_the_connection(
 @pytest.mark.parametrize(
     "data", [b"GET /a HT", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nhi"], ids=["head", "body"]
 )
-def test_a_request_that_is_cut_off_or_does_not_come_is_refused_and_ends_the_connection(
-    served: Run, data: bytes
-) -> None:
+def test_a_request_that_is_cut_off_or_too_slow_is_refused_and_ends_the_connection(served: Run, data: bytes) -> None:
     async def scenario(server: Server) -> None:
         cut = await server.client(data)
         cut.writer.write_eof()
@@ -552,7 +548,7 @@ def test_a_request_that_is_cut_off_or_does_not_come_is_refused_and_ends_the_conn
     served(scenario, request_seconds=0.5)
 
 
-def test_a_silent_connection_ends_and_one_that_waits_for_its_answer_does_not(
+def test_an_idle_connection_ends_but_one_that_waits_for_its_answer_does_not(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.2)
@@ -567,7 +563,7 @@ def test_a_silent_connection_ends_and_one_that_waits_for_its_answer_does_not(
     served(scenario, request_seconds=0.5)
 
 
-def test_a_client_that_does_not_read_costs_a_bounded_memory_and_ends(
+def test_a_client_that_does_not_read_takes_bounded_memory_and_ends(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "IDLE_SECONDS", 1.0)
@@ -583,7 +579,7 @@ def test_a_client_that_does_not_read_costs_a_bounded_memory_and_ends(
     served(scenario, request_seconds=1.0)
 
 
-def test_a_client_that_reads_nothing_of_a_little_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.5)
 
     async def scenario(server: Server) -> None:
@@ -618,7 +614,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeyp
     served(scenario, request_seconds=1.0)
 
 
-def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
+def test_an_idle_connection_keeps_nothing_of_its_last_request(served: Run) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"POST /a HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
         await client.answer()
@@ -630,7 +626,7 @@ def test_a_connection_that_has_nothing_to_do_keeps_nothing(served: Run) -> None:
     served(scenario)
 
 
-def test_what_would_have_to_be_held_beyond_the_bound_is_refused_at_once_and_nothing_else(served: Run) -> None:
+def test_only_a_request_that_must_be_held_is_refused_when_there_is_no_room(served: Run) -> None:
     half = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
 
     async def scenario(server: Server) -> None:
@@ -683,7 +679,7 @@ def test_a_length_may_begin_with_any_number_of_zeros(served: Run) -> None:
     served(scenario)
 
 
-def test_a_connection_too_many_is_told_so(served: Run) -> None:
+def test_one_connection_too_many_is_refused_when_none_is_idle(served: Run) -> None:
     async def scenario(server: Server) -> None:
         held = [await server.client(b"GET /wait HTTP/1.1\r\n\r\n") for _ in range(2)]
         await server.until(lambda: server.bounds.in_flight == 2)
@@ -736,7 +732,7 @@ def test_a_flood_of_idle_connections_silences_nobody(served: Run) -> None:
 
 
 @pytest.mark.parametrize("target", [b"/fail", b"/fail-later"])
-def test_what_nobody_foresaw_is_a_500_without_a_word_about_the_inside(served: Run, target: bytes) -> None:
+def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_cause(served: Run, target: bytes) -> None:
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET %b HTTP/1.1\r\n\r\n" % target + GET)
         status, _, body = await client.answer()
@@ -746,7 +742,7 @@ def test_what_nobody_foresaw_is_a_500_without_a_word_about_the_inside(served: Ru
     served(scenario)
 
 
-def test_at_the_end_what_has_begun_is_answered_and_nothing_more(served: Run) -> None:
+def test_a_server_that_closes_answers_the_requests_that_have_begun_and_no_more(served: Run) -> None:
     async def scenario(server: Server) -> None:
         silent = await server.client(GET)
         await silent.answer()

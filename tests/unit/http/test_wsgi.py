@@ -66,12 +66,12 @@ def test_an_app_gets_the_request_and_its_answer_goes_back(url: str) -> None:
         assert session.head(f"{url}/page", timeout=10).headers["Content-Length"] == "6"
 
 
-def test_an_app_that_fails_is_a_500_without_a_word_about_the_inside(url: str) -> None:
+def test_an_app_that_fails_is_a_500_that_tells_nothing_of_the_cause(url: str) -> None:
     answer = requests.get(f"{url}/fail", timeout=10)
     assert (answer.status_code, "secret" in answer.text) == (500, False)
 
 
-def test_requests_that_wait_leave_room_for_as_many_as_there_are_threads(url: str) -> None:
+def test_while_all_threads_but_one_wait_another_request_is_answered(url: str) -> None:
     with ExitStack() as stack:
         for _ in range(THREADS - 1):
             connection = stack.enter_context(socket.create_connection(url_port(url), timeout=10))
@@ -82,7 +82,7 @@ def test_requests_that_wait_leave_room_for_as_many_as_there_are_threads(url: str
 
 
 @pytest.mark.parametrize("idle", [MAX_CONNECTIONS + 10, 5 * MAX_CONNECTIONS])
-def test_any_number_of_idle_connections_leaves_room_for_a_request(url: str, idle: int) -> None:
+def test_idle_connections_do_not_silence_a_server_however_many_there_are(url: str, idle: int) -> None:
     with ExitStack() as stack:
         for _ in range(idle):
             stack.enter_context(socket.create_connection(url_port(url), timeout=10))

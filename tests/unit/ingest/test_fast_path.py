@@ -183,14 +183,16 @@ def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) 
     loop.run_until_complete(scenario())
 
 
-def test_nearly_all_taps_get_the_same_answer_to_the_object(loop: asyncio.AbstractEventLoop) -> None:
+def test_accepted_taps_get_the_same_answer_object(loop: asyncio.AbstractEventLoop) -> None:
     app = App()
     first, second = (loop.run_until_complete(app.ask(asking())) for _ in range(2))
     assert first is second
 
 
 @pytest.mark.parametrize("header", [b"x_forwarded_for", b"content_length"])
-def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractEventLoop, header: bytes) -> None:
+def test_a_header_with_an_underscore_does_not_replace_the_one_with_hyphens(
+    loop: asyncio.AbstractEventLoop, header: bytes
+) -> None:
     app = App(RATE_LIMIT_ADDRESS="1/hour", TRUSTED_PROXIES="192.0.2.0/24")
     for number, status in ((7, 200), (8, 429)):
         request = asking(pairs=[("content-type", JSON), ("x-forwarded-for", "198.51.100.7")])
@@ -218,7 +220,7 @@ def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop
         *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz", "/metrics")),
     ],
 )  # fmt: skip
-def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
+def test_a_busy_server_refuses_only_requests_that_would_have_to_wait(
     loop: asyncio.AbstractEventLoop, acknowledged: str, asked: Request, status: int
 ) -> None:
     app = App(ACK=acknowledged)

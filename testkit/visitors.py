@@ -5,11 +5,10 @@ Written against the contract alone: HTTP, and what docs/api.md says of it.
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 import http.client
 import json
 import random
-import selectors
 import socket
 import struct
 import threading
@@ -19,6 +18,7 @@ from contextlib import suppress
 
 import requests
 
+from emostream.broker import consumer, partitions
 from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
 from testkit.http_calls import call
 from testkit.http_servers import HttpClient, http_client
@@ -30,7 +30,7 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: the connection ends with 
 STREAM_REQUEST = b"GET /stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
 
-def subscribers(settings: Settings) -> list[tuple[str, int]]:
+def subscribers() -> list[tuple[str, int]]:
     """Every (cluster topic, number)."""
     return [(topic, number) for topic in CLUSTER_TOPICS for number in range(1, SUBSCRIBERS_PER_CLUSTER + 1)]
 
@@ -58,8 +58,8 @@ class Clients:
 
     def _come_and_go(self, chance: random.Random) -> None:
         while not self._done.is_set():
-            topic, number = chance.choice(subscribers(self._settings))
-            url = f"http://{self._settings.client_host}:{self._settings.subscriber_port(topic, number)}"
+            port = self._settings.subscriber_port(*chance.choice(subscribers()))
+            url = f"http://{self._settings.client_host}:{port}"
             with http_client() as client:
                 try:
                     registered = call(f"{url}/register", {"client_url": client.url})[0] == 200
@@ -96,13 +96,9 @@ class Streams:
     def __init__(self, settings: Settings, open_at_once: int, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
-        self._target = open_at_once
         self._chance = random.Random(seed)
-        self._selector = selectors.DefaultSelector()
-        self._leaving: list[tuple[float, int]] = []  # a heap of when, and the file descriptor
-        self._open: dict[int, socket.socket] = {}
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._run(open_at_once),), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -110,51 +106,39 @@ class Streams:
         self._done.set()
         self._thread.join(30)
 
-    def _run(self) -> None:
+    async def _run(self, open_at_once: int) -> None:
+        visitors = [asyncio.create_task(self._come_and_go()) for _ in range(open_at_once)]
         while not self._done.is_set():
-            if len(self._open) < self._target:
-                self._come()
-            for key, _ in self._selector.select(0.02):
-                self._read(self._open[key.fd])
-            while self._leaving and self._leaving[0][0] < time.monotonic():
-                _, fd = heapq.heappop(self._leaving)
-                if fd in self._open:
-                    self._leave(self._open[fd])
-        for stream in list(self._open.values()):
-            self._leave(stream)
+            await asyncio.sleep(0.1)
+        for visitor in visitors:
+            visitor.cancel()
+        await asyncio.gather(*visitors, return_exceptions=True)
 
-    def _come(self) -> None:
-        port = self._settings.stream_port(*self._chance.choice(subscribers(self._settings)))
-        stays = self._chance.uniform(*STREAM_STAYS)
-        try:
-            stream = socket.create_connection((self._settings.client_host, port), timeout=5)
-            stream.sendall(STREAM_REQUEST)
-        except OSError:
-            self.counts["streams that could not connect"] += 1
-            self._done.wait(0.5)
-            return
-        stream.setblocking(False)
-        self._open[stream.fileno()] = stream
-        self._selector.register(stream, selectors.EVENT_READ)
-        heapq.heappush(self._leaving, (time.monotonic() + stays, stream.fileno()))
-        self.counts["streams that came"] += 1
+    async def _come_and_go(self) -> None:
+        while True:
+            port = self._settings.stream_port(*self._chance.choice(subscribers()))
+            try:
+                reader, writer = await asyncio.open_connection(self._settings.client_host, port)
+            except OSError:
+                self.counts["streams that could not connect"] += 1
+                await asyncio.sleep(0.5)
+                continue
+            writer.write(STREAM_REQUEST)
+            self.counts["streams that came"] += 1
+            try:
+                await asyncio.wait_for(self._read(reader), self._chance.uniform(*STREAM_STAYS))
+                self.counts["streams that the server ended"] += 1
+            except asyncio.TimeoutError:
+                pass  # it has stayed for as long as it wanted
+            finally:
+                if self._chance.random() < 0.5:
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+                writer.transport.abort()
 
-    def _read(self, stream: socket.socket) -> None:
-        try:
-            data = stream.recv(65536)
-        except OSError:
-            data = b""
-        self.counts["bytes streamed"] += len(data)
-        if not data:
-            self.counts["streams that the server ended"] += 1
-            self._leave(stream)
-
-    def _leave(self, stream: socket.socket) -> None:
-        if self._chance.random() < 0.5:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-        self._selector.unregister(stream)
-        del self._open[stream.fileno()]
-        stream.close()
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                self.counts["bytes streamed"] += len(data)
 
 
 class StreamWitness:
@@ -162,13 +146,11 @@ class StreamWitness:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self.events = 0
-        self.connections = 0
         self._url = f"http://{settings.client_host}:{settings.stream_port(topic, 1)}/stream"
         self._last_id = ""
         self._done = threading.Event()
         self.open = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
         """Read no more."""
@@ -184,7 +166,6 @@ class StreamWitness:
         headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
         with requests.get(self._url, headers=headers, stream=True, timeout=READ_TIMEOUT_SECONDS) as answer:
             answer.raise_for_status()
-            self.connections += 1
             for line in answer.iter_lines(chunk_size=1):
                 if self._done.is_set():
                     return
@@ -193,3 +174,40 @@ class StreamWitness:
                     self.open.set()
                 elif line.startswith(b"data: "):
                     self.events += sum(count["events"] for count in json.loads(line[6:]).get("counts", []))
+
+
+class TopicWitness:
+    """Events in the counts on a topic from now on, and when (Unix seconds) the last of them came."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self.events = 0
+        self.last = 0.0
+        self._reader = consumer(settings, None)
+        assigned = partitions(topic)
+        self._reader.assign(assigned)
+        self._reader.seek_to_end()
+        for tp in assigned:
+            self._reader.position(tp)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._count)
+        self._thread.start()
+
+    def forget(self, quiet_seconds: float) -> None:
+        """Begin at 0, once nothing has come for so long: what was sent before is no part of it."""
+        before = -1
+        while before != self.events:
+            before = self.events
+            time.sleep(quiet_seconds)
+        self.events = 0
+
+    def close(self) -> None:
+        """Read no more."""
+        self._done.set()
+        self._thread.join()
+        self._reader.close()
+
+    def _count(self) -> None:
+        while not self._done.is_set():
+            for records in self._reader.poll(timeout_ms=100).values():
+                self.events += sum(json.loads(record.value)["events"] for record in records)
+                self.last = time.time()

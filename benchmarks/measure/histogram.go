@@ -1,9 +1,8 @@
-// Package histogram counts durations, in buckets at most 1.6 % wide.
-package histogram
+package measure
 
 import "math/bits"
 
-// Histogram counts durations in nanoseconds.
+// Histogram counts durations in nanoseconds, in buckets at most 1.6 % wide.
 type Histogram struct {
 	buckets [64 * 64]int64
 	n, max  int64

@@ -1,0 +1,82 @@
+"""Taps at a steady rate, and what each was answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from testkit.http_calls import JSON
+
+SENDERS = 16
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Tap:
+    """`status` is 0 where no answer came."""
+
+    emoji: str
+    due: float  # Unix seconds
+    status: int
+    retry_after: bool
+
+
+class Taps:
+    """`rate` taps a second over kept-alive connections. Each is sent when it is due, answered or not those before it.
+
+    Each is due at a random moment of its 1/rate s: at always the same one, all taps would come at the same few moments
+    of a micro-batch. No tap is sent twice, whatever comes of it.
+    """
+
+    def __init__(self, port: int, rate: float, emojis: Iterator[str], total: float = math.inf) -> None:
+        """`total` is how many there are; without it they go on until stop()."""
+        self.sent: list[Tap] = []
+        self._port, self._rate, self._emojis, self._total = port, rate, emojis, total
+        self._lock = threading.Lock()
+        self._number = 0
+        self._began = time.time() + 0.2
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(SENDERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Return when all have been answered, or failed."""
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Send no more, and wait for the answers to those that were sent."""
+        self._stopped.set()
+        self.wait()
+
+    def answered_200(self) -> set[str]:
+        """The emojis of the taps that were accepted."""
+        return {tap.emoji for tap in self.sent if tap.status == 200}
+
+    def _send(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
+        while not self._stopped.is_set():
+            with self._lock:
+                if self._number >= self._total:
+                    return
+                number, emoji = self._number, next(self._emojis)
+                self._number += 1
+            due = self._began + (number + random.random()) / self._rate
+            if self._stopped.wait(max(0.0, due - time.time())):
+                return
+            body = json.dumps({"user_id": "someone", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"})
+            try:
+                connection.request("POST", "/send-emoji", body, JSON)
+                answer = connection.getresponse()
+                answer.read()
+                self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None))
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                self.sent.append(Tap(emoji, due, 0, False))
