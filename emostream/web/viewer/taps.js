@@ -8,6 +8,8 @@ const MOST_WAITING = 20000;
 const TRY_FOR_MS = 10000;
 const PAUSE_MS = 1000;
 const TIMEOUT_MS = 8000;
+// Before Chromium 81, keepalive with a JSON body fails. What came a little later tells these browsers apart.
+const KEEPALIVE = "replaceAll" in String.prototype;
 
 export class Taps {
   /**
@@ -22,7 +24,7 @@ export class Taps {
     this.waiting = new Map(); // emoji → {count, since}
     this.timer = null;
     this.sending = false;
-    addEventListener("pagehide", () => this.send(true));
+    addEventListener("pagehide", () => this.send());
   }
 
   add(emoji) {
@@ -36,7 +38,7 @@ export class Taps {
     if (this.timer === null) this.timer = setTimeout(() => this.send(), ms);
   }
 
-  async send(isLeaving = false) {
+  async send() {
     clearTimeout(this.timer);
     this.timer = null;
     if (this.sending || this.waiting.size === 0) return;
@@ -45,12 +47,12 @@ export class Taps {
     this.sending = true;
     let pause = 0;
     try {
-      // keepalive lets a page that is being closed send its last taps. Before Chromium 81 such a request fails.
+      // keepalive lets a page that is being closed send its last taps.
       const answer = await fetch("/send-emojis", {
         method: "POST",
         headers: { "Content-Type": "application/json", ...(this.key && { Authorization: `Bearer ${this.key}` }) },
         body: JSON.stringify(events(taps, this.userId)),
-        keepalive: isLeaving,
+        keepalive: KEEPALIVE,
         signal: timeoutSignal(TIMEOUT_MS),
       });
       if (answer.ok) {
