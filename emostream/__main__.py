@@ -50,7 +50,7 @@ def main() -> int:
 def find_stage(process: str) -> Callable[[Settings], int] | None:
     """Return what the process of this name runs. Imports only that: Spark alone takes a second."""
     if process == "app":
-        from emostream.ingest.master import serve
+        from emostream.ingest.workers import serve
 
         return serve
     if process == "main-publisher":

@@ -56,6 +56,7 @@ TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
 RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
 Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
+HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._*, -]*\Z")]
 # 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
 Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
@@ -74,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Annotated[str, Meta(min_length=1)]
+    allowed_hosts: HostNames
     cors_origins: Origins
     app_port: TcpPort
     app_workers: Annotated[int, Meta(ge=1, le=64)]

@@ -16,6 +16,7 @@ from emostream.deliver.stream.event_stream import allow_descriptors
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
+from emostream.http.access import AllowedHosts
 from emostream.http.cors import Cors
 from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
@@ -76,7 +77,8 @@ class Subscriber:
         )  # fmt: skip
         max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
         self._streams = StreamServer(
-            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log
+            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log,
+            AllowedHosts(settings).check,
         )
 
     @property
@@ -143,7 +145,7 @@ def run(settings: Settings) -> int:
         subscriber.start(stop)
         subscriber.open_streams(stream_listener)
         app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
-        http = serve_wsgi(app, listener, log)
+        http = serve_wsgi(app, listener, log, settings)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, Heartbeat(settings, role.name), stop)
         subscriber.drain(settings.drain_seconds)

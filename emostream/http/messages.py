@@ -26,8 +26,8 @@ class Answer:
 class Request(NamedTuple):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` is what follows the method, `peer` the client's IP address. A request with a `refusal` gets that answer;
-    the app does not see it.
+    `target` begins with a slash, or is * for OPTIONS. `peer` is the client's IP address. A request with a `refusal`
+    gets that answer; the app does not see it. `keep_alive`: the client speaks HTTP/1.0, and the connection stays open.
     """
 
     headers: dict[bytes, bytes]
@@ -36,6 +36,7 @@ class Request(NamedTuple):
     target: bytes = b""
     body: bytes = b""
     refusal: Answer | None = None
+    keep_alive: bool = False
 
 
 class TakeOver(NamedTuple):
@@ -80,5 +81,6 @@ def too_large(max_bytes: int) -> Answer:
     return refusal(413, f"expected a body of at most {max_bytes} bytes, got a larger one")
 
 
+NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
 BUSY = retry(503, "expected fewer requests at a time, got more than this server can hold; try again later")
 FAILED = refusal(500, "internal error; the log of this process says more")

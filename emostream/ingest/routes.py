@@ -32,7 +32,7 @@ def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     @app.get("/readyz")
     def call() -> Response:
         """Have the API answer."""
-        answer = cast("Answer | Coroutine[Any, Any, Answer]", api.answer(_request()))  # it knows all of these calls
+        answer = cast("Answer | Coroutine[Any, Any, Answer]", api.decide(_request()))  # it knows all of these calls
         return _response(answer if isinstance(answer, Answer) else asyncio.run(answer))
 
     @app.get("/metrics")

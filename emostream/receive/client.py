@@ -65,7 +65,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         subscription = Membership(settings, app_url, stop)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
         app = create_app(screen, subscription, MetricsPage(metrics_of(screen, sender)))
-        serve_wsgi(app, listener, Log("receive"))
+        serve_wsgi(app, listener, Log("receive"), settings)
     threading.Thread(target=stop_when_told, args=(stop,), name="terminal", daemon=True).start()
     if not subscription.find(wait=not options.no_wait):
         if stop.requested:

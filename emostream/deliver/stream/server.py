@@ -25,6 +25,7 @@ from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buff
 from emostream.deliver.stream.micro_batches import MicroBatches, gap
 from emostream.deliver.stream.resume import EventId
 from emostream.http.cors import Cors, Headers, preflight
+from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
 from emostream.http.server import HttpServer
 from emostream.metrics.counters import Metrics
@@ -55,7 +56,7 @@ class StreamServer:
 
     def __init__(
         self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
-        counters: Metrics, log: Log,
+        counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
         """Listens on the bound `listener`. Streams can go on from what is in the history already."""
         self.max_streams = max_streams
@@ -64,7 +65,7 @@ class StreamServer:
         self._cors = cors
         self._counters = counters
         self._http = HttpServer(
-            self, log, max_streams + MAX_REFUSED, max_requests=MAX_REFUSED, request_seconds=REQUEST_SECONDS
+            self, log, max_streams + MAX_REFUSED, MAX_REFUSED, request_seconds=REQUEST_SECONDS, check_host=check_host
         )
         self._read = history.start  # a cursor into the history
         self._measured = 0  # the number of the next micro-batch whose latency is to be observed
@@ -149,7 +150,7 @@ class StreamServer:
         """Forget a stream that has ended."""
         del self._open[stream]
         self._ahead.pop(stream, None)
-        self._http.bounds.max_connections += 1
+        self._http.max_connections += 1
 
     # In the loop.
 
@@ -157,7 +158,7 @@ class StreamServer:
         self._loop.call_soon_threadsafe(self._news.set)
 
     async def _serve(self, listener: socket.socket) -> None:
-        await self._http.listen(listener, BACKLOG)
+        await self._http.listen(listener)
         comment_due = time.monotonic() + COMMENT_SECONDS
         while not self._closing:
             self._news.clear()
@@ -236,7 +237,7 @@ class StreamServer:
         """Open a stream. Its events end with the connection, which saves the framing of each."""
         stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
         self._open[stream] = None
-        self._http.bounds.max_connections -= 1
+        self._http.max_connections -= 1
         headers = [*HEAD, *((name.title(), value) for name, value in cors), ("Connection", "close")]
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
         head = "\r\n".join(lines).encode("latin-1")

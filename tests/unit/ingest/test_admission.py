@@ -1,11 +1,12 @@
-"""emostream.ingest.admission: who a request comes from, and that counting the many costs bounded memory."""
+"""emostream.ingest.admission: who a request comes from; and that the limits count the many in bounded memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from emostream.ingest import admission
-from emostream.ingest.admission import Admission, RateLimit, TooManyTaps
+from emostream.http import rate_limit
+from emostream.http.rate_limit import RateLimit
+from emostream.ingest.admission import Admission
 from testkit.settings import settings_with
 
 PROXIES = "10.0.0.0/8,2001:db8:1::/48"
@@ -38,10 +39,11 @@ def test_a_request_comes_from_the_last_hop_that_is_no_trusted_proxy(
 
 
 def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_COUNTED", 100)
-    limit = RateLimit("1/hour", "of a user")
+    monkeypatch.setattr(rate_limit, "MAX_COUNTED", 100)
+    limit = RateLimit("1/hour")
     for number in range(950):
-        limit.take(f"user-{number}", 1)
+        assert limit.take(f"user-{number}") == 0
         assert limit.counted <= 100
-    with pytest.raises(TooManyTaps):
-        limit.take("user-949", 1)
+    assert 1 <= limit.take("user-949") <= 3600
+    assert limit.exceeded("user-949")
+    assert not limit.exceeded("user-950")

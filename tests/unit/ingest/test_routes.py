@@ -1,4 +1,4 @@
-"""emostream.ingest.api through Flask's routes: every answer to a tap. And when emostream.ingest.worker flushes."""
+"""emostream.ingest.api through Flask's routes: every answer to a tap. And when emostream.ingest.workers flushes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emostream.ingest import refusals
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
-from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
+from emostream.ingest.workers import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage

@@ -32,7 +32,7 @@ class Port:
         app = create_app(
             Screen(self.out, StopFlag()), Membership(settings_with(), "http://127.0.0.1:9", StopFlag()), MetricsPage()
         )
-        serve_wsgi(app, listener, Log("test"))
+        serve_wsgi(app, listener, Log("test"), settings_with(ALLOWED_HOSTS="x"))
 
     def connect(self) -> socket.socket:
         connection = socket.create_connection(self.address)

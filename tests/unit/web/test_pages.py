@@ -93,7 +93,7 @@ def test_every_answer_has_one_date(path: str) -> None:
     app = Flask("test")
     app.register_blueprint(blueprint(settings_with(), FakeDirectory(*FOUND)))
     listener = bound_socket("127.0.0.1", 0, "test")
-    serve_wsgi(app, listener, Log("test"))
+    serve_wsgi(app, listener, Log("test"), settings_with())
     with closing(HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)) as connection:
         connection.request("GET", path)
         assert len(connection.getresponse().headers.get_all("Date", [])) == 1

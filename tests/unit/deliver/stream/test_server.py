@@ -375,7 +375,7 @@ def test_an_offer_to_upgrade_the_protocol_is_ignored() -> None:
 @pytest.mark.parametrize("cut", [1, 5, 20, len(GET) - 1])
 def test_a_request_may_come_in_pieces(cut: int) -> None:
     with serving() as ours, raw(ours.port, GET[:cut]) as connection:
-        wait_until("the first piece", lambda: ours.server._http.bounds.open, timeout_seconds=10)
+        wait_until("the first piece", lambda: ours.server._http.open, timeout_seconds=10)
         connection.sendall(GET[cut:])
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -405,7 +405,7 @@ def test_when_hundreds_come_and_leave_nothing_is_left_behind_and_the_others_miss
                 ours.publish(2)
             ours.wait_for_streams(1)
         stays.wait_for_batches(*range(12))
-        wait_until("no connection is left", lambda: not ours.server._http.bounds.open, timeout_seconds=10)
+        wait_until("no connection is left", lambda: not ours.server._http.open, timeout_seconds=10)
 
 
 def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:

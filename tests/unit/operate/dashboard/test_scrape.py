@@ -67,7 +67,7 @@ def test_of_very_many_clients_only_the_worst_are_named() -> None:
 )
 def test_a_body_that_is_not_a_page_of_metrics_is_no_answer(body: bytes) -> None:
     with http_server(lambda _: Answer(200, body)) as server:
-        found = fetch(server.url)
+        found = fetch(server.url, "s3cret")
         assert found is None or not found.series
 
 

@@ -1,22 +1,27 @@
-"""One worker process of the app: its HTTP server, its producer, and the thread that flushes by the clock."""
+"""HTTP → EMOJI_TOPIC: the workers that serve POST /send-emoji, and the process that keeps them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
+import shutil
 import signal
+import socket
 import threading
 import time
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import uvloop
 
 from emostream import roles
 from emostream.discovery import Directory
+from emostream.http.access import AllowedHosts, Operators
 from emostream.http.server import SPARE_CONNECTIONS, HttpServer
+from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import IngestApi
-from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
@@ -25,10 +30,13 @@ from emostream.metrics.page import MetricsPage
 from emostream.metrics.workers import WorkerMetrics
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
-from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
+from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
 from emostream.settings import Settings
+from emostream.topics import wait_for_topics
 from emostream.web import pages
 
+ORPHAN_SECONDS = 3.0  # until an orphan has noticed that it is one
+RESPAWN_SECONDS = 0.5
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
 # A flush begins this long before a multiple of the linger. Until a consumer can read the events it takes 4 to 19 ms at
@@ -42,7 +50,38 @@ WAITED_LINGER_MS = 20  # with ACK=broker, because the sender waits
 # Connections that a worker holds at most. Most are idle ones of phones.
 MAX_CONNECTIONS = 8_192
 OTHER_FILES = 64 + SPARE_CONNECTIONS
+FLASK_THREADS = 8
 STOP_SECONDS = 0.1  # until a worker notices that it is to stop
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; what was accepted goes out before the process ends."""
+    log = Log("ingest")
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
+        return 0
+    # Workers share their port, also with whoever listens on it already; this says so instead.
+    # Workers whose main process was killed hold the port until they have drained.
+    bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
+    shutil.rmtree(metrics_path(settings), ignore_errors=True)  # what an app of before had counted
+    # By fork, so that a worker is there in a moment; what cannot be shared, such as a producer, it makes itself.
+    new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid(), stop))
+    workers = [new_worker() for _ in range(settings.app_workers)]
+    for worker in workers:
+        worker.start()
+    log.info("listening", address=settings.bind_host, port=settings.app_port, workers=settings.app_workers)
+    while not stop.wait(RESPAWN_SECONDS):
+        for number, worker in enumerate(workers):
+            if not worker.is_alive():
+                log.error("a worker has ended; a new one is started", pid=worker.pid, exit_status=worker.exitcode)
+                workers[number] = new_worker()
+                workers[number].start()
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+    log.info("stopped")
+    return 0
 
 
 def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
@@ -60,9 +99,12 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(workers, pid=parent_pid).text))
-    server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
+    api.flask = WsgiApp(app, FLASK_THREADS, Operators(settings))
+    server = HttpServer(
+        api, log, _max_connections(), settings.max_concurrent_requests, check_host=AllowedHosts(settings).check
+    )
     counters.read(
-        in_flight=lambda: server.bounds.in_flight,
+        in_flight=lambda: server.in_flight,
         buffered=lambda: producer.buffered,
         broker_away=lambda: api.broker_away,
         produced=lambda: producer.counts()["acknowledged"],
@@ -76,7 +118,10 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
 
 async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None:
     """Answer requests until `stop`, and then those that have begun."""
-    await server.listen((settings.bind_host, settings.app_port))
+    family = socket.AF_INET6 if ":" in settings.bind_host else socket.AF_INET
+    await server.listen(
+        socket.create_server((settings.bind_host, settings.app_port), family=family, reuse_port=True)
+    )  # fmt: skip
     while not stop.requested:
         await asyncio.sleep(STOP_SECONDS)
     await server.close(settings.drain_seconds)
@@ -132,7 +177,7 @@ def _keep(
 ) -> None:  # fmt: skip
     """Flush by the clock, beat while the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()
-    away = failed = False
+    ending = False
     main = threading.main_thread()
     while main.is_alive():
         to_flush_seconds = seconds_to_flush(time.time(), settings.linger_ms)
@@ -142,26 +187,23 @@ def _keep(
         now = time.monotonic()
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now
-        was_away, away = away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
-        api.broker_away = away
-        if away and not was_away:
+        was_away, api.broker_away = (
+            api.broker_away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
+        )  # fmt: skip
+        if api.broker_away and not was_away:
             log.warning(
                 "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
             )
-        if was_away and not away:
+        if was_away and not api.broker_away:
             log.info("the broker takes events again")
-        if not away:
+        if not api.broker_away:
             heartbeat.beat()
         workers.publish()
         api.counters.log_if_due()
-        if not failed and (producer.counts()["lost"] or not producer.running):
+        failed = producer.counts()["lost"] or not producer.running
+        if not ending and (failed or os.getppid() != parent_pid):
             # After an error that cannot be retried a producer may refuse every record. Without its thread nobody learns
-            # what the broker has. A new worker has a new producer.
-            failed = True
-            log.error("this worker's producer has failed; the worker ends, and a new one is started")
-            os.kill(os.getpid(), signal.SIGTERM)
-        if os.getppid() != parent_pid:
-            # Nobody would stop this worker, and it would keep the port from the next app.
-            log.error("the app's main process is gone; this worker ends too")
-            parent_pid = os.getppid()
+            # what the broker has. An orphan would keep the port from the next app, and nobody would stop it.
+            ending = True
+            log.error("the worker ends", reason="its producer has failed" if failed else "the main process is gone")
             os.kill(os.getpid(), signal.SIGTERM)
