@@ -77,7 +77,13 @@ class Subscriber:
         )  # fmt: skip
         max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
         self._streams = StreamServer(
-            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log,
+            listener,
+            self._history,
+            batches,
+            Cors(settings.cors_origins),
+            max_streams,
+            self.counters,
+            self._log,
             AllowedHosts(settings).check,
         )
 
