@@ -6,7 +6,7 @@ usage: python3 app.py [KEY=VALUE ...]        for example APP_PORT=5000 LINGER_MS
 
 import sys
 
-from emostream.ingest.master import serve
+from emostream.ingest.workers import serve
 from emostream.process import run_script
 
 if __name__ == "__main__":

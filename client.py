@@ -3,7 +3,7 @@
 
 import sys
 
-from emostream.receive.arguments import run_client
+from emostream.receive.client import run_client
 
 if __name__ == "__main__":
     run_client("client.py", sys.argv[1:])

@@ -96,7 +96,9 @@ def _ingest_overload(found: Figures) -> Figures:
         for it in peer["floods"]
     ]
     ours = Rounds(row for row in rows if row["name"] == "ours-2")
-    second = max(ours.each("last_refusal_second"), default=0)
+    if not ours:
+        return {"rows": rows}
+    second = max(ours.each("last_refusal_second"))
     after = f"last refusal in second {second}" if second else "no refusal after it"
     return {"rows": rows, "ours": ours, "last_refusal_second": second, "after": after}
 
@@ -128,8 +130,9 @@ def _steady(found: Figures) -> Figures:
         }
         for name, rounds in found["servers"].items()
     ]
-    memory = [rounds.each("kb_a_connection") for rounds in found["servers"].values()]
-    return {"rows": rows, "memory_to_peer": Rounds(ours / it for ours, it in zip(*memory, strict=True))}
+    memory = {row["name"]: row["kb_a_connection"] for row in rows}
+    pairs = zip(memory["ours"], memory.get("Centrifuge", []), strict=False)
+    return {"rows": rows, "memory_to_peer": Rounds(ours / its for ours, its in pairs)}
 
 
 def _pipeline(found: Figures) -> Figures:

@@ -22,12 +22,12 @@ Options = Mapping[str, int | float | str]
 
 @dataclass(frozen=True)
 class Part:
-    """`measure` gets the options: those of a full run, or over them those of a quick one, and the `settings`."""
+    """`measure` gets the options of a full run, where neither --quick nor the command line says otherwise."""
 
     measure: Callable[[argparse.Namespace], Figures]
     full: Options
     quick: Options
-    settings: Mapping[str, str] = field(default_factory=dict)  # of the system that is measured
+    settings: Mapping[str, str] = field(default_factory=dict)  # of what is measured, below those of the command line
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.figures import histogram, percentile
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
-from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
+from emostream.ingest.workers import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import Settings, load
 from testkit.processes import shared_once_mb

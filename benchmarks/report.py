@@ -42,9 +42,10 @@ def collect(directory: Path) -> Kept:
 
 
 def text_of(part: str, figures: Figures) -> str:
-    """What the report says of one part."""
+    """What the report says of one part, without its plots."""
     facts = with_facts(part, figures)
-    return "\n".join(filled(text, facts) for parts, text in sections() if part in parts)
+    text = "".join(filled(text, facts) for parts, text in sections() if part in parts)
+    return re.sub(r"^!\[.*\n", "", text, flags=re.MULTILINE).rstrip()
 
 
 def render(kept: Kept) -> str:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.facts import JVMS
 from benchmarks.figures import growth
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
@@ -35,7 +36,6 @@ from testkit.waiting import wait_until
 CLIENTS, STREAMS = 12, 300
 SAMPLES = 120
 WARM_UP_SHARE = 0.25
-JVMS = ("kafka_1", "main_publisher")
 # What may be added after the warm-up, by any process: memory in MB, threads, file descriptors. The JVMs' heaps fill up
 # to their -Xmx however little is kept; streams come and go, so that the number of descriptors is never the same twice.
 GROWTH_BOUNDS = {"memory_mb": 5.0, "threads": 3.0, "descriptors": 15.0}

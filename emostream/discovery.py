@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import requests
@@ -25,14 +24,17 @@ TIMEOUT_SECONDS = (1.0, 1.0)
 CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)
 FRESH_SECONDS = 1.0
 
+T = TypeVar("T")
+
 
 class _Status(msgspec.Struct):
-    """What clients need from GET /status. The contract promises only `available_slots`."""
+    """What is read of GET /status. The contract promises only `available_slots`."""
 
     available_slots: Annotated[int, Meta(ge=0)]
     stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     streams: Annotated[int, Meta(ge=0)] | None = None
     available_streams: Annotated[int, Meta(ge=0)] | None = None
+    evicted: Any = ()  # a foreign subscriber may mean something else by it
 
 
 class Eviction(msgspec.Struct, frozen=True):
@@ -41,12 +43,6 @@ class Eviction(msgspec.Struct, frozen=True):
     client_url: str
     reason: str
     at_ms: int
-
-
-class _Evicted(msgspec.Struct):
-    """What GET /status of our own subscribers also tells."""
-
-    evicted: tuple[Eviction, ...] = ()
 
 
 class SubscriberEntry(msgspec.Struct, frozen=True):
@@ -83,16 +79,18 @@ class SubscriberState(msgspec.Struct, frozen=True):
 
     def entry(self, host: str) -> SubscriberEntry:
         """Return its entry in GET /subscribers, with addresses at `host`."""
+        stream_url = f"http://{host}:{self.stream_port}/stream" if self.stream_port else None
         return SubscriberEntry(
-            url=f"http://{host}:{self.port}",
-            stream_url=f"http://{host}:{self.stream_port}/stream" if self.stream_port else None,
-            cluster=self.cluster,
-            subscriber=self.subscriber,
-            alive=self.alive,
-            available_slots=self.available_slots,
-            available_streams=self.available_streams,
-            streams=self.streams,
-        )
+            f"http://{host}:{self.port}", stream_url, self.cluster, self.subscriber,
+            self.alive, self.available_slots, self.available_streams, self.streams,
+        )  # fmt: skip
+
+
+def direct_session() -> requests.Session:
+    """A session that uses no proxies and no credentials of the environment."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def subscribers(settings: Settings) -> list[SubscriberState]:
@@ -104,16 +102,14 @@ def ask(
     session: requests.Session, subscriber: SubscriberState, host: str, timeout_seconds: tuple[float, float]
 ) -> SubscriberState:
     """Return a subscriber's state as it is now. One that gives no answer, or something else than a status, is dead."""
-    unknown = SubscriberState(subscriber.cluster, subscriber.subscriber, subscriber.port)
+    status = _get(session, f"http://{host}:{subscriber.port}/status", timeout_seconds, _Status)
+    if status is None:
+        return SubscriberState(subscriber.cluster, subscriber.subscriber, subscriber.port)
     try:
-        answer = session.get(f"http://{host}:{subscriber.port}/status", timeout=timeout_seconds)
-        answer.raise_for_status()
-        status = msgspec.json.decode(answer.content, type=_Status)
-    except (requests.RequestException, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return unknown
-    with suppress(msgspec.ValidationError):  # a foreign subscriber may mean something else by it
-        unknown = msgspec.structs.replace(unknown, evicted=msgspec.json.decode(answer.content, type=_Evicted).evicted)
-    return msgspec.structs.replace(unknown, alive=True, **msgspec.structs.asdict(status))
+        status.evicted = msgspec.convert(status.evicted, tuple[Eviction, ...])
+    except msgspec.ValidationError:
+        status.evicted = ()
+    return msgspec.structs.replace(subscriber, alive=True, **msgspec.structs.asdict(status))
 
 
 def ask_each(settings: Settings, session: requests.Session) -> list[SubscriberEntry]:
@@ -125,12 +121,18 @@ def ask_each(settings: Settings, session: requests.Session) -> list[SubscriberEn
 
 def ask_app(app_url: str, session: requests.Session) -> list[SubscriberEntry]:
     """Ask the app for its list. It is empty when the app does not answer, or has no such list."""
+    found = _get(session, f"{app_url}/subscribers", CLIENT_TIMEOUT_SECONDS, SubscriberList)
+    return found.subscribers if found else []
+
+
+def _get(session: requests.Session, url: str, timeout_seconds: tuple[float, float], kind: type[T]) -> T | None:
+    """Return what a URL answers, as `kind`; None if it answers nothing, or something else."""
     try:
-        answer = session.get(f"{app_url}/subscribers", timeout=CLIENT_TIMEOUT_SECONDS)
+        answer = session.get(url, timeout=timeout_seconds)
         answer.raise_for_status()
-        return msgspec.json.decode(answer.content, type=SubscriberList).subscribers
+        return msgspec.json.decode(answer.content, type=kind)
     except (requests.RequestException, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
+        return None
 
 
 def least_loaded_first(found: Iterable[SubscriberState]) -> list[SubscriberState]:
@@ -148,10 +150,8 @@ class Directory:
         self._host = settings.client_host
         self._known = {subscriber.port: subscriber for subscriber in subscribers(settings)}
         self._closed = threading.Event()
-        for subscriber in list(self._known.values()):
-            threading.Thread(
-                target=self._keep_asking, args=(subscriber,), name=f"ask {subscriber.port}", daemon=True
-            ).start()
+        for port in self._known:
+            threading.Thread(target=self._keep_asking, args=(port,), name=f"ask {port}", daemon=True).start()
 
     def now(self) -> list[SubscriberState]:
         """Return every subscriber, the least loaded first."""
@@ -161,10 +161,9 @@ class Directory:
         """Stop asking."""
         self._closed.set()
 
-    def _keep_asking(self, subscriber: SubscriberState) -> None:
-        session = requests.Session()
-        session.trust_env = False  # no proxies and no credentials from the environment
+    def _keep_asking(self, port: int) -> None:
+        session = direct_session()
         while True:
-            self._known[subscriber.port] = ask(session, subscriber, self._host, TIMEOUT_SECONDS)
+            self._known[port] = ask(session, self._known[port], self._host, TIMEOUT_SECONDS)
             if self._closed.wait(FRESH_SECONDS):
                 return

@@ -23,6 +23,7 @@ from emostream.broker import (
     skip_record,
     transactional_producer,
 )
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -41,7 +42,7 @@ from emostream.process import (
 from emostream.records import InvalidRecord, parse_count
 from emostream.roles import cluster_publisher
 from emostream.settings import Settings
-from emostream.topics import wait_for_topics
+from emostream.topics import TopicWatch, wait_for_topics
 
 POLL_MS = 500
 TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
@@ -58,6 +59,7 @@ class Router:
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
+        self._watch = TopicWatch(settings, [settings.main_topic, self._cluster_topic], log)
         self.counters.read(lag=lambda: self.consumer.lag)
 
     def start(self) -> None:
@@ -69,6 +71,10 @@ class Router:
 
     def _find_position(self) -> dict[int, int]:
         return {tp.partition: self.consumer.client.position(tp) for tp in partitions(self._settings.main_topic)}
+
+    def not_ready(self) -> str | None:
+        """Why it cannot route all records; None when it can."""
+        return self.consumer.trouble or self._watch.problem
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
         """Route new records, waiting at most `poll_ms` for the first; returns how many were read.
@@ -126,14 +132,15 @@ def run(settings: Settings) -> int:
     cluster_topic = settings.required_cluster_topic()
     log = Log("route", cluster=cluster_topic)
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log):
+    role = cluster_publisher(settings, settings.cluster)
+    heartbeat = Heartbeat(settings, role.name)
+    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log, heartbeat.not_ready):
         return 0
     router = Router(settings, log)
-    role = cluster_publisher(settings, settings.cluster)
-    MetricsPage(router.counters).serve(settings.bind_host, role.port, log)
+    serve_metrics(MetricsPage(router.counters), settings, role, log)
     try:
         router.start()
-        _follow(router, Heartbeat(settings, role.name), stop)
+        _follow(router, heartbeat, stop)
         router.drain(settings.drain_seconds)
     except KafkaError as error:
         router.counters.add("transaction_aborts")
@@ -153,7 +160,7 @@ def run(settings: Settings) -> int:
 def _follow(router: Router, heartbeat: Heartbeat, stop: StopFlag) -> None:
     while not stop.requested:
         # Before the first record: a successor is ready when it can work, not when it has worked.
-        heartbeat.not_ready(router.consumer.trouble or "")
+        heartbeat.not_ready(router.not_ready() or "")
         router.run_once()
         router.counters.log_if_due()
     heartbeat.end()

@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import NewTopic
 from kafka.errors import (
     InvalidReplicationFactorError,
+    KafkaError,
     RetriableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
 
-from emostream.broker import PARTITIONS, admin_client
+from emostream.broker import PARTITIONS, admin_client, consumer, partitions
 from emostream.process import Log, StopFlag, stop_on_signals
+from emostream.roles import Address
 from emostream.settings import REGISTRY_TOPIC, START_COMMAND, TOPICS_COMMAND, Settings
 
 REMINDER_SECONDS = 5.0
+# With a second for each broker that is asked, a problem is known within 10 s.
+CHECK_SECONDS = 2.0
+CHECK_TIMEOUT_MS = 3_000
 # Small segments, because Kafka never compacts the newest one.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 
 
-def wait_for_topics(settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log) -> bool:
+def wait_for_topics(
+    settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log, on_wait: Callable[[str], None] | None = None
+) -> bool:
     """Return True when the broker answers and has all `topics`, or False if a stop was requested first.
 
-    Logs every few seconds what it waits for.
+    Logs every few seconds what it waits for, and calls `on_wait` with it all the time.
     """
-    wanted = set(topics)
-
-    def missing() -> str | None:
-        absent = wanted - set(_list_topics(settings))
-        return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
-
-    return _wait(missing, settings, stop, log)
+    wanted = list(topics)
+    return _wait(lambda: _missing(settings, wanted), settings, stop, log, on_wait)
 
 
-def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
-    """Return True when the broker answers, or False if a stop was requested first."""
-    return wait_for_topics(settings, (), stop, log)
+def _missing(settings: Settings, topics: Iterable[str]) -> str | None:
+    """What is missing of the broker and these topics, and what to do; None if nothing is."""
+    try:
+        absent = set(topics) - set(_list_topics(settings))
+    except RetriableError as error:
+        return f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
+    return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
 
 
-def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log) -> bool:
+def _wait(
+    missing: Callable[[], str | None], settings: Settings, stop: StopFlag, log: Log,
+    on_wait: Callable[[str], None] | None = None,
+) -> bool:  # fmt: skip
     began = time.monotonic()
     remind_at = began + 1.0  # a shorter wait is not worth a line
     while not stop.requested:
@@ -52,6 +63,8 @@ def _wait(missing: Callable[[], str | None], settings: Settings, stop: StopFlag,
             what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
         if what is None:
             return True
+        if on_wait:
+            on_wait(what)
         if time.monotonic() >= remind_at:
             remind_at = time.monotonic() + REMINDER_SECONDS
             log.warning(f"waiting: {what}", waited_seconds=round(time.monotonic() - began))
@@ -67,22 +80,21 @@ def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[s
         admin.close()
 
 
-def broker_missing(settings: Settings, number: int) -> bool:
-    """Whether this broker, one of those that ./start.sh runs, does not answer."""
-    host, port = settings.broker_address(number)
+def broker_answers(settings: Settings, address: Address) -> bool:
+    """Whether the broker at this address answers."""
     try:
-        _list_topics(settings, [f"{host}:{port}"])
+        _list_topics(settings, [str(address)])
     except RetriableError:
-        return True
-    return False
+        return False
+    return True
 
 
-def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, quiet: bool = False) -> bool:
+def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -> bool:
     """Create every topic that is missing; with `replace`, delete those that are there first.
 
     Returns False if a stop was requested before all were created.
     """
-    if not wait_for_broker(settings, stop, log):
+    if not wait_for_topics(settings, (), stop, log):
         return False
     admin = admin_client(settings)
     try:
@@ -96,8 +108,6 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, q
         for name in settings.topics:
             if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
                 return False
-            if not quiet:
-                log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
     finally:
         admin.close()
     return wait_for_topics(settings, wanted, stop, log)
@@ -124,4 +134,45 @@ def _create(admin: KafkaAdminClient, name: str) -> str | None:
 
 def replace_topics(settings: Settings) -> int:
     """Replace every topic by an empty one; return the exit status of the command that does so."""
-    return 0 if create_topics(settings, replace=True, stop=stop_on_signals(), log=Log("topics")) else 1
+    log = Log("topics")
+    if not create_topics(settings, replace=True, stop=stop_on_signals(), log=log):
+        return 1
+    log.info("topics created", topics=",".join(settings.topics), partitions=PARTITIONS)
+    return 0
+
+
+class TopicWatch:
+    """Finds out again and again whether topics can be read. A consumer does not: its polls just return nothing.
+
+    `problem` says why not, within 10 s; None if all is well. Any thread may read it.
+    """
+
+    def __init__(self, settings: Settings, topics: Sequence[str], log: Log) -> None:
+        self.problem: str | None = None
+        self._settings = settings
+        self._topics = topics
+        self._log = log
+        self._reader: KafkaConsumer | None = None
+        threading.Thread(target=self._watch, name="topic watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            problem = self._check()
+            if problem and not self.problem:
+                self._log.warning("not ready", reason=problem)
+            elif self.problem and not problem:
+                self._log.info("ready again")
+            self.problem = problem
+            time.sleep(CHECK_SECONDS)
+
+    def _check(self) -> str | None:
+        try:
+            self._reader = self._reader or consumer(self._settings, group_id=None)
+            wanted = [tp for topic in self._topics for tp in partitions(topic)]
+            self._reader.end_offsets(wanted, timeout_ms=CHECK_TIMEOUT_MS)
+        except Exception as error:  # noqa: BLE001 - not swallowed: whatever it is, it is why this is not ready
+            with suppress(KafkaError):
+                if missing := _missing(self._settings, self._topics):
+                    return missing
+            return f"{' and '.join(self._topics)} cannot be read ({error})"
+        return None

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from testkit.settings import PROJECT_DIR
 
@@ -39,6 +39,12 @@ class Broker:
     def replace_topics(self) -> None:
         """Every topic, empty."""
         self.operate("emostream", "topics")
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic, as an operator might by mistake."""
+        admin = KafkaAdminClient(bootstrap_servers=self.servers)
+        admin.delete_topics([topic])
+        admin.close()
 
     def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 
 from emostream.settings import load
 from testkit.fake_system import serving_pages
@@ -150,6 +150,8 @@ class FakeApp:
     numbers: FakeNumbers
     timeline: dict[str, Any] | None = None
     status: int = 200
+    error: str = "try again"  # with any other status
+    operator_key: str = ""
 
     @property
     def url(self) -> str:
@@ -167,9 +169,19 @@ def fake_app() -> Iterator[FakeApp]:
     @app.get("/dashboard.json")
     def overview() -> tuple[Response, int]:
         if found.status != 200:
-            return jsonify(error="try again"), found.status
+            return jsonify(error=found.error), found.status
+        if found.operator_key and request.cookies.get("key") != found.operator_key:
+            return jsonify(error="expected the operator's key, got none"), 401
         found.numbers.step()
         return jsonify(found.numbers.answer()), 200
+
+    @app.post("/dashboard/key")
+    def take_key() -> Response:
+        if request.get_json() != {"key": found.operator_key}:
+            return Response('{"error": "expected the operator\'s key, got another"}', 401, mimetype="application/json")
+        answer = Response(status=204)
+        answer.set_cookie("key", found.operator_key, httponly=True, samesite="Strict")
+        return answer
 
     @app.get("/timeline.json")
     def history() -> tuple[Response, int]:

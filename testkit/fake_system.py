@@ -6,6 +6,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class FakeSubscriber:
     cluster: int
     port: int
     room: int = 100
-    replays: bool = False  # all it has, to whoever comes back, whatever they say they have seen
+    past: list[dict[str, Any]] = field(default_factory=list)  # what it sends of the recent past when it is asked
     resumed_with: list[str] = field(default_factory=list)
     sent: list[tuple[int, str]] = field(default_factory=list)  # batch id, text
     open_streams: list[queue.Queue[bytes | None]] = field(default_factory=list)
@@ -50,7 +51,7 @@ class FakeSubscriber:
 
     def missed(self, last_event_id: str) -> str:
         """What a stream that goes on after this id begins with."""
-        seen = -1 if self.replays else int(last_event_id.split("-")[1])
+        seen = int(last_event_id.split("-")[1])
         return "".join(text for batch_id, text in self.sent if batch_id > seen)
 
     def write(self, text: str) -> None:
@@ -77,14 +78,20 @@ class FakeSubscriber:
         path = urlsplit(asked.path)
         if path.path == "/status":
             return Answer(200, json.dumps(self.status()).encode(), headers | {"Content-Type": "application/json"})
-        [last_event_id] = parse_qs(path.query).get("last_event_id", [""])
+        query = parse_qs(path.query)
+        [last_event_id] = query.get("last_event_id", [""])
         self.resumed_with.append(last_event_id)
-        stream = self._stream(last_event_id)
+        stream = self._stream(last_event_id, asks_recent="recent" in query)
         return Answer(200, headers=headers | {"Content-Type": "text/event-stream"}, stream=stream)
 
-    def _stream(self, last_event_id: str) -> Iterator[bytes]:
+    def _stream(self, last_event_id: str, asks_recent: bool) -> Iterator[bytes]:
         newest = self.sent[-1][0] if self.sent else 0
-        begin = self.missed(last_event_id) if last_event_id else f"id: {self.cluster}-{newest}-{newest}\n\n"
+        recent = json.dumps({"pushed_ms": round(time.time() * 1000), "batches": self.past})
+        begin = f"id: {self.cluster}-{newest}-{newest}\n" + (
+            f"event: recent\ndata: {recent}\n\n" if asks_recent else "\n"
+        )
+        if last_event_id:
+            begin = self.missed(last_event_id)
         yield f"retry: 1000\n{begin}".encode()
         stream: queue.Queue[bytes | None] = queue.Queue()
         self.open_streams.append(stream)

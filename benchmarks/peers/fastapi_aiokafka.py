@@ -68,7 +68,6 @@ async def send_emoji(tap: Tap) -> Answer:
 
 if __name__ == "__main__":
     port, os.environ["BROKERS"], os.environ["TOPIC"] = sys.argv[1:]
-    sys.path.insert(0, os.path.dirname(__file__))
     uvicorn.run(
         "fastapi_aiokafka:app", port=int(port), workers=2, loop="uvloop", http="httptools", access_log=False,
         log_level="warning",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 
 from kafka.errors import KafkaError
@@ -16,6 +15,7 @@ from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, Stalled
+from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import (
     EXIT_FENCED,
@@ -25,6 +25,7 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
+    fresh_directory,
     stop_on_signals,
     within,
 )
@@ -48,7 +49,7 @@ def run(settings: Settings) -> int:
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
-    MetricsPage(query_metrics.metrics).serve(settings.bind_host, main_publisher(settings).port, log)
+    serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
     watch = QueryWatch(settings.batch_seconds)
     heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:
@@ -90,8 +91,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = settings.data_path / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 
 from pyspark.sql import DataFrame, SparkSession
@@ -53,6 +54,8 @@ def make_session(settings: Settings) -> SparkSession:
     if connector:
         builder = builder.config("spark.jars", ",".join(connector))
     work_dir.mkdir(parents=True, exist_ok=True)
+    # Otherwise Spark looks up the name of this machine, which need not resolve.
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("FATAL")  # the error that ends a query comes back as an exception anyway
     return session

@@ -6,16 +6,14 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from kafka.errors import KafkaError
 
 from emostream.deliver.history import History
 from emostream.deliver.push.allowed_networks import AllowedNetworks, resolve
-from emostream.deliver.push.client import PushClient
+from emostream.deliver.push.client import Position, PushClient, Start
 from emostream.deliver.push.engine import PushEngine
-from emostream.deliver.push.policy import Position, PushPolicy
+from emostream.deliver.push.sender import PushPolicy
 from emostream.deliver.registry import Full, NotYours, Registration, Registry, RegistryTopic
 from emostream.deliver.topic_reader import TopicReader
 from emostream.http.client import Target
@@ -29,19 +27,6 @@ MERGE_AFTER_BATCHES = 2
 # How many evictions GET /status shows; the log has all of them.
 MAX_EVICTED = 10
 MAX_REASON_CHARACTERS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A registered client, and the hash of the token that is needed to deregister it."""
-
-    client: PushClient
-    token_hash: str
-    stop: Callable[[], None]
-
-    def close(self) -> None:
-        """Stop serving the client."""
-        self.stop()
 
 
 class RegisteredClients:
@@ -62,7 +47,7 @@ class RegisteredClients:
             settings.max_age_seconds, settings.evict_after_seconds,
             AllowedNetworks(settings.client_networks), settings.push_key,
         )  # fmt: skip
-        self._registry: Registry[Slot] = Registry(settings.max_clients)
+        self._registry: Registry[PushClient] = Registry(settings.max_clients)
         self._topic = RegistryTopic(settings, cluster_topic, settings.subscriber)
         self._engine = PushEngine(history, self._policy, counters, log, self._evict, self._keep)
         self._saved: dict[str, Position] = {}
@@ -75,8 +60,8 @@ class RegisteredClients:
         return self._engine.running
 
     def all(self) -> dict[str, PushClient]:
-        """The clients that have a slot, by their URL."""
-        return {client_url: slot.client for client_url, slot in self._registry.clients().items()}
+        """The clients that have a slot, by their URL as each of them spelled it."""
+        return {client.client_url: client for client in self._registry.clients()}
 
     def free_slots(self) -> int:
         """How many slots are free."""
@@ -88,7 +73,11 @@ class RegisteredClients:
             self._restore(registration)
 
     def register(self, client_url: str, token: str) -> bool:
-        """Give a client a slot; raises as in SubscriberCalls."""
+        """Give a client a slot; False when it had one.
+
+        Raises Full, NotYours, KafkaError when the registration cannot be saved, PushError or OSError when no push may
+        go to the client's address or the client does not echo the challenge, and StepTimeout.
+        """
         if self._owned(client_url, token):
             return False
         target = Target.parse(client_url)
@@ -98,12 +87,12 @@ class RegisteredClients:
                 raise Full(f"all {self._settings.max_clients} slots are taken")
             self._engine.verify(client_url, secrets.token_urlsafe())
         cursor = self._history.end
-        position = Position(self._topic_reader.ends())
-        slot = self._add(client_url, cursor, position, _hash(token))
-        if slot is None:
+        start = Start(cursor, Position(self._topic_reader.ends()), self._topic_reader.generation)
+        client = self._registry.add(client_url, lambda: self._engine.add(client_url, _hash(token), start))
+        if client is None:
             return False
         try:
-            self._save(client_url, slot, wait=True)
+            self._save(client, wait=True)
         except KafkaError:
             self._registry.remove(client_url)
             self._forget(client_url)  # the broker may have it all the same
@@ -113,20 +102,21 @@ class RegisteredClients:
 
     def deregister(self, client_url: str, token: str) -> bool:
         """Free a client's slot; False when it had none. Raises NotYours."""
-        if not self._owned(client_url, token) or not self._registry.remove(client_url):
+        client = self._owned(client_url, token)
+        if client is None or not self._registry.remove(client_url, only=client):
             return False
-        self._forget(client_url)
-        self._log.info("deregistered", client_url=client_url, available_slots=self._registry.free_slots())
+        self._forget(client.client_url)
+        self._log.info("deregistered", client_url=client.client_url, available_slots=self._registry.free_slots())
         return True
 
     def save_positions(self) -> None:
         """Save how far each client has come, where that changed."""
-        slots = self._registry.clients()
+        clients = self.all()
         with self._save_lock:
-            self._saved = {url: saved for url, saved in self._saved.items() if url in slots}
-        for client_url, slot in slots.items():
-            if slot.client.position != self._saved.get(client_url):
-                self._save(client_url, slot, wait=False)
+            self._saved = {url: saved for url, saved in self._saved.items() if url in clients}
+        for client_url, client in clients.items():
+            if client.position != self._saved.get(client_url):
+                self._save(client, wait=False)
 
     def drain(self, deadline: float) -> None:
         """Wait until every client has everything, at most until `deadline` (monotonic seconds), and stop pushing."""
@@ -160,56 +150,53 @@ class RegisteredClients:
         skipped = sum(
             max(0, start - registration.next_offsets.get(partition, start)) for partition, start in starts.items()
         )
-        position = Position(next_offsets, merging)
+        position, history = Position(next_offsets, merging), self._history
+        start = Start(history.start, position, self._topic_reader.generation, history.end)
+        url, token_hash = registration.client_url, registration.token_hash
         try:
-            start, end = self._history.start, self._history.end
-            self._add(registration.client_url, start, position, registration.token_hash, repeats_until=end)
+            added = self._registry.add(url, lambda: self._engine.add(url, token_hash, start))
         except Full:
-            self._log.warning("no slot is left for a client from before", client_url=registration.client_url)
+            self._log.warning("no slot is left for a client from before", client_url=url)
+        except ValueError as error:
+            self._log.warning("the registry topic has a client that cannot be one", client_url=url, reason=error)
+            self._forget(url)
         else:
-            self._counters.add("expired", skipped)
+            if added:
+                self._counters.add("expired", skipped)
+            else:
+                self._forget(url)  # registered in two spellings by an earlier version; one of them goes on
 
-    def _add(
-        self, client_url: str, cursor: int, position: Position, token_hash: str, repeats_until: int = 0
-    ) -> Slot | None:
-        """Start serving a client; None when it is served already. Raises Full."""
-        added: list[Slot] = []
-
-        def make() -> Slot:
-            client = self._engine.add(client_url, cursor, position, self._topic_reader.generation, repeats_until)
-            added.append(Slot(client, token_hash, lambda: self._engine.remove(client)))
-            return added[0]
-
-        return added[0] if self._registry.add(client_url, make) else None
-
-    def _owned(self, client_url: str, token: str) -> bool:
-        """Whether a client has a slot. Raises NotYours when it registered with another token."""
-        slot = self._registry.get(client_url)
-        if slot and slot.token_hash and not secrets.compare_digest(slot.token_hash, _hash(token)):
+    def _owned(self, client_url: str, token: str) -> PushClient | None:
+        """The client if it has a slot. Raises NotYours when it registered with another token."""
+        client = self._registry.get(client_url)
+        if client and client.token_hash and not secrets.compare_digest(client.token_hash, _hash(token)):
             raise NotYours
-        return slot is not None
+        return client
 
-    def _save(self, client_url: str, slot: Slot, wait: bool) -> None:
+    def _has_slot(self, client: PushClient) -> bool:
+        return self._registry.get(client.client_url) is client
+
+    def _save(self, client: PushClient, wait: bool) -> None:
         """Save how far a client has come. Raises KafkaError."""
+        client_url = client.client_url
         with self._save_lock:  # so that an older position never follows a newer one
-            position = slot.client.position
+            position = client.position
             self._saved[client_url] = position
             merging = None if position.merging is None else dict(position.merging)
-            registration = Registration(client_url, dict(position.next_offsets), merging, slot.token_hash)
+            registration = Registration(client_url, dict(position.next_offsets), merging, client.token_hash)
             wait_for_broker = self._topic.save(registration)
-            if self._registry.get(client_url) is not slot:
+            if not self._has_slot(client):
                 self._forget(client_url)  # it left meanwhile; the record just written would bring it back
         if wait:
             wait_for_broker()
 
-    def _keep(self, client_url: str, client: PushClient) -> None:
-        slot = self._registry.get(client_url)
-        if slot and slot.client is client:
-            self._save(client_url, slot, wait=True)
+    def _keep(self, client: PushClient) -> None:
+        if self._has_slot(client):
+            self._save(client, wait=True)
 
-    def _evict(self, client_url: str, client: PushClient, reason: str) -> None:
-        slot = self._registry.get(client_url)
-        if slot and slot.client is client and self._registry.remove(client_url, only=slot):
+    def _evict(self, client: PushClient, reason: str) -> None:
+        client_url = client.client_url
+        if self._registry.remove(client_url, only=client):
             self._forget(client_url)
             self._counters.add("evicted")
             shown, at_ms = reason[:MAX_REASON_CHARACTERS], round(time.time() * 1000)

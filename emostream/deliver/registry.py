@@ -15,6 +15,7 @@ import msgspec
 from kafka.errors import KafkaError
 
 from emostream.broker import AssignedConsumer, SentRecord, partitions, registry_producer
+from emostream.http.client import Target
 from emostream.process import Log
 from emostream.settings import REGISTRY_TOPIC, Settings
 
@@ -41,48 +42,59 @@ Client = TypeVar("Client", bound=Closable)
 
 
 class Registry(Generic[Client]):
-    """Client URL → what serves the client; never more than `capacity`. Any thread may call any method."""
+    """Client URL → what serves the client; never more than `capacity`. Any thread may call any method.
+
+    Two spellings of one URL are one client, so the keys are normal URLs (http/client.py).
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}
 
-    def add(self, client_url: str, make: Callable[[], Client]) -> bool:
-        """Give a client a slot; False when it had one already. Raises Full, or what `make` raises."""
+    def add(self, client_url: str, make: Callable[[], Client]) -> Client | None:
+        """Give a client a slot and return what serves it; None when it had one. Raises Full, or what `make` raises."""
+        url = normal_url(client_url)
         with self._lock:
-            if client_url in self._clients:
-                return False
+            if url in self._clients:
+                return None
             if len(self._clients) >= self._capacity:
                 raise Full(f"all {self._capacity} slots are taken")
             # Within the lock, so that no slot goes to two clients. `make` does not block.
-            self._clients[client_url] = make()
-            return True
+            self._clients[url] = client = make()
+            return client
 
     def remove(self, client_url: str, only: Client | None = None) -> bool:
         """Free a client's slot and stop serving it; False when it had none, or another one than `only`."""
+        url = normal_url(client_url)
         with self._lock:
-            client = self._clients.get(client_url)
+            client = self._clients.get(url)
             if client is None or only not in (None, client):
                 return False
-            del self._clients[client_url]
+            del self._clients[url]
         client.close()
         return True
 
     def get(self, client_url: str) -> Client | None:
         """What serves a client; None when it has no slot."""
+        url = normal_url(client_url)
         with self._lock:
-            return self._clients.get(client_url)
+            return self._clients.get(url)
 
-    def clients(self) -> dict[str, Client]:
-        """A copy, so that a caller can go through it without the lock."""
+    def clients(self) -> list[Client]:
+        """All clients, as a copy, so that a caller can go through it without the lock."""
         with self._lock:
-            return dict(self._clients)
+            return list(self._clients.values())
 
     def free_slots(self) -> int:
         """How many slots are free."""
         with self._lock:
             return self._capacity - len(self._clients)
+
+
+def normal_url(client_url: str) -> str:
+    """The one spelling of all URLs of a client. Raises ValueError."""
+    return Target.parse(client_url).normal_url
 
 
 class Registration(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,47 +1,31 @@
-"""GET /status, POST /register and POST /deregister: how clients register with a subscriber. Every answer is JSON."""
+"""How clients register with a subscriber, and how it is: GET /status, POST /register and so on, all in JSON."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import codecs
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Response, jsonify, redirect, request
 from kafka.errors import KafkaError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import Forbidden, HTTPException, UnsupportedMediaType
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.registry import Full, NotYours
-from emostream.deliver.stream.requests import PATH
+from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
-from emostream.metrics.page import CONTENT_TYPE
+from emostream.http.messages import Request
+from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
 from emostream.records import InvalidRecord
 from emostream.settings import REGISTRY_TOPIC
 
+CALLS = ("/register", "/deregister")
 MAX_BODY_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
-
-
-class SubscriberCalls(Protocol):
-    """What the routes call."""
-
-    def register(self, client_url: str, token: str) -> bool:
-        """Give a client a slot; False when it had one.
-
-        Raises Full, NotYours, KafkaError when the registration cannot be saved, PushError or OSError when no push may
-        go to the client's address or the client does not echo the challenge, and StepTimeout.
-        """
-
-    def deregister(self, client_url: str, token: str) -> bool:
-        """Free a client's slot; False when it had none. Raises NotYours."""
-
-    def status(self) -> dict[str, object]:
-        """The body of GET /status."""
-
-    def metrics(self) -> bytes:
-        """The body of GET /metrics."""
 
 
 class RegistrationRequest(msgspec.Struct):
@@ -51,25 +35,36 @@ class RegistrationRequest(msgspec.Struct):
     token: str = ""
 
 
-def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Flask:
-    """The app with these routes, and GET /stream, which redirects to the port of the event streams."""
+def create_app(
+    clients: RegisteredClients, status: Callable[[], dict[str, object]], not_ready: Callable[[], str | None],
+    page: MetricsPage, stream_port: int, cors: Cors,
+) -> Flask:  # fmt: skip
+    """The app with these routes, GET /metrics, and GET /stream, which redirects to the port of the event streams.
+
+    `not_ready` says why the subscriber cannot do its work; None when it can.
+    """
     app = Flask("emostream.deliver.subscriber")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/status")
-    def status() -> Response:
-        return jsonify(subscriber.status())
+    def show_status() -> Response:
+        return jsonify(status())
+
+    @app.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        reason = not_ready()
+        return (jsonify(status="ready"), 200) if reason is None else (jsonify(error=f"not ready: {reason}"), 503)
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(subscriber.metrics(), content_type=CONTENT_TYPE)
+        return Response(page.text(), content_type=CONTENT_TYPE)
 
     @app.post("/register")
     def register() -> tuple[Response, int]:
-        asked = _registration(request.get_data())
+        asked = _registration()
         try:
-            added = subscriber.register(asked.client_url, asked.token)
+            added = clients.register(asked.client_url, asked.token)
         except Full as error:
             return jsonify(error=f"no slot is free: {error}"), 503
         except KafkaError as error:
@@ -80,8 +75,8 @@ def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Fla
 
     @app.post("/deregister")
     def deregister() -> tuple[Response, int]:
-        asked = _registration(request.get_data())
-        found = subscriber.deregister(asked.client_url, asked.token)
+        asked = _registration()
+        found = clients.deregister(asked.client_url, asked.token)
         status = "deregistered" if found else "not_found"
         return jsonify(status=status, client_url=asked.client_url), 200 if found else 404
 
@@ -91,9 +86,17 @@ def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Fla
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return redirect(parts._replace(netloc=f"{host}:{stream_port}").geturl(), code=307)
 
+    @app.before_request
+    def let_pages_read() -> Response | None:
+        # Never for CALLS: a page that somebody visits must not fill the slots, or aim pushes at its visitor's network.
+        if request.method != "OPTIONS" or request.path in CALLS:
+            return None
+        asked = {name.lower().encode(): value.encode("latin-1") for name, value in request.headers}
+        return Response(status=204, headers=cors.preflight(Request(asked, ""), "GET", "Last-Event-ID, Cache-Control"))
+
     @app.after_request
     def allow_pages(answer: Response) -> Response:
-        answer.headers.extend(cors.headers(request.headers.get("Origin")))
+        answer.headers.extend(cors.headers(request.headers.get("Origin"), "Retry-After" in answer.headers))
         return answer
 
     @app.errorhandler(NotYours)
@@ -105,14 +108,22 @@ def create_app(subscriber: SubscriberCalls, stream_port: int, cors: Cors) -> Fla
         return jsonify(error=str(error)), 400
 
     @app.errorhandler(HTTPException)
-    def refuse_http(error: HTTPException) -> tuple[Response, int]:
-        return jsonify(error=error.description), error.code or 500
+    def refuse_http(error: HTTPException) -> WerkzeugResponse:
+        answer = error.get_response()  # with its headers: after 405, Allow is a must
+        answer.data, answer.content_type = jsonify(error=error.description).data, "application/json"
+        return answer
 
     return app
 
 
-def _registration(body: bytes) -> RegistrationRequest:
-    """What a request body asks for, with a client_url that can be one. Raises InvalidRecord."""
+def _registration() -> RegistrationRequest:
+    """What the request asks for, with a client_url that can be one. Raises InvalidRecord or HTTPException."""
+    if not request.is_json and "Content-Type" in request.headers:
+        got = request.headers["Content-Type"][:80]
+        raise UnsupportedMediaType(f"expected Content-Type: application/json, got {got!r}; send that header")
+    if "Origin" in request.headers:
+        raise Forbidden("expected no Origin header, got one: a web page cannot register a client; a server can")
+    body = request.get_data().removeprefix(codecs.BOM_UTF8)
     try:
         found = msgspec.json.decode(body, type=RegistrationRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -12,10 +12,11 @@ from emostream import roles
 from emostream.deliver.clients import RegisteredClients
 from emostream.deliver.history import History
 from emostream.deliver.routes import create_app
-from emostream.deliver.stream.file_descriptors import allow_descriptors
+from emostream.deliver.stream.event_stream import allow_descriptors
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
+from emostream.http.access import AllowedHosts
 from emostream.http.cors import Cors
 from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
@@ -23,7 +24,7 @@ from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import Heartbeat, Log, StopFlag, bound_socket, exit_stuck, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
-from emostream.topics import wait_for_topics
+from emostream.topics import TopicWatch, wait_for_topics
 
 SAVE_EVERY_SECONDS = 1.0
 CLOSE_STREAMS_SECONDS = 2.0
@@ -37,94 +38,77 @@ class ThreadEnded(Exception):
 class Subscriber:
     """The registered clients and the event streams of one cluster topic, and the history that both are served from."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
-        """Connects to the broker. Raises KafkaError."""
-        self.cluster_topic = settings.required_cluster_topic()
-        self.number = settings.subscriber
-        self.counters = Metrics(log, DELIVER)
-        self._page = MetricsPage(self.counters)
-        self._log = log
-        self._settings = settings
-        self._history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
-        self.topic_reader = TopicReader(settings, self.cluster_topic, self._history, self.counters, log)
-        self._clients = RegisteredClients(settings, self._history, self.topic_reader, self.counters, log)
-        self._streams: StreamServer | None = None
-        self.counters.read(
-            clients=lambda: len(self._clients.all()),
-            slots=lambda: settings.max_clients,
-            streams=lambda: self._streams.streams if self._streams else 0,
-            lag=lambda: self.topic_reader.consumer.lag,
-            client_behind=lambda: {url: client.behind() for url, client in self._clients.all().items()},
-            client_failing=lambda: {url: client.failing_seconds() for url, client in self._clients.all().items()},
-        )
-
-    def start(self, stop: StopFlag) -> None:
+    def __init__(self, settings: Settings, stream_listener: socket.socket, stop: StopFlag, log: Log) -> None:
         """Read the history up to the end of the topic, and go on with the clients that were registered before.
 
         A client can register only after that: it gets what is published from then on. Raises KafkaError.
         """
+        self._settings = settings
+        self.counters = Metrics(log, DELIVER)
+        history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
+        self.topic_reader = TopicReader(settings, settings.required_cluster_topic(), history, self.counters, log)
+        self.clients = RegisteredClients(settings, history, self.topic_reader, self.counters, log)
         self.topic_reader.catch_up(stop)
-        self._clients.restore()
-        self._log.info("delivering", clients=len(self._clients.all()), positions=self.topic_reader.next_offsets)
-
-    def open_streams(self, listener: socket.socket) -> None:
-        """Serve event streams on a bound socket."""
-        settings, reader = self._settings, self.topic_reader
+        self.clients.restore()
+        reader = self.topic_reader
         batches = MicroBatches(
             settings.cluster, reader.starts | reader.forgotten, reader.forgotten_batch_ids,
             settings.max_age_seconds, MAX_HISTORY_RECORDS,
         )  # fmt: skip
-        max_streams = allow_descriptors(self._log, settings.max_streams, settings.max_clients)
+        max_streams = allow_descriptors(log, settings.max_streams, settings.max_clients)
         self._streams = StreamServer(
-            listener, self._history, batches, Cors(settings.cors_origins), max_streams, self.counters, self._log
+            stream_listener,
+            history,
+            batches,
+            Cors(settings.cors_origins),
+            max_streams,
+            self.counters,
+            log,
+            AllowedHosts(settings).check,
         )
-        self._streams.start()
+        self.counters.read(
+            clients=lambda: len(self.clients.all()),
+            slots=lambda: settings.max_clients,
+            streams=lambda: self._streams.streams,
+            lag=lambda: reader.consumer.lag,
+            client_behind=lambda: {url: client.behind() for url, client in self.clients.all().items()},
+            client_failing=lambda: {url: client.failing_seconds() for url, client in self.clients.all().items()},
+        )
+        self._watch = TopicWatch(settings, [settings.required_cluster_topic(), REGISTRY_TOPIC], log)
+        log.info("delivering", clients=len(self.clients.all()), positions=reader.next_offsets)
 
     @property
     def healthy(self) -> bool:
         """Whether every thread that serves clients or streams is alive."""
-        return self._clients.running and self._streams is not None and self._streams.running
+        return self.clients.running and self._streams.running
 
-    def register(self, client_url: str, token: str) -> bool:
-        """Give a client a slot; False when it had one. Raises as in SubscriberCalls."""
-        return self._clients.register(client_url, token)
-
-    def deregister(self, client_url: str, token: str) -> bool:
-        """Free a client's slot; False when it had none. Raises NotYours."""
-        return self._clients.deregister(client_url, token)
+    def not_ready(self) -> str | None:
+        """Why it cannot do all of its work; None when it can."""
+        return self.topic_reader.consumer.trouble or self._watch.problem
 
     def status(self) -> dict[str, object]:
         """The body of GET /status."""
-        streams, max_streams = (self._streams.streams, self._streams.max_streams) if self._streams else (0, 0)
+        settings, streams = self._settings, self._streams.streams
         return {
-            "available_slots": self._clients.free_slots(),
-            "cluster_topic": self.cluster_topic,
-            "subscriber": self.number,
-            "stream_port": self._settings.stream_port(self.cluster_topic, self.number),
+            "available_slots": self.clients.free_slots(),
+            "cluster_topic": settings.required_cluster_topic(),
+            "subscriber": settings.subscriber,
+            "stream_port": settings.stream_port(settings.required_cluster_topic(), settings.subscriber),
             "streams": streams,
-            "available_streams": max(0, max_streams - streams),
-            "clients": sorted(self._clients.all()),
-            "evicted": self._clients.evicted,
+            "available_streams": max(0, self._streams.max_streams - streams),
+            "clients": sorted(self.clients.all()),
+            "evicted": self.clients.evicted,
             "counts": self.counters.snapshot(),
         }
-
-    def metrics(self) -> bytes:
-        """The body of GET /metrics."""
-        return self._page.text()
-
-    def save_positions(self) -> None:
-        """Save how far each client has come, where that changed."""
-        self._clients.save_positions()
 
     def drain(self, timeout_seconds: float) -> None:
         """Deliver what is on the topic, for at most `timeout_seconds`, and save how far each client has come."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.topic_reader.run_once(poll_ms=200):
             pass
-        self._clients.drain(deadline)
-        if self._streams:
-            self._streams.close(CLOSE_STREAMS_SECONDS)
-        self._clients.close()
+        self.clients.drain(deadline)
+        self._streams.close(CLOSE_STREAMS_SECONDS)
+        self.clients.close()
         self.topic_reader.close()
 
 
@@ -133,20 +117,20 @@ def run(settings: Settings) -> int:
     cluster_topic = settings.required_cluster_topic()
     log = Log("deliver", cluster=cluster_topic, subscriber=settings.subscriber)
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log):
-        return 0
     role = roles.subscriber(settings, settings.cluster, settings.subscriber)
+    heartbeat = Heartbeat(settings, role.name)
+    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log, heartbeat.not_ready):
+        return 0
     # Bound first, because that may fail, but not listened on before a client may register.
     listener, stream_listener = [bound_socket(at.host, at.port, at.setting) for at in role.addresses]
     stream_port = role.addresses[1].port
     try:
-        subscriber = Subscriber(settings, log)
-        subscriber.start(stop)
-        subscriber.open_streams(stream_listener)
-        app = create_app(subscriber, stream_port, Cors(settings.cors_origins))
-        http = serve_wsgi(app, listener, log)
+        subscriber = Subscriber(settings, stream_listener, stop, log)
+        page, cors = MetricsPage(subscriber.counters), Cors(settings.cors_origins)
+        app = create_app(subscriber.clients, subscriber.status, subscriber.not_ready, page, stream_port, cors)
+        http = serve_wsgi(app, listener, log, settings)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
-        _follow(subscriber, http, Heartbeat(settings, role.name), stop)
+        _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
@@ -164,10 +148,10 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
             raise ThreadEnded("see above for what it raised")
-        heartbeat.not_ready(subscriber.topic_reader.consumer.trouble or "")
+        heartbeat.not_ready(subscriber.not_ready() or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()
         if time.monotonic() >= save_due:
-            subscriber.save_positions()
+            subscriber.clients.save_positions()
             save_due = time.monotonic() + SAVE_EVERY_SECONDS
     heartbeat.end()

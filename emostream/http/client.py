@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -11,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httptools
 
@@ -22,6 +25,11 @@ READ_SECONDS = 5.0
 # The connection ends rather than read a longer body.
 SMALL_BODY_BYTES = 1024
 MAX_HEADER_BYTES = 32 * 1024
+STATUS_LINE_BYTES = 64
+_status_line = re.compile(rb"HTTP/1\.[0-9] ([2-9][0-9]{2})[ \r\n]")
+_host_name = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_ipv6_netloc = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+_unreserved = re.compile("[A-Za-z0-9._~-]")
 _IN_A_PATH = "/%:@!$&'()*+,;=~?-._[]"
 
 
@@ -35,12 +43,13 @@ class ConnectionLost(PushError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a client is."""
+    """Where a client is. All spellings of its URL that mean the same (RFC 3986, section 6.2) have one `normal_url`."""
 
     host: str
     port: int
     tls: bool
     head: bytes  # the first lines of every request
+    normal_url: str
 
     @classmethod
     def parse(cls, client_url: str) -> Target:
@@ -50,18 +59,20 @@ class Target:
             raise ValueError("expected http://host:port/ or https://host:port/")
         if parts.username is not None or parts.password is not None:
             raise ValueError("expected no user name or password in it")
-        host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
-        path = quote(parts.path or "/", safe=_IN_A_PATH) + (
-            f"?{quote(parts.query, safe=_IN_A_PATH)}" if parts.query else ""
-        )
+        host = _host(parts.hostname, parts.netloc)
+        path = quote(parts.path or "/", safe=_IN_A_PATH)
+        query = f"?{quote(parts.query, safe=_IN_A_PATH)}" if parts.query else ""
         shown = f"[{host}]" if ":" in host else host
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
         authority = shown if parts.port is None else f"{shown}:{port}"
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: EmoStream\r\nContent-Type: application/json\r\n"
+            f"POST {path}{query} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: EmoStream\r\n"
+            "Content-Type: application/json\r\n"
         )
-        return cls(host, port, tls, head.encode("ascii"))
+        normal_path = _without_dot_segments(_normal_escapes(path))
+        normal_url = f"{parts.scheme}://{_normal_host(host)}:{port}{normal_path}{_normal_escapes(query)}"
+        return cls(host, port, tls, head.encode("ascii"), normal_url)
 
     def request(self, headers: str, body: bytes) -> bytes:
         """The bytes of a POST. Each of the `headers` ends with a line break."""
@@ -88,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
         self._response = Response()
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
+        self._announces_a_body = False
+        self._beginning = b""  # of the response, with its status line
 
     async def post(self, request: bytes) -> Response:
         """Send a request and return the response. Raises PushError."""
@@ -97,6 +110,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting = loop.create_future()
         self._response = Response()
         self._received = 0
+        self._announces_a_body = False
         self._transport.write(request)
         timer = loop.call_later(READ_SECONDS, self._end, f"no answer within {READ_SECONDS:g} s")
         try:
@@ -125,14 +139,16 @@ class ClientConnection(asyncio.Protocol):
         if self._waiting is None or self._waiting.done():
             self._end("it answered before it was asked")
             return
+        if self._received < STATUS_LINE_BYTES:
+            self._beginning = (self._beginning if self._received else b"") + data[:STATUS_LINE_BYTES]
         self._received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(f"its answer is not HTTP ({error})")
+            self._give_up(f"its answer is not HTTP ({error})")
         else:
             if not self._response.status and self._received > MAX_HEADER_BYTES:
-                self._end(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
+                self._give_up(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has closed the connection, or is gone."""
@@ -143,7 +159,10 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         if name.lower() == b"retry-after":
-            self._response.retry_after_seconds = _seconds(value.decode("latin-1"))
+            seconds = _seconds(value.decode("latin-1"))
+            self._response.retry_after_seconds = self._response.retry_after_seconds if seconds is None else seconds
+        elif name.lower() == b"content-length":
+            self._announces_a_body = value.strip() != b"0"
 
     def on_headers_complete(self) -> None:
         """The status is known. A provisional one, such as 100, is not the response."""
@@ -152,6 +171,8 @@ class ClientConnection(asyncio.Protocol):
             self._response.status = status
         if not self._parser.should_keep_alive():
             self.usable = False
+        if status == HTTPStatus.NO_CONTENT and self._announces_a_body:
+            self._end("")  # no body follows, but the parser would wait for one
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -167,6 +188,13 @@ class ClientConnection(asyncio.Protocol):
             self._response = Response()
             if not self.usable:
                 self._end("")
+
+    def _give_up(self, reason: str) -> None:
+        """Close, because the rest of a response cannot be read. What its status line says still counts."""
+        found = _status_line.match(self._beginning)
+        if found and not self._response.status:
+            self._response.status = int(found[1])
+        self._end(reason)
 
     def _end(self, reason: str, error: type[PushError] = PushError) -> None:
         """Close. A response whose status has come counts, even if its body is missing."""
@@ -207,6 +235,54 @@ async def connect(target: Target, addresses: Callable[[str, int], Awaitable[list
         raise PushError(f"{type(error).__name__}: {reason}") from None
 
 
+def _host(written: str, netloc: str) -> str:
+    """The host of a URL as DNS has it, or an IPv6 address. Raises ValueError."""
+    if "[" in netloc:
+        if not _ipv6_netloc.fullmatch(netloc):
+            raise ValueError("expected an IPv6 address between the brackets")
+        return str(ipaddress.IPv6Address(written))
+    host = unquote(written, errors="strict").encode("idna").decode()
+    if not _host_name.fullmatch(host):
+        raise ValueError("expected a host name or an IP address in it")
+    return host
+
+
+def _normal_host(host: str) -> str:
+    """One spelling for all forms of an IP address, and for a name with a dot at its end or without."""
+    if ":" in host:
+        address = ipaddress.IPv6Address(host)
+        return str(address.ipv4_mapped or f"[{address}]")
+    name = host.rstrip(".").lower()
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        return name
+
+
+def _normal_escapes(text: str) -> str:
+    """Percent escapes in upper case, and none for a character that needs none."""
+
+    def normal(escape: re.Match[str]) -> str:
+        character = chr(int(escape[1], 16))
+        return character if _unreserved.fullmatch(character) else escape[0].upper()
+
+    return re.sub("%([0-9A-Fa-f]{2})", normal, text)
+
+
+def _without_dot_segments(path: str) -> str:
+    """What RFC 3986, section 5.2.4, leaves of an absolute path."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
 @functools.cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
@@ -214,11 +290,12 @@ def _tls() -> ssl.SSLContext:
 
 def _seconds(retry_after: str) -> float | None:
     """A Retry-After in seconds from now, whichever of its two forms it has; None if it has neither."""
-    if retry_after.strip().isascii() and retry_after.strip().isdigit():
-        return float(retry_after[:12])
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
     try:
-        at = parsedate_to_datetime(retry_after)
-    except ValueError:
+        at = parsedate_to_datetime(text)
+        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, OverflowError):  # the latter for a year, or a zone, of twenty digits
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())

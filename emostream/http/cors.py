@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+from emostream.http.messages import Answer, Request
+
 Headers = list[tuple[str, str]]
 
 PREFLIGHT_SECONDS = 86_400
+MAX_ASKED_BYTES = 2_000
+_names = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+( *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 
 
 class Cors:
@@ -19,21 +25,43 @@ class Cors:
         """Whether the headers depend on the origin of the page."""
         return bool(self._origins - {"*"})
 
-    def headers(self, origin: str | None) -> Headers:
-        """The headers for a page of `origin`; names are in lower case."""
+    def headers(self, origin: str | None, retry_after: bool = False) -> Headers:
+        """The headers for a page of `origin`; names are in lower case. `retry_after`: the answer has a Retry-After."""
+        # Scripts read only a few headers of an answer unless it names the others.
+        exposed = [("access-control-expose-headers", "Retry-After")] if retry_after else []
         if "*" in self._origins:
-            return [("access-control-allow-origin", "*")]
+            return [("access-control-allow-origin", "*"), *exposed]
         if not self._origins:
             return []
         # Caches must not give one origin what was meant for another.
-        allowed = [("access-control-allow-origin", origin)] if origin and origin in self._origins else []
-        return [*allowed, ("vary", "Origin")]
+        if origin and origin in self._origins:
+            return [("access-control-allow-origin", origin), *exposed, ("vary", "Origin")]
+        return [("vary", "Origin")]
+
+    def headed(self, answer: Answer, request: Request) -> Answer:
+        """An answer with these headers."""
+        added = self.headers(_origin(request), any(name == "retry-after" for name, _ in answer.headers))
+        return Answer(answer.status, answer.body, (*answer.headers, *added), answer.error)
+
+    def preflight(self, request: Request, methods: str, headers: str) -> Headers:
+        """The answer to a browser that asks before it sends: the methods and headers that a page may use.
+
+        A page of an allowed origin may use any header that it asks for: tracing adds some, and none does harm here.
+        """
+        found = [
+            ("access-control-allow-methods", methods),
+            ("access-control-allow-headers", headers),
+            ("access-control-max-age", str(PREFLIGHT_SECONDS)),
+        ]
+        if "*" in self._origins or _origin(request) in self._origins:
+            asked = request.headers.get(b"access-control-request-headers", b"").strip()
+            if len(asked) <= MAX_ASKED_BYTES and _names.fullmatch(asked):
+                found[1] = ("access-control-allow-headers", f"{headers}, {asked.decode()}")
+            if request.headers.get(b"access-control-request-private-network") == b"true":
+                found.append(("access-control-allow-private-network", "true"))
+        return found
 
 
-def preflight(methods: str, headers: str) -> Headers:
-    """The answer to a browser that asks before it sends: the methods and headers that a page may use."""
-    return [
-        ("access-control-allow-methods", methods),
-        ("access-control-allow-headers", headers),
-        ("access-control-max-age", str(PREFLIGHT_SECONDS)),
-    ]
+def _origin(request: Request) -> str | None:
+    origin = request.headers.get(b"origin")
+    return None if origin is None else origin.decode("latin-1")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -25,8 +26,8 @@ class Answer:
 class Request(NamedTuple):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` is what follows the method, `peer` the client's IP address. A request with a `refusal` gets that answer;
-    the app does not see it.
+    `target` begins with a slash, or is * for OPTIONS. `peer` is the client's IP address. A request with a `refusal`
+    gets that answer; the app does not see it. `keep_alive`: the client speaks HTTP/1.0, and the connection stays open.
     """
 
     headers: dict[bytes, bytes]
@@ -35,6 +36,13 @@ class Request(NamedTuple):
     target: bytes = b""
     body: bytes = b""
     refusal: Answer | None = None
+    keep_alive: bool = False
+
+
+class TakeOver(NamedTuple):
+    """Instead of an answer: `take` gets the connection and sets a protocol of its own."""
+
+    take: Callable[[asyncio.Transport], None]
 
 
 class App(Protocol):
@@ -43,8 +51,8 @@ class App(Protocol):
     def max_body_bytes(self, target: bytes) -> int:
         """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
 
-    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
-        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
+    def answer(self, request: Request, busy: bool) -> Answer | TakeOver | Coroutine[Any, Any, Answer]:
+        """Return an Answer, a coroutine if it must wait, or a TakeOver. When `busy`, refuse what would have to wait."""
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """The server refuses a request with `answer`: count it, and add headers to it."""
@@ -73,5 +81,6 @@ def too_large(max_bytes: int) -> Answer:
     return refusal(413, f"expected a body of at most {max_bytes} bytes, got a larger one")
 
 
+NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
 BUSY = retry(503, "expected fewer requests at a time, got more than this server can hold; try again later")
 FAILED = refusal(500, "internal error; the log of this process says more")

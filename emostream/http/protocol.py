@@ -1,7 +1,8 @@
 """Bytes of one connection → HTTP/1.1 requests; answers → bytes. No I/O and no clock in here.
 
-A transport hands over what it reads and gets back the requests that are complete. What breaks a limit, or is no HTTP,
-comes back as a request with a refusal, and nothing after it is read. httptools (llhttp) does the parsing.
+A transport hands over what it reads and gets back the requests that are complete. What breaks a limit or a rule of HTTP
+comes back as a request with a refusal, and nothing after it is read. httptools (llhttp) does the parsing; the rules for
+a whole head are in head.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from http import HTTPStatus
 
 import httptools
 
-from emostream.http.messages import Answer, Request, refusal, too_large
+from emostream.http.head import PROXY_WANTED, HostCheck, any_host, check_head, explain, origin_form
+from emostream.http.messages import NOT_HTTP, Answer, Request, refusal, too_large
 from emostream.records import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -20,10 +22,10 @@ MAX_HEADERS = 100
 # A transport hands over at most this much at once, so that a limit is noticed soon after it is exceeded.
 PIECE_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
 LARGE_HEAD = refusal(
     431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one"
 )
+UTF8_BOM = b"\xef\xbb\xbf"
 CUT_OFF = refusal(400, "expected a whole request, got only the beginning of one")
 
 
@@ -42,33 +44,31 @@ IDLE, HEAD, BODY, CLOSED = ReadState  # a look-up in the class would cost as muc
 class ServerProtocol:
     """The requests of one connection while they come in."""
 
-    def __init__(self, peer: str, max_body_bytes: Callable[[bytes], int], head_only: bool = False) -> None:
+    def __init__(
+        self, peer: str, max_body_bytes: Callable[[bytes], int], check_host: HostCheck = any_host
+    ) -> None:  # fmt: skip
         """`max_body_bytes` says for a target how long a body may be: MAX_BODY_BYTES or more.
 
-        `head_only`: the head of the first request is all that matters, and nothing after it is read.
+        `check_host` refuses a host that is not ours.
         """
         self.state = IDLE
         self._peer = peer
         self._max_body_bytes = max_body_bytes
-        self._head_only = head_only
+        self._check_host = check_host
         self._finishing = False
         self._parser = httptools.HttpRequestParser(self)
         self._complete: list[Request] = []  # not returned yet
         # The request that is being read.
         self._target = b""
+        self._keep_alive = False  # see Request
         self._headers: dict[bytes, bytes] = {}
         self._header_lines = 0
         self._body: bytes | bytearray = b""
         self._overhead_bytes = 0  # all of it that is not body
 
-    @property
-    def http_version(self) -> str:
-        """The version of the last request, such as 1.1."""
-        return str(self._parser.get_http_version())
-
     def receive(self, data: bytes) -> list[Request]:
         """Read on; returns the requests that are complete now."""
-        body_bytes, rest = len(self._body), data
+        body_bytes, rest, was_idle = len(self._body), data, self.state is IDLE
         while rest:
             try:
                 self._parser.feed_data(rest)
@@ -77,8 +77,9 @@ class ServerProtocol:
                 rest = self._decline(rest[offer.args[0] :])
             except httptools.HttpParserCallbackError:
                 raise  # a bug of ours, not a bad request
-            except httptools.HttpParserError:
-                self._refuse(NOT_HTTP)
+            except httptools.HttpParserError as error:
+                begins_here = was_idle and not self._complete
+                self._refuse(explain(rest, error) if begins_here else NOT_HTTP)
                 break
         if self.state is HEAD or self.state is BODY:
             self._check_limits(len(data), body_bytes)
@@ -111,7 +112,9 @@ class ServerProtocol:
 
     def take_expectation(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body. True only once for a request."""
-        return self.state is BODY and bool(self._headers.pop(b"expect", b"")) and not self._body
+        if self.state is not BODY or b"expect" not in self._headers or self._body:
+            return False
+        return self._headers.pop(b"expect").lower() == b"100-continue" and self._parser.get_http_version() == "1.1"
 
     def _decline(self, rest: bytes) -> bytes:
         """Decline an offer of another protocol, as Java's client makes and curl can; returns what is to be read next.
@@ -119,8 +122,7 @@ class ServerProtocol:
         The parser has stopped after the head. `rest` is what came after it.
         """
         if self.state is not HEAD:
-            self.state = CLOSED  # CONNECT: the request is complete, and what follows is not for us
-            return b""
+            return b""  # it is refused already
         # Read the same head again, without the offer.
         lines = [b"%b: %b" % header for header in self._headers.items() if header[0] != b"upgrade"]
         version = self._parser.get_http_version().encode()
@@ -144,9 +146,9 @@ class ServerProtocol:
         if body_bytes > max_bytes:
             self._refuse(too_large(max_bytes))
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, answer: Answer, method: bytes = b"") -> None:
         if self.state is not CLOSED:
-            self._complete.append(Request(self._headers, self._peer, refusal=answer))
+            self._complete.append(Request(self._headers, self._peer, method, refusal=answer))
             self.close()
 
     def _forget_request(self) -> None:
@@ -176,18 +178,29 @@ class ServerProtocol:
             return
         name = name.lower()
         if name in self._headers:
-            value = self._headers[name] + b"," + value
+            value = self._headers[name] + (b"; " if name == b"cookie" else b",") + value
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Its head is complete."""
         if self.state is not HEAD:
             return
-        if self._head_only:
-            self._finishing = True
-            self.state = BODY
-            self.on_message_complete()
-        elif not self._parser.should_upgrade() or self._parser.get_method() == b"CONNECT":
+        parser, headers = self._parser, self._headers
+        # Without either of these signs it is HTTP/1.1. Asking for the version costs a 20th of what a tap does.
+        certain = parser.should_keep_alive() and b"connection" not in headers
+        version = "1.1" if certain else str(parser.get_http_version())
+        if self._target[:1] != b"/":
+            self._target, refused = origin_form(parser.get_method(), self._target, headers)
+        else:
+            refused = None
+        if parser.should_upgrade() and parser.get_method() == b"CONNECT":
+            refused = PROXY_WANTED
+        refused = refused or check_head(version, self._target, headers, self._check_host)
+        if refused:
+            self._refuse(refused, parser.get_method())
+            return
+        self._keep_alive = version == "1.0" and parser.should_keep_alive()
+        if not parser.should_upgrade():
             self.state = BODY
 
     def on_body(self, part: bytes) -> None:
@@ -207,13 +220,16 @@ class ServerProtocol:
         """It is complete."""
         if self.state is BODY:
             method, body = self._parser.get_method(), bytes(self._body)
-            self._complete.append(Request(self._headers, self._peer, method, self._target, body))
+            if body.startswith(UTF8_BOM):  # our bodies are JSON in UTF-8, and RFC 8259 8.1 lets us ignore it
+                body = body[len(UTF8_BOM) :]
+            request = Request(self._headers, self._peer, method, self._target, body, keep_alive=self._keep_alive)
+            self._complete.append(request)
             self.state = IDLE if self._parser.should_keep_alive() and not self._finishing else CLOSED
             self._forget_request()
 
 
-def answer_bytes(answer: Answer, date: str = "", close: bool = False, head: bool = False) -> bytes:
-    """An answer as it goes over the wire. `close`: the connection ends after it.
+def answer_bytes(answer: Answer, date: str = "", connection: str = "", head: bool = False) -> bytes:
+    """An answer as it goes over the wire. `connection`: close, if the connection ends after it; or keep-alive.
 
     `head`: the request was a HEAD, so there is no body, and the app itself says how long the body would be.
     """
@@ -224,6 +240,6 @@ def answer_bytes(answer: Answer, date: str = "", close: bool = False, head: bool
     lines += [f"{name}: {value}" for name, value in answer.headers]
     if not head and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         lines.append(f"content-length: {len(answer.body)}")
-    if close:
-        lines.append("connection: close")
+    if connection:
+        lines.append(f"connection: {connection}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else answer.body)

@@ -6,32 +6,36 @@ import asyncio
 import io
 import socket
 import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from werkzeug.wrappers import Response
-
+from emostream.http.access import SIGN_IN, AllowedHosts, Operators
+from emostream.http.head import ALLOW
 from emostream.http.messages import BUSY, Answer, Request
 from emostream.http.server import HttpServer
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
+from emostream.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 THREADS = 4
 MAX_CONNECTIONS = 100
-BACKLOG = 128
 
 
-def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threading.Thread:
+def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
     """Serve an app on a bound socket, in an event loop of its own. Returns the thread that does it."""
-    listener.listen(BACKLOG)
+    listener.listen()  # so that nobody is turned away while the thread starts
 
     async def serve() -> None:
-        server = HttpServer(WsgiApp(app, THREADS), log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS)
-        await server.listen(listener, BACKLOG)
+        behind = WsgiApp(app, THREADS, Operators(settings))
+        check_host = AllowedHosts(settings).check
+        server = HttpServer(behind, log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS, check_host=check_host)
+        await server.listen(listener)
         await asyncio.Event().wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), name="http", daemon=True)
@@ -40,23 +44,54 @@ def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log) -> threa
 
 
 class WsgiApp:
-    """Has a WSGI app answer requests, each in a thread, because such an app may wait."""
+    """Passes requests on to a WSGI app, each in a thread, because such an app may wait."""
 
-    def __init__(self, app: WSGIApplication, threads: int) -> None:
+    def __init__(self, app: WSGIApplication, threads: int, operators: Operators) -> None:
         self._app = app
+        self._operators = operators
         self._threads = ThreadPoolExecutor(threads, "wsgi")
 
     async def call(self, request: Request) -> Answer:
-        """The app's answer."""
-        loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, Response.from_app, self._app, environ(request), True)
+        """The app's answer, unless this is an operators' call and the caller is no operator."""
+        if request.target == b"*":
+            return Answer(204, b"", (ALLOW,))
+        asked = environ(request)
+        path = asked["PATH_INFO"]
+        if path == SIGN_IN:
+            return self._operators.sign_in(request)
+        for_operators = self._operators.needed_for(path)
+        if for_operators and (refused := self._operators.refusal(request)):
+            return refused
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, asked)
+        if for_operators:  # the pages of others may not read it, whatever CORS_ORIGINS says
+            kept = tuple(header for header in answer.headers if not header[0].startswith("access-control-"))
+            answer = replace(answer, headers=kept)
+        return answer
+
+    def _call(self, asked: dict[str, Any]) -> Answer:
+        written: list[bytes] = []
+        status, headers = "", []
+
+        def start_response(
+            app_status: str, app_headers: list[tuple[str, str]], _exc_info: object = None, /
+        ) -> Callable[[bytes], object]:
+            nonlocal status, headers
+            status, headers = app_status, app_headers
+            return written.append
+
+        parts = self._app(asked, start_response)
+        try:
+            written.extend(parts)
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
         # The server adds the length, except to the answer to a HEAD, which has no body to measure.
-        headers = tuple(
+        kept = tuple(
             (name.lower(), value)
-            for name, value in response.headers
-            if name.lower() != "content-length" or request.method == b"HEAD"
+            for name, value in headers
+            if name.lower() != "content-length" or asked["REQUEST_METHOD"] == "HEAD"
         )
-        return Answer(response.status_code, response.data, headers)
+        return Answer(int(status[:3]), b"".join(written), kept)
 
     # What the server calls.
 
@@ -64,24 +99,21 @@ class WsgiApp:
         """A bound for the memory; the app itself may accept less."""
         return MAX_BODY_BYTES
 
-    def answer(self, request: Request, busy: bool) -> Answer | Any:
-        """Have the app answer, unless too many requests wait for it already."""
+    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        """Call the app, unless too many requests wait for it already."""
         return BUSY if busy else self.call(request)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
-        """Refuse as the server does."""
+        """Refuse with the answer of the server as it is."""
         return answer
 
     def gone(self, requests: int) -> None:
-        """Nobody counts them."""
+        """Do nothing: nobody counts these requests."""
 
 
 def environ(request: Request) -> dict[str, Any]:
     """A request as WSGI (PEP 3333) has it."""
-    target = request.target
-    if not target.startswith((b"/", b"*")):  # http://host/path, as to a proxy
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    path, _, query = target.partition(b"?")
+    path, _, query = request.target.partition(b"?")
     found: dict[str, Any] = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
         "SCRIPT_NAME": "",

@@ -1,4 +1,4 @@
-"""Events → EMOJI_TOPIC, through a buffer that has a bound."""
+"""Records → a topic, through a buffer that has a bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emostream.broker import PARTITIONS
 from emostream.process import Log
 from emostream.settings import Settings
 
-FULL_BATCH_EVENTS = 20_000  # so many do not wait for the linger any more
+FULL_BATCH_EVENTS = 20_000  # with so many waiting, a batch leaves before the end of the linger
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 
@@ -23,23 +23,23 @@ class BufferFull(Exception):
 
 
 class Receipt:
-    """What tells that the broker has every record that was sent with it."""
+    """Knows when the broker has every record that was sent with it."""
 
     def __init__(self) -> None:
         self._done: Future[None] = Future()
-        # Whoever stops waiting cancels what it waits for, and the records come all the same: this cannot be cancelled,
-        # or the thread that tells of them would end with an error.
+        # A waiter that gives up cancels the future that it waits for. The records arrive all the same, and then the
+        # producer's thread sets the result, which would fail on a cancelled future. A running one cannot be cancelled.
         self._done.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._missing = 1
 
     def closed(self) -> Future[None]:
-        """No more records follow; the future is done when the broker has all."""
+        """No more records follow. The future is done when the broker has all of them."""
         self.add(-1)
         return self._done
 
     def add(self, records: int) -> None:
-        """So many records more (or fewer) are missing."""
+        """So many more records are missing at the broker; fewer if negative."""
         with self._lock:
             self._missing += records
             complete = self._missing == 0
@@ -67,9 +67,9 @@ class BoundedProducer:
     """
 
     def __init__(self, settings: Settings, topic: str, linger_ms: int, receipts: bool, log: Log) -> None:
-        """Must be made in the process that uses it: its threads do not survive a fork.
+        """Make it in the process that uses it: its threads do not survive a fork.
 
-        `receipts` says whether records are sent with one; without, only losses are reported, which costs less.
+        `receipts`: records may be sent with a Receipt. Otherwise only losses are reported, which costs less.
         """
         self._topic = topic
         self._max_buffered = settings.max_buffered_events
@@ -79,7 +79,7 @@ class BoundedProducer:
         self._lost = 0
         self._ended = False
         self._report = partial(self._on_delivery, None)
-        self.connected = True  # to at least one broker; who makes a producer has waited for that
+        self.connected = True  # to at least one broker; the caller has waited for that
         self._producer = Producer(
             {
                 "bootstrap.servers": ",".join(settings.bootstrap_servers),
@@ -88,16 +88,16 @@ class BoundedProducer:
                 "acks": "all",
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
-                # The default, twice the linger, would give all of a micro-batch to one of Spark's readers.
+                # With the default, twice the linger, a whole micro-batch would go to one partition, so to one reader.
                 "sticky.partitioning.linger.ms": STICKY_MS,
-                # With so many for one partition a batch leaves at once: FULL_BATCH_EVENTS cannot wait on all together.
+                # A batch for one partition leaves with so many records, so on all together FULL_BATCH_EVENTS can wait.
                 "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": self._max_buffered,
                 "delivery.report.only.error": not receipts,
                 "statistics.interval.ms": 1_000,
                 "stats_cb": self._on_statistics,
-                # What matters of errors comes back with the records, and of connections with the statistics.
+                # Errors that matter come back with the records, and the state of connections with the statistics.
                 "log_level": 0,
                 "error_cb": lambda _error: None,
             }
@@ -124,12 +124,12 @@ class BoundedProducer:
             raise BufferFull(f"the broker does not take records for topic {self._topic} ({error})") from error
 
     def flush(self, timeout_seconds: float) -> None:
-        """Send what has been accepted now, however much of its linger is left; what is new meanwhile, at once."""
+        """Send all accepted records now, and those that come meanwhile at once."""
         self._producer.flush(timeout_seconds)
 
     @property
     def running(self) -> bool:
-        """Whether the thread is there that is told what became of records."""
+        """Whether the thread is alive that learns what became of records."""
         return self._poller.is_alive()
 
     @property
@@ -138,12 +138,12 @@ class BoundedProducer:
         return len(self._producer)
 
     def counts(self) -> dict[str, int]:
-        """Records so far by fate."""
+        """How many records so far were accepted, acknowledged and lost."""
         acknowledged = max(0, self._accepted - self._lost - self.buffered)
         return {"accepted": self._accepted, "acknowledged": acknowledged, "lost": self._lost}
 
     def drain(self, timeout_seconds: float) -> int:
-        """Send what was accepted, and end; returns how many records were given up after `timeout_seconds`."""
+        """Send all accepted records, and end. Returns how many were given up after `timeout_seconds`."""
         self.flush(timeout_seconds)
         given_up = self.buffered
         if given_up:

@@ -1,7 +1,7 @@
-"""What a refused request to ingest is told, and why. Every refusal text of the stage is here.
+"""What a refused request to ingest is told, and why.
 
 Two kinds of text lie elsewhere: what is wrong inside a tap (emostream.records, which checks it), and what is wrong with
-HTTP itself (emostream.http.messages and emostream.http.protocol).
+HTTP itself (emostream.http).
 """
 
 from __future__ import annotations
@@ -23,24 +23,9 @@ NOT_ACKNOWLEDGED = retry(
 )
 
 
-def invalid(reason: object) -> Answer:
-    """The body is not a tap, or not a batch of them."""
-    return refusal(400, str(reason))
-
-
 def emoji_not_allowed(allowed: Sequence[str], emoji: str) -> str:
     """The reason why a tap is invalid whose emoji is not in EMOJIS."""
     return f"emoji_type: expected one of {' '.join(allowed)}, got {emoji}"
-
-
-def too_many_taps(limit: str, whose: str, retry_after_seconds: int) -> Answer:
-    """More taps than RATE_LIMIT_USER or RATE_LIMIT_ADDRESS allows."""
-    return retry(429, f"expected at most {limit} {whose}, got more", retry_after_seconds)
-
-
-def buffer_full(reason: object) -> Answer:
-    """MAX_BUFFERED_EVENTS wait for the broker, or it never told us of the topic."""
-    return retry(503, f"try again: {reason}")
 
 
 def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:

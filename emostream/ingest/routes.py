@@ -10,7 +10,6 @@ from typing import Any, cast
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from emostream.http.cors import preflight
 from emostream.http.messages import JSON, Answer, Request, refusal
 from emostream.ingest import refusals
 from emostream.ingest.api import IngestApi
@@ -32,7 +31,7 @@ def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     @app.get("/readyz")
     def call() -> Response:
         """Have the API answer."""
-        answer = cast("Answer | Coroutine[Any, Any, Answer]", api.answer(_request()))  # it knows all of these calls
+        answer = cast("Answer | Coroutine[Any, Any, Answer]", api.decide(_request()))  # it knows all of these calls
         return _response(answer if isinstance(answer, Answer) else asyncio.run(answer))
 
     @app.get("/metrics")
@@ -49,10 +48,12 @@ def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     def allow_pages(response: Response) -> Response:
         if request.blueprint == dashboard.NAME:
             return response  # where clients are, and what the system does, is not for other people's pages
-        response.headers.update(api.cors.headers(request.headers.get("Origin")))  # an answer of the API has them
+        cors, origin = api.cors, request.headers.get("Origin")
+        # An answer of the API has these already.
+        response.headers.update(cors.headers(origin, "Retry-After" in response.headers))
         if request.method == "OPTIONS":
             allowed = response.headers.get("Allow", "")
-            response.headers.update(preflight(allowed, "Authorization, Content-Type, X-API-Key"))
+            response.headers.update(cors.preflight(_request(), allowed, "Authorization, Content-Type, X-API-Key"))
         return response
 
     @app.errorhandler(HTTPException)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from emostream.http.messages import Answer, json_answer
+from emostream.http.messages import Answer, json_answer, refusal, retry
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission, TooManyTaps
 from emostream.ingest.producer import BoundedProducer, BufferFull, Receipt
@@ -52,23 +52,16 @@ class TapHandler:
             parts = split_batch(body, lines)
         except InvalidRecord as error:
             self._counters.add("refused_invalid")
-            return refusals.invalid(error), None
+            return refusal(400, str(error)), None
         receipt = Receipt() if self.waits else None
-        refused: list[tuple[int, Answer]] = []
-        taps = 0
-        for index, part in enumerate(parts):
-            taken = self._take(part, parse_merged_request, address, receipt)
-            if isinstance(taken, int):
-                taps += taken
-            else:
-                refused.append((index, taken))
-        self._counters.add("accepted", taps)
-        done = receipt.closed() if receipt else None
+        taken = [self._take(part, parse_merged_request, address, receipt) for part in parts]
+        refused = [(index, answer) for index, answer in enumerate(taken) if isinstance(answer, Answer)]
         accepted = len(parts) - len(refused)
         if not accepted:
             return refusals.no_good_event(refused), None
+        self._counters.add("accepted", sum(taps for taps in taken if isinstance(taps, int)))
         shown = {"status": "success", "accepted": accepted, "rejected": refusals.rejected(refused)}
-        return json_answer(200, shown), done
+        return json_answer(200, shown), receipt.closed() if receipt else None
 
     def _take(
         self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
@@ -81,16 +74,16 @@ class TapHandler:
             if self._admission.limited:
                 self._admission.count(event, address)
             self._producer.send(encode(event), receipt)
+            return event.count
         except InvalidRecord as error:
-            self._counters.add("refused_invalid")
-            return refusals.invalid(error)
+            reason, answer = "invalid", refusal(400, str(error))
         except TooManyTaps as error:
-            self._counters.add("refused_rate")
-            return refusals.too_many_taps(error.limit, error.whose, error.retry_after_seconds)
+            expected = f"expected at most {error.limit} {error.whose}, got more"
+            reason, answer = "rate", retry(429, expected, error.retry_after_seconds)
         except BufferFull as error:
-            self._counters.add("refused_full")
-            return refusals.buffer_full(error)
-        return event.count
+            reason, answer = "full", retry(503, f"try again: {error}")
+        self._counters.add(f"refused_{reason}")
+        return answer
 
     def _spelled(self, event: Event) -> Event:
         """The event with its emoji spelled as EMOJIS spells it."""

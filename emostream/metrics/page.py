@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from emostream.metrics.catalogue import BUILD, PROCESS, Series
 from emostream.metrics.counters import Metrics
-from emostream.process import Log
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-LISTEN_AGAIN_SECONDS = 1.0
 
 Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -63,30 +59,6 @@ class MetricsPage(Collector):
                 assert not isinstance(family, HistogramMetricFamily)  # noqa: S101 - PROCESS has none
                 family.add_metric([], found[key])
                 yield family
-
-    def serve(self, host: str, port: int, log: Log) -> None:
-        """Serve the page on a port of its own, in a thread, until the process ends.
-
-        If the port is taken, try again until it is free: a publisher that takes over from another one starts before
-        that one ends.
-        """
-
-        def listen() -> None:
-            warned = False
-            while True:
-                try:
-                    start_http_server(port, host, self._registry)
-                except OSError as error:
-                    if not warned:
-                        log.warning(
-                            "the port for metrics, METRICS_BASE_PORT, is taken; trying again", port=port, reason=error
-                        )
-                    warned = True
-                    time.sleep(LISTEN_AGAIN_SECONDS)
-                else:
-                    return
-
-        threading.Thread(target=listen, name="metrics", daemon=True).start()
 
 
 def _family(one: Series) -> Family:

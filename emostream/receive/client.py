@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NoReturn
 
 from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import RECEIVE
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
-from emostream.process import Log, bound_socket, stop_on_signals
+from emostream.process import Log, bound_socket, run_script, stop_on_signals
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
-from emostream.receive.screen import Screen
+from emostream.receive.screen import Screen, say, stop_when_told
 from emostream.receive.sender import Sender
 from emostream.receive.stream_reader import StreamReader
-from emostream.receive.terminal import say, stop_when_told
+from emostream.receive.subscription import Subscription
 from emostream.settings import Settings
 
+ABOUT = "Receive: print the emojis that a subscriber delivers, and send some. Type unsub to end."
 
-@dataclass(frozen=True)
-class ClientOptions:
-    """What the client does: send `events` taps, one every `interval_seconds`; receive; wait for a free slot.
 
-    With `stream` it reads a subscriber's stream, and needs no PORT. `app_url` is for an app on another host.
-    """
-
-    events: int = 100
-    interval_seconds: float = 0.1
-    send: bool = True
-    receive: bool = True
-    wait: bool = True
-    stream: bool = False
-    app_url: str | None = None
+def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
+    """Run the client and end the process with its status. `command` is how the user called it."""
+    parser = argparse.ArgumentParser(command, description=ABOUT, epilog=f"example: PORT=8001 {command} --events 10")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, for example PORT=8001")
+    parser.add_argument("--events", type=int, default=100, help="emojis to send (%(default)s)")
+    parser.add_argument("--interval", type=float, default=0.1, help="seconds between two emojis (%(default)s)")
+    parser.add_argument("--send-only", action="store_true", help="receive nothing; end when all are sent")
+    parser.add_argument("--receive-only", action="store_true", help="send nothing")
+    parser.add_argument("--stream", action="store_true", help="read a subscriber's stream instead of listening on PORT")
+    parser.add_argument("--app", metavar="URL", help="address of the app, for example http://192.0.2.7:5000")
+    parser.add_argument("--no-wait", action="store_true", help="exit with 1 when all subscribers are full")
+    options = parser.parse_intermixed_args(arguments)
+    run_script(parser.format_help(), lambda settings: run(settings, options), options.settings)
 
 
 def metrics_of(screen: Screen, sender: Sender) -> Metrics:
@@ -46,33 +49,31 @@ def metrics_of(screen: Screen, sender: Sender) -> Metrics:
     return metrics
 
 
-def run(settings: Settings, options: ClientOptions) -> int:
+def run(settings: Settings, options: argparse.Namespace) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
     stop = stop_on_signals()
-    app_url = (options.app_url or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
-    sender = Sender(app_url, f"client-{settings.port}", stop)
-    if not options.receive:
-        sender.run(options.events, options.interval_seconds)
-        return 0 if not sender.failed else 1
-    screen = Screen(sys.stdout)
-    source: Membership | StreamReader
+    app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
+    sender = Sender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
+    if options.send_only:
+        sender.run()
+        return 1 if sender.failed else 0
+    screen = Screen(sys.stdout, stop)
+    subscription: Subscription
     if options.stream:
-        source = StreamReader(settings, app_url, screen.show, say, stop)
+        subscription = StreamReader(settings, app_url, stop, screen.show)
     else:
-        source = Membership(settings, f"http://{settings.client_host}:{settings.port}/", stop, app_url)
+        subscription = Membership(settings, app_url, stop)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
-        app = create_app(screen, source, MetricsPage(metrics_of(screen, sender)))
-        serve_wsgi(app, listener, Log("receive"))
+        app = create_app(screen, subscription, MetricsPage(metrics_of(screen, sender)))
+        serve_wsgi(app, listener, Log("receive"), settings)
     threading.Thread(target=stop_when_told, args=(stop,), name="terminal", daemon=True).start()
-    if not source.find(options.wait):
-        if not stop.requested:
-            say("no subscriber has a free slot")
-            return 1
-        return 0
-    if options.send:
-        threading.Thread(
-            target=sender.run, args=(options.events, options.interval_seconds), name="sender", daemon=True
-        ).start()
-    source.keep()
-    source.leave()
-    return 0
+    if not subscription.find(wait=not options.no_wait):
+        if stop.requested:
+            return 0
+        say(f"no subscriber has a free {subscription.needs}")
+        return 1
+    if not options.receive_only:
+        threading.Thread(target=sender.run, name="sender", daemon=True).start()
+    subscription.keep()
+    subscription.leave()
+    return 0 if stop.requested else 1

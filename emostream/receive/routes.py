@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
 
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.receive.membership import Membership
 from emostream.receive.screen import Screen
-from emostream.records import InvalidRecord, encode, parse_challenge, parse_count
+from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_challenge, parse_count
 
 
 def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Flask:
@@ -16,20 +17,20 @@ def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Fla
     A subscriber that this client has left gets 410, which tells it to stop. A challenge is echoed.
     """
     app = Flask("emostream.receive.client")
-    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     @app.post("/")
     def receive() -> Response:
         subscriber = request.headers.get("Subscriber")
         if subscriber and membership.subscriber_name and subscriber != membership.subscriber_name:
-            return Response("registered with another subscriber", status=410)
+            return _refusal(410, f"expected a push of {membership.subscriber_name}, got one of {subscriber[:80]}")
         body = request.get_data()
         if challenge := parse_challenge(body):
             return Response(encode({"challenge": challenge}), mimetype="application/json")
         try:
             counted = parse_count(body)
         except InvalidRecord as error:
-            return Response(str(error), status=400)
+            return _refusal(400, str(error))
         key = request.headers.get("Idempotency-Key")
         # The body belongs to the key: when a topic is replaced, the same keys come again with other records.
         screen.show(None if key is None else f"{key}\0{body.decode()}", counted.emoji, counted.count)
@@ -39,4 +40,21 @@ def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Fla
     def metrics() -> Response:
         return Response(page.text(), content_type=CONTENT_TYPE)
 
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> Response:
+        told = error.description or ""
+        if error.code in (404, 405):
+            told = f"expected POST /, or GET /metrics, got {request.method} {request.path[:80]}"
+        elif error.code == 413:
+            told = f"expected at most {MAX_BODY_BYTES} bytes, got more"
+        refused = _refusal(error.code or 500, told)
+        refused.headers.extend([header for header in error.get_headers() if header[0] == "Allow"])
+        return refused
+
     return app
+
+
+def _refusal(status: int, error: str) -> Response:
+    refused = jsonify(error=error)
+    refused.status_code = status
+    return refused

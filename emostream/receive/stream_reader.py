@@ -1,70 +1,94 @@
-"""GET /stream of a subscriber → its batches, each once; from another subscriber when that one is gone.
+"""GET /stream of a subscriber → its batches; from another subscriber when that one is gone.
 
 The client opens the connection, so this works from behind a router or firewall that lets no connection in.
 """
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import requests
 import urllib3
 
-from emostream.discovery import CLIENT_TIMEOUT_SECONDS, SubscriberEntry, ask_app, ask_each
+from emostream.discovery import CLIENT_TIMEOUT_SECONDS, SubscriberEntry
 from emostream.process import StopFlag
-from emostream.receive.server_sent_events import LineTooLong, ServerSentEvent, parse_events, split_lines
+from emostream.receive.screen import say
+from emostream.receive.subscription import Subscription
 from emostream.records import InvalidRecord, parse_batch
 from emostream.settings import Settings
 
-RETRY_SECONDS = 1.0
 # A healthy stream sends a comment every 15 s.
 SILENCE_SECONDS = 40.0
 CHUNK_BYTES = 64 * 1024
+MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
-class StreamReader:
+class LineTooLong(Exception):
+    """A line of more than MAX_LINE_BYTES."""
+
+
+@dataclass(frozen=True)
+class ServerSentEvent:
+    """One event, and the newest id so far. Without data it only says where to resume before the first event."""
+
+    type: str
+    data: str
+    last_event_id: str
+
+
+def parse_events(lines: Iterable[bytes], last_event_id: str = "") -> Iterator[ServerSentEvent]:
+    """Yield the events in these lines, as the HTML standard defines them (9.2.6).
+
+    `last_event_id` is the newest id of the connection before. It holds until an event brings another.
+    """
+    event_type, data = "", list[str]()
+    for line in lines:
+        name, _, value = line.decode(errors="replace").partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if data or last_event_id:
+                yield ServerSentEvent(event_type or "message", "\n".join(data), last_event_id)
+            event_type, data = "", []
+        elif name == "data":
+            data.append(value)
+        elif name == "event":
+            event_type = value
+        elif name == "id" and "\0" not in value:
+            last_event_id = value
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each line as soon as it is complete. Raises LineTooLong."""
+    rest = b""
+    for chunk in chunks:
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield from (line.removesuffix(b"\r") for line in complete)
+        if len(rest) > MAX_LINE_BYTES:
+            raise LineTooLong
+
+
+class StreamReader(Subscription):
     """The stream that the client reads. It shows each emoji of each batch with `show(record_key, emoji, count)`."""
 
+    needs = "stream"
+
     def __init__(
-        self, settings: Settings, app_url: str, show: Callable[[str | None, str, int], object],
-        say: Callable[[str], None], stop: StopFlag,
-    ) -> None:  # fmt: skip
-        self._settings = settings
-        self._app_url = app_url
+        self, settings: Settings, app_url: str, stop: StopFlag, show: Callable[[str | None, str, int], object]
+    ) -> None:
+        super().__init__(settings, app_url, stop)
         self._show = show
-        self._say = say
-        self._stop = stop
-        self._session = requests.Session()
-        self._session.trust_env = False
         self._response: requests.Response | None = None
         self._subscriber: SubscriberEntry | None = None
         self._last_event_id = ""
 
-    def find(self, wait: bool) -> bool:
-        """Open a stream; `wait` for one if none is free.
-
-        Return False at a stop, and without `wait` when no subscriber has a free stream.
-        """
-        told = False
-        while not self._stop.requested:
-            for subscriber in self._candidates():
-                if self._open(subscriber):
-                    return True
-            if not wait:
-                return False
-            if not told:
-                self._say("no subscriber has a free stream; waiting for one")
-                told = True
-            self._stop.wait(RETRY_SECONDS * (0.5 + random.random()))
-        return False
-
     def keep(self) -> None:
         """Show what arrives until a stop; go on with another subscriber when this one is gone."""
         # Reading gets a thread of its own because a read that waits for the next event does not notice a stop.
-        threading.Thread(target=self._read_streams, name="stream", daemon=True).start()
-        while not self._stop.wait(1.0):
+        reader = threading.Thread(target=self._read_streams, name="stream", daemon=True)
+        reader.start()
+        while reader.is_alive() and not self._stop.wait(1.0):
             pass
 
     def leave(self) -> None:
@@ -74,53 +98,39 @@ class StreamReader:
         while not self._stop.requested:
             self._read()
             if not self._stop.requested:
-                self._say("the stream has ended; looking for another")
+                say("the stream has ended; looking for another")
                 self.find(wait=True)
 
-    def _candidates(self) -> Iterator[SubscriberEntry]:
-        """Subscribers with free streams, as the app lists them, or as each answers for itself if the app lists none.
+    def _rank(self, subscriber: SubscriberEntry) -> tuple[int, ...] | None:
+        """The subscriber that was lost comes last. The others of its cluster come first: there nothing gets lost."""
+        if not (subscriber.alive and subscriber.stream_url) or subscriber.available_streams == 0:
+            return None
+        lost, streams = self._subscriber, subscriber.streams or 0
+        return (subscriber.url == lost.url, subscriber.cluster != lost.cluster, streams) if lost else (streams,)
 
-        The subscriber that was lost comes last. The others of its cluster come first, because only they know exactly
-        what this client has seen. Then the fewest streams first.
-        """
-        found = ask_app(self._app_url, self._session) or ask_each(self._settings, self._session)
-        lost = self._subscriber
-        free = [one for one in found if one.alive and one.stream_url and one.available_streams != 0]
-        yield from sorted(
-            free,
-            key=lambda one: (
-                lost is not None and one.url == lost.url,
-                lost is not None and one.cluster != lost.cluster,
-                one.streams or 0,
-                random.random(),
-            ),
-        )
-
-    def _open(self, subscriber: SubscriberEntry) -> bool:
+    def _join(self, subscriber: SubscriberEntry) -> bool:
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
         if self._last_event_id:
             headers["Last-Event-ID"] = self._last_event_id
+        timeout = (CLIENT_TIMEOUT_SECONDS[0], SILENCE_SECONDS)
         try:
-            response = self._session.get(
-                subscriber.stream_url or "", headers=headers, stream=True,
-                timeout=(CLIENT_TIMEOUT_SECONDS[0], SILENCE_SECONDS),
-            )  # fmt: skip
+            response = self._session.get(subscriber.stream_url or "", headers=headers, stream=True, timeout=timeout)
         except requests.RequestException:
             return False
         if response.status_code != 200 or not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             response.close()
             return False
         self._response, self._subscriber = response, subscriber
-        self._say(f"reading {subscriber.stream_url}")
+        say(f"reading {subscriber.stream_url}")
         return True
 
     def _read(self) -> None:
         """Show what arrives until the connection ends or is silent for SILENCE_SECONDS."""
         response = self._response
         assert response  # noqa: S101 - find() has opened it
-        chunks = iter(lambda: response.raw.read1(CHUNK_BYTES), b"")
         try:
-            for event in parse_events(split_lines(chunks), self._last_event_id):
+            lines = split_lines(iter(lambda: response.raw.read1(CHUNK_BYTES), b""))
+            for event in parse_events(lines, self._last_event_id):
                 self._handle(event)
         except (urllib3.exceptions.HTTPError, OSError, LineTooLong):
             pass  # However this connection ended, the next one resumes after the last event.
@@ -135,4 +145,4 @@ class StreamReader:
             for emoji, count in parse_batch(event.data.encode()):
                 self._show(event.last_event_id or None, emoji, count)
         except InvalidRecord as error:
-            self._say(f"skipped a batch that cannot be read: {error}")
+            say(f"skipped a batch that cannot be read: {error}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,12 +57,14 @@ class WebFile:
         # The plain and the compressed body are two representations, so each has its own ETag.
         response.set_etag(f"{self.etag}-gzip" if compressed else self.etag)
         response.make_conditional(request)
+        del response.headers["Date"]  # which it adds, and so does every server
         return response
 
 
 def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     """Return the routes. Every page and file is read, rendered and compressed here, once."""
-    files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in _files()}
+    paths = [path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html"]
+    files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in paths}
     version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=6).hexdigest()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(WEB_DIR), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -74,6 +75,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
         html = templates.get_template(f"{name}/{name}.html").render(
             files=f"/web/{version}",
             emojis=settings.allowed_emojis or SEED_EMOJIS,
+            allowed_emojis=settings.allowed_emojis,
             batch_seconds=f"{settings.batch_seconds:g}",
         )
         return WebFile.of(html.encode(), ".html")
@@ -87,8 +89,9 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
 
     @pages.get("/overlay")
     def show_overlay() -> Response:
-        # The overlay is made to lie over other people's pictures, so any page may frame it.
-        return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*")
+        # The overlay is made to lie over other people's pictures, so any page may frame it. OBS inserts its Custom CSS
+        # as a <style> element. The overlay shows no text of others, so such a style can do no harm.
+        return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*", styles="'self' 'unsafe-inline'")
 
     @pages.get("/dashboard")
     def show_dashboard() -> Response:
@@ -113,10 +116,6 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     return pages
 
 
-def _files() -> Iterator[Path]:
-    return (path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html")
-
-
 def _host() -> str | None:
     """Return the host by which the browser reached this app, without the port; None if the header is not readable."""
     try:
@@ -125,13 +124,13 @@ def _host() -> str | None:
         return None
 
 
-def _with_policy(response: Response, frame_ancestors: str, streams: bool = True) -> Response:
+def _with_policy(response: Response, frame_ancestors: str, streams: bool = True, styles: str = "'self'") -> Response:
     """Let the page load our own files and ask this app; with `streams` also the other ports of this host. No more."""
     host = _host() or ""
     allowed = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
     connect = f"'self' {allowed}" if streams else "'self'"
     response.headers["Content-Security-Policy"] = "; ".join((
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
+        "default-src 'none'", "script-src 'self'", f"style-src {styles}", "img-src 'self'",
         f"connect-src {connect}", "base-uri 'none'", "form-action 'none'", f"frame-ancestors {frame_ancestors}",
     ))  # fmt: skip
     return response

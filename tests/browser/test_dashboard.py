@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from testkit.browser import Browser, luminance, module
@@ -96,6 +97,12 @@ def process_down(numbers: FakeNumbers) -> None:
     numbers.processes["cluster_publisher_2"] |= {"state": "BACKOFF", "page": None, "uptime_seconds": 0}
 
 
+def not_ready(numbers: FakeNumbers) -> None:
+    for name in ("main_publisher", "subscriber_1_1", "subscriber_1_2"):
+        numbers.processes[name] |= {"ready": False, "reason": "its topic cannot be read"}
+    numbers.processes["main_publisher"]["reason"] = "no micro-batch for 31 s"
+
+
 def two_without_answer(numbers: FakeNumbers) -> None:
     for name in ("subscriber_1_1", "subscriber_1_2"):
         numbers.processes[name]["page"] = None
@@ -143,6 +150,8 @@ VERDICTS: list[tuple[Callable[[FakeNumbers], None] | None, str, str, list[str]]]
     (broker_away, "bad", "Broken: the broker accepts no events; 4,321 events wait for it.",
      ["Ingest holds 4,321 events that the broker has not accepted."]),
     (process_down, "bad", "Broken: cluster_publisher_2 keeps failing.", []),
+    (not_ready, "bad", "Broken: main_publisher is not ready: no micro-batch for 31 s.",
+     ["subscriber_1_1 and subscriber_1_2 are not ready: its topic cannot be read."]),
     (two_without_answer, "bad", "Broken: subscriber_1_1 and subscriber_1_2 give no answer.", []),
     (publisher_hangs, "bad", "Broken: main_publisher reads nothing although something waits for it.", []),
     (one_subscriber_hangs, "bad", "Broken: subscriber_3_1 reads nothing although something waits for it.", []),
@@ -463,3 +472,43 @@ def test_text_is_readable_in_light_and_dark_mode(browser: Browser, app: FakeApp,
 
 def test_nothing_moves_by_itself(page: Browser) -> None:
     assert page.js("document.getAnimations().length") == 0
+
+
+# --- the operator's key ---
+
+
+def visible_sections(page: Browser) -> list[str]:
+    shown = "[...document.querySelectorAll('section')].filter((one) => one.checkVisibility())"
+    found: list[str] = page.js(f"{shown}.map((one) => one.id || one.className || 'other')")
+    return found
+
+
+def test_the_page_asks_for_the_operators_key_and_says_when_it_is_wrong(browser: Browser, app: FakeApp) -> None:
+    app.operator_key = "let me in"
+    browser.open(app.url)
+    wait_until("the question", lambda: "needs the operator's key" in browser.text("#sentence"), timeout_seconds=20)
+    assert visible_sections(browser) == ["verdict", "key-needed"]
+    field = browser.find_element(By.ID, "key")
+    field.send_keys("guess", Keys.ENTER)
+    wait_until("the refusal", lambda: browser.text("#key-note") == "This is not the key.", timeout_seconds=10)
+    field.clear()
+    field.send_keys("let me in", Keys.ENTER)
+    wait_until("the numbers", lambda: first_rate(browser) == "500", timeout_seconds=20)
+    assert "key-needed" not in visible_sections(browser)
+    assert len(visible_sections(browser)) > 4
+    assert browser.js("document.cookie") == ""
+    browser.open(app.url)
+    wait_until("the numbers again", lambda: first_rate(browser) == "500", timeout_seconds=20)
+
+
+def test_a_browser_that_may_not_see_the_numbers_is_told_why(browser: Browser, app: FakeApp) -> None:
+    app.status, app.error = 421, "Host: expected a name in ALLOWED_HOSTS, got 'evil.example'"
+    browser.open(app.url)
+    wait_until("the reason", lambda: browser.text("#sentence") == app.error, timeout_seconds=20)
+    assert visible_sections(browser) == ["verdict"]
+
+
+def test_a_process_that_is_not_ready_says_why(page: Browser, app: FakeApp) -> None:
+    not_ready(app.numbers)
+    wait_until("the reason", lambda: "no micro-batch for 31 s" in page.text("#processes"), timeout_seconds=10)
+    assert page.text("#sentence") == "Broken: main_publisher is not ready: no micro-batch for 31 s."

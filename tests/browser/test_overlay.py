@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from testkit.browser import Browser
-from testkit.fake_system import FakeSystem, batch
+from testkit.fake_system import FakeSystem, batch, fake_system
 from testkit.waiting import wait_until
 
 
@@ -61,6 +63,44 @@ def test_emojis_can_rise_on_the_left_side(browser: Browser, system: FakeSystem) 
     system.send(batch(1, {"😊": 8}))
     wait_floated(browser, 8)
     assert all(place["right"] < 1280 * 0.35 for place in browser.js("notes.places"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tapped", "expected"),
+    [
+        ("❤", "❤️", "❤️"),
+        ("❤️", "❤", "❤️"),
+        ("❤︎", "❤", "❤️"),
+        ("%E2%9D%A4", "❤️", "❤️"),
+        ("%E2%9D%A4%EF%B8%8F%2C%F0%9F%94%A5", "❤", "❤️"),
+        (" 🔥 , ❤,", "❤️", "❤️"),
+        ("❤️,❤,❤️", "❤️", "❤️"),
+        ("👍", "👍🏽", "👍"),
+        ("👍🏿", "👍", "👍"),
+        ("👩‍🚀", "👩🏽‍🚀", "👩🏽‍🚀"),
+        ("🦕,nonsense,❤", "❤️", "❤️"),
+        ("🇮🇳", "🇮🇳", "🇮🇳"),
+        ("#️⃣", "#⃣", "#⃣"),
+    ],
+)
+def test_an_emoji_of_the_query_is_found_however_it_is_spelled(
+    browser: Browser, wanted: str, tapped: str, expected: str
+) -> None:
+    with fake_system((1,), EMOJIS="❤️,👍,👏") as system:
+        opened(browser, system, f"?set={wanted.replace('#', '%23')}")
+        system.send(batch(1, {tapped: 2, "👏": 3}))
+        assert wait_floated(browser, 2) == [expected] * 2
+        system.send(batch(2, {"❤️": 1, "❤": 1, "👍🏻": 1, "👍🏿": 1}))
+        if expected in ("❤️", "👍"):
+            assert wait_floated(browser, 4) == [expected] * 4
+
+
+def test_the_custom_css_of_obs_applies(browser: Browser, system: FakeSystem) -> None:
+    opened(browser, system)
+    browser.js("""(() => { const style = document.createElement("style");
+        style.innerHTML = "body { background-color: rgba(0, 0, 0, 0.5); }"; document.head.appendChild(style); })()""")
+    assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgba(0, 0, 0, 0.5)"
+    assert browser.complaints() == []
 
 
 def test_nonsense_in_the_query_is_ignored(browser: Browser, system: FakeSystem) -> None:

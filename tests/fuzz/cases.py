@@ -1,4 +1,4 @@
-"""Seed and number → one connection's worth of bytes for the app, good, bad or cut off; always the same ones."""
+"""Seed and number → the bytes of one connection to the app: good, bad or cut off. The same ones each time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Bytes = Callable[[random.Random, str], "Case"]
 
 @dataclass
 class Case:
-    """What goes over one connection. `good` are the users of the events in it that must be taken if answered 200."""
+    """The bytes of one connection. `good` are the users whose events must be accepted if the answer is 200."""
 
     kind: str
     parts: list[bytes]  # sent one after the other, with a pause between
     good: list[str] = field(default_factory=list)
-    # The answers that must come, in order, where that is certain.
+    # The statuses that must come, in order, if that is certain.
     statuses: list[int] | None = None
-    # The client leaves in the midst of it, so what the app took of it cannot be known.
+    # The client leaves before the end, so nobody knows what the app accepted of it.
     cut: bool = False
 
 
@@ -29,7 +29,7 @@ def event(user: str, **others: object) -> dict[str, object]:
 
 
 def request(body: bytes, *headers: str, head: str = "POST /send-emoji HTTP/1.1", length: object = None) -> bytes:
-    """A whole request; `length` is what it says of its body, "" for nothing."""
+    """A whole request. `length` is the Content-Length that it declares; with "" it declares none."""
     lines = [head, "Host: localhost", "Content-Type: application/json", *headers]
     if length != "":
         lines.append(f"Content-Length: {len(body) if length is None else length}")
@@ -37,12 +37,12 @@ def request(body: bytes, *headers: str, head: str = "POST /send-emoji HTTP/1.1",
 
 
 def good_request(user: str, *headers: str) -> bytes:
-    """A tap that must be taken."""
+    """A tap that must be accepted."""
     return request(json.dumps(event(user)).encode(), *headers)
 
 
 def chunked(r: random.Random, body: bytes, *headers: str, spoil: bool = False) -> bytes:
-    """A request whose body comes in chunks of any size; `spoil` breaks one of them."""
+    """A request whose body comes in chunks of any size. `spoil` breaks one of them."""
     wire, rest = b"", body
     while rest:
         size = r.randint(1, len(rest))
@@ -56,7 +56,7 @@ def chunked(r: random.Random, body: bytes, *headers: str, spoil: bool = False) -
 
 
 def mutated(r: random.Random, data: bytes) -> bytes:
-    """The same with a few bytes other, missing, doubled or moved."""
+    """The same bytes, a few of them changed, removed, doubled or moved."""
     found = bytearray(data)
     for _ in range(r.choice([1, 1, 1, 2, 3, 8])):
         at = r.randrange(len(found) + 1)
@@ -174,7 +174,7 @@ def wrong_length(r: random.Random, user: str) -> Case:
 
 
 def two_lengths(r: random.Random, user: str) -> Case:
-    """What request smuggling is made of: two parties that disagree about where a request ends."""
+    """Request smuggling: two parties disagree about where a request ends."""
     body = json.dumps(event(user)).encode()
     extra = r.choice(
         ["Transfer-Encoding: chunked", "Content-Length: 5", f"Content-Length: {len(body)}", "Content-Length: 999"]
@@ -196,7 +196,7 @@ def in_bad_chunks(r: random.Random, user: str) -> Case:
 
 
 def pipelined(r: random.Random, user: str) -> Case:
-    """Several requests at once; each bad one is well framed, so that the good ones behind it count."""
+    """Several requests at once. The bad ones end where they say, so the good ones after them count."""
     wire, users, statuses = b"", [], []
     for n in range(r.randint(2, 8)):
         match r.randrange(4):
@@ -226,7 +226,7 @@ def in_pieces(r: random.Random, user: str) -> Case:
 
 
 def batch(r: random.Random, user: str) -> Case:
-    """A batch with good and bad events, as an array or a line each."""
+    """A batch with good and bad events, as an array or one event a line."""
     events: list[object] = []
     users = []
     for n in range(r.choice([1, 3, 20])):
@@ -262,9 +262,9 @@ BAD: list[Bytes] = [
 
 
 def case(seed: int, number: int, batches: bool) -> Case:
-    """The case of this number; `batches` says whether the app takes POST /send-emojis."""
+    """The case of this number. `batches`: the app knows POST /send-emojis."""
     r = random.Random(f"{seed}-{number}")
     fine = [*GOOD, batch] if batches else GOOD
     make = r.choice([*fine, *BAD, *([mutated_batch] * 2 if batches else [])])
-    # Names apart: what is left of a bent one must not be mistaken for a good one.
+    # Different names, because the rest of a bent case must not be mistaken for a good one.
     return make(r, f"{'good' if make in fine else 'bent'}-{seed}-{number}")

@@ -1,4 +1,4 @@
-"""Send a running app requests of every bad kind, and see that it neither falls nor talks of its insides nor forgets.
+"""Send a running app bad requests of every kind. It must not stop, reveal its inside, or lose a tap.
 
 usage: python -m tests.fuzz.ingest [--cases 100000] [--seed 1] [--slow 32] [--only NUMBER]
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import requests
 
+from emostream.process import why_not_ready
+from emostream.settings import load
 from testkit.broker import Broker
 from testkit.http_calls import JSON, call
 from testkit.http_servers import HttpClient, http_client
@@ -286,6 +288,28 @@ def test_a_client_still_gets_counts_after_the_topics_are_replaced(empty_topics: 
         empty_topics.replace_topics()
         empty_topics.produce(CLUSTER, [count(100)])
         got(client, [100])
+
+
+@pytest.mark.parametrize("topic", [CLUSTER, "subscriber-registry"])
+def test_a_subscriber_is_not_ready_while_a_topic_of_its_own_is_gone_and_says_so(
+    empty_topics: Broker, topic: str
+) -> None:
+    with running(empty_topics) as subscriber, http_client() as client, subscriber.registered(client.url):
+        wait_until("it is ready", lambda: call(f"{subscriber.url}/readyz") == (200, {"status": "ready"}))
+        empty_topics.delete(topic)
+        wait_until("it is not ready", lambda: call(f"{subscriber.url}/readyz")[0] == 503, timeout_seconds=10)
+        why = f"missing topics {topic}; ./topic.sh creates them"
+        assert call(f"{subscriber.url}/readyz")[1] == {"error": f"not ready: {why}"}
+        wait_until("status knows why", lambda: not_ready(empty_topics, subscriber) == why, timeout_seconds=5)
+        assert f'msg="not ready" reason="{why}"' in subscriber.process.log
+        empty_topics.replace_topics()
+        wait_until("it is ready again", lambda: call(f"{subscriber.url}/readyz")[0] == 200)
+        empty_topics.produce(CLUSTER, [count(1)])
+        got(client, [1])
+
+
+def not_ready(broker: Broker, subscriber: Subscriber) -> str | None:
+    return why_not_ready(load([], broker.environment), "subscriber_3_1", subscriber.process.process.pid)
 
 
 def test_after_kill_9_clients_are_still_registered_miss_nothing_and_recognise_repeats_by_key(

@@ -30,19 +30,19 @@ def port(broker: Broker) -> Iterator[int]:
         yield found
 
 
-def test_no_request_brings_the_app_down_or_makes_it_talk_of_its_insides_or_forget(empty_topics: Broker) -> None:
+def test_no_request_stops_the_app_reveals_its_inside_or_loses_a_tap(empty_topics: Broker) -> None:
     total = run(empty_topics, free_port_block(1), seed=1, numbers=range(CASES))
     assert total.cases == CASES
     assert len(total.taken) > CASES // 10, f"most cases are refused; answers {total.statuses}"
     assert not total.findings, examples(total.findings)
 
 
-def test_clients_that_never_end_their_request_keep_nobody_waiting(port: int) -> None:
+def test_clients_that_never_finish_their_request_keep_nobody_waiting(port: int) -> None:
     with slow_clients(port, ingest.SLOW):
         assert not canary(port, "beside-slow-ones").findings
 
 
-def test_a_header_that_is_no_ascii_is_refused_or_ignored(port: int) -> None:
+def test_a_header_that_is_not_ascii_is_refused_or_ignored(port: int) -> None:
     for header in (
         b"Content-Type: \xa6pplication/json",
         b"Host: \xff",
@@ -55,14 +55,14 @@ def test_a_header_that_is_no_ascii_is_refused_or_ignored(port: int) -> None:
         assert found.statuses, f"no answer to {header!r}"
 
 
-def test_bytes_that_are_no_utf8_are_named_without_words_of_the_language(port: int) -> None:
+def test_bytes_that_are_not_utf8_are_refused_without_words_of_python(port: int) -> None:
     url = f"http://127.0.0.1:{port}/send-emoji"
     answer = requests.post(url, b'{"user_id":"\xff"}', headers=JSON, timeout=10)
     assert answer.status_code == 400
     assert answer.json() == {"error": "expected a JSON object in UTF-8, got an invalid byte at position 12"}
 
 
-def test_two_requests_for_one_length_are_not_both_taken(port: int) -> None:
+def test_a_request_hidden_in_another_is_not_accepted(port: int) -> None:
     """Request smuggling: where a proxy and the app disagree about where a request ends, the one in between rules."""
     inner = good_request("smuggled")
     for headers in (("Transfer-Encoding: chunked", f"Content-Length: {len(inner) + 5}"), ("Content-Length: 4",)):

@@ -83,7 +83,7 @@ def test_a_tap_is_answered_200_as_the_contract_says(app: str) -> None:
     assert call(app, tap()) == (200, {"status": "success", "message": "Emoji sent to Kafka"})
 
 
-def test_a_tap_lies_on_emoji_topic_as_user_id_emoji_and_timestamp(broker: Broker, app: str) -> None:
+def test_a_tap_is_on_emoji_topic_as_user_id_emoji_and_timestamp(broker: Broker, app: str) -> None:
     call(app, tap("viewer-1", "👩‍🚀", "2026-01-31T21:15:00+01:00"))
 
     def found() -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def test_good_taps_between_bad_ones_all_arrive_and_no_bad_one_does(broker: Broke
     assert users_on(broker) <= wanted | {"u", "viewer-1", "chunked"}
 
 
-def test_a_batch_lies_on_emoji_topic_event_by_event(broker: Broker, app: str) -> None:
+def test_the_events_of_a_batch_are_on_emoji_topic_one_by_one(broker: Broker, app: str) -> None:
     merged = tap("batch-2") | {"count": 7}
     status, answer = call(app.replace("emoji", "emojis"), [tap("batch-1"), merged, tap("batch-3", None)])
     assert (status, answer["accepted"], [rejected["index"] for rejected in answer["rejected"]]) == (200, 2, [2])
@@ -237,7 +237,7 @@ def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker)
         wait_until("the first of them on the topic", lambda: users_on(empty_topics) == {"many"}, timeout_seconds=10)
 
 
-def test_without_a_broker_it_is_live_not_ready_and_takes_what_it_has_room_for(tmp_path: Path) -> None:
+def test_without_a_broker_it_is_live_but_not_ready_and_accepts_what_it_has_room_for(tmp_path: Path) -> None:
     away = Broker(environment_for(tmp_path))
     away.operate("emostream", "kafka")
     away.replace_topics()
@@ -369,9 +369,7 @@ run_script("", master.serve, [])
 
 
 @pytest.mark.parametrize("thread", ["flush", "_on_statistics"], ids=["watch", "poll"])
-def test_a_worker_one_of_whose_threads_has_ended_is_followed_by_a_new_one(
-    empty_topics: Broker, thread: str, tmp_path: Path
-) -> None:
+def test_a_worker_that_lost_a_thread_is_replaced(empty_topics: Broker, thread: str, tmp_path: Path) -> None:
     url = url_of(empty_topics)
     with script(empty_topics.environment, "-c", BREAKING, thread, str(tmp_path / "once")) as app:
         serving(empty_topics, app)

@@ -10,8 +10,11 @@ import time
 from collections import Counter
 from contextlib import AbstractContextManager
 
+import pytest
 from kafka import KafkaProducer
 
+from emostream.process import why_not_ready
+from emostream.settings import load
 from testkit.broker import Broker
 from testkit.scripts import Script, script
 from testkit.waiting import wait_until
@@ -152,6 +155,27 @@ def test_a_second_publisher_for_a_cluster_takes_over_and_the_first_ends_with_sta
             routed(empty_topics, 2)
             assert younger.terminate() == 0
     assert sorted(values(empty_topics)) == [count(1), count(2)]
+
+
+@pytest.mark.parametrize("topic", ["main-pub-topic", CLUSTER])
+def test_a_publisher_is_not_ready_while_a_topic_of_its_own_is_gone_and_says_so(
+    empty_topics: Broker, topic: str
+) -> None:
+    settings = load([], empty_topics.environment)
+    with publisher(empty_topics) as running:
+
+        def why() -> str | None:
+            return why_not_ready(settings, "cluster_publisher_2", running.process.pid)
+
+        wait_until("it is ready", lambda: why() is None)
+        empty_topics.delete(topic)
+        said = f"missing topics {topic}; ./topic.sh creates them"
+        wait_until("status knows why", lambda: why() == said, timeout_seconds=10)
+        assert f'msg="not ready" reason="{said}"' in running.log
+        empty_topics.replace_topics()
+        wait_until("it is ready again", lambda: why() is None)
+        empty_topics.produce("main-pub-topic", [count(1)])
+        routed(empty_topics, 1)
 
 
 def test_at_sigterm_it_routes_what_is_there_and_ends_with_status_0(empty_topics: Broker) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from emostream.operate.dashboard import timeline
 from emostream.operate.dashboard.counts_reader import CountRow, TopicUnreadable, read_counts
-from emostream.operate.dashboard.timeline import Timeline
-from emostream.operate.dashboard.timeline_csv import to_csv
+from emostream.operate.dashboard.timeline import Timeline, to_csv
 from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.http_calls import call

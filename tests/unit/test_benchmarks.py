@@ -166,7 +166,8 @@ def test_a_peer_that_was_left_out_is_named_with_the_reason() -> None:
     assert "Left out: Go: there is no compiler" in text_of(
         "ingest-rates", measured | {"left_out": {"go": "Go: there is no compiler"}}
     )
-    steady = {"viewers": 200, "servers": {}}
+    rounds = [{"last_ms": {"p50": 1.0, "p99": 2.0}, "kb_a_connection": 0.3, "troubles": "none"}]
+    steady = {"viewers": 200, "servers": {"ours": rounds}}
     assert "Left out: Centrifuge: no proxy" in text_of("streams-steady", steady | {"left_out": "Centrifuge: no proxy"})
     assert "Left out" not in text_of("ingest-rates", measured) + text_of("streams-steady", steady | {"left_out": ""})
 

@@ -9,14 +9,16 @@ import asyncio
 import random
 import time
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from kafka.errors import KafkaError
 
 from emostream.deliver.history import History, Record
 from emostream.deliver.push.latency import TapLatency
-from emostream.deliver.push.policy import Position, PushPolicy
-from emostream.deliver.push.sender import GONE, Sender
+from emostream.deliver.push.sender import GONE, PushPolicy, Sender
 from emostream.deliver.push.slow_clients import MergedCounts, Push
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
@@ -27,26 +29,42 @@ RECORDS_AT_ONCE = 100
 IDLE_SECONDS = 5.0
 
 
-class Engine(Protocol):
-    """What all clients share."""
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a client has come: per partition, the offset after the last record that is done with.
+
+    `merging`: the records from there up to these offsets are being sent as merged counts; some may have arrived.
+    """
+
+    next_offsets: Mapping[int, int]
+    merging: Mapping[int, int] | None = None
+
+
+class Start(NamedTuple):
+    """Where to start serving a client: at `cursor` of the history, without the records before `position`.
+
+    `generation` is that of the topic. Records before the cursor `repeats_until` may have arrived already, sent by a
+    process that ended before it could save the position.
+    """
+
+    cursor: int
+    position: Position
+    generation: int
+    repeats_until: int = 0
+
+
+class PushContext(NamedTuple):
+    """What all clients share. `evict` and `keep` may block, so they are called in `threads`."""
 
     history: History
     policy: PushPolicy
     counters: Metrics
     latency: TapLatency
     log: Log
-
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host that may be pushed to. Raises OSError."""
-
-    def headers(self, key: str, body: bytes, routed_ms: int) -> str:
-        """The headers of a push."""
-
-    async def evict(self, client: PushClient, reason: str) -> None:
-        """Free a client's slot."""
-
-    async def keep(self, client: PushClient) -> None:
-        """Save a client's position. Raises KafkaError."""
+    evict: Callable[[PushClient, str], None]  # frees the client's slot, for this reason
+    keep: Callable[[PushClient], None]  # saves the client's position; raises KafkaError
+    remove: Callable[[PushClient], None]  # ends its service
+    threads: Executor
 
 
 class PushClient:
@@ -56,30 +74,23 @@ class PushClient:
     the pause that `Retry-After` asks for. A 410 ends the registration, and so does failing for `evict_after_seconds`.
     """
 
-    def __init__(
-        self, engine: Engine, client_url: str, cursor: int, position: Position, generation: int, repeats_until: int = 0
-    ) -> None:
-        """Start at `cursor` of the history and skip the records before `position` of this `generation`.
-
-        Records before the cursor `repeats_until` may have arrived already, sent by a process that ended before it could
-        save the position.
-        """
+    def __init__(self, context: PushContext, client_url: str, token_hash: str, start: Start) -> None:
+        """`token_hash` is the hash of the token that is needed to deregister the client; empty when there is none."""
         self.client_url = client_url
-        self.position = position  # replaced as a whole, so that any thread may read it
-        self._engine = engine
-        self._policy = engine.policy
-        self._history = engine.history
-        self._sender = Sender(client_url, engine.addresses, engine.headers)
-        self._cursor = cursor
-        self._repeats_until = repeats_until
-        self._generation = generation
+        self.token_hash = token_hash
+        self.position = start.position  # replaced as a whole, so that any thread may read it
+        self._context = context
+        self._policy = context.policy
+        self._history = context.history
+        self._sender = Sender(client_url, context.policy)
+        self._cursor, _, self._generation, self._repeats_until = start
         self._portion: deque[Record] = deque()  # read from the history, and before the cursor
-        self._taken = dict(position.next_offsets)  # per partition, the offset after the last record taken from there
+        self._taken = dict(start.position.next_offsets)  # per partition, the offset after the last one taken
         self._waiting: MergedCounts | None = None  # taken; more is still added
         self._merged: deque[Push] = deque()  # taken; never changes any more
         self._single: Record | None = None  # taken, and being sent
         self._failing_since: float | None = None
-        self._news: asyncio.Future[bool] | None = None
+        self._news = asyncio.Event()
 
     def drained(self) -> bool:
         """Whether everything in the history is done with; from any thread."""
@@ -95,9 +106,13 @@ class PushClient:
         since = self._failing_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def close(self) -> None:
+        """Stop serving the client, even in the middle of an attempt; from any thread."""
+        self._context.remove(self)
+
     def tell(self) -> None:
         """Wake the client: there is something new."""
-        self._wake(True)
+        self._news.set()
 
     async def run(self) -> None:
         """Serve the client until it loses its slot or this is cancelled."""
@@ -107,6 +122,10 @@ class PushClient:
                 pass
         finally:
             self._sender.close()
+
+    async def evict(self, reason: str) -> None:
+        """Give up the client's slot."""
+        await self._in_thread(self._context.evict, self, reason)
 
     async def _step(self) -> bool:
         """Send one push, or wait for one; False when the client has lost its slot."""
@@ -122,7 +141,8 @@ class PushClient:
             key = f"{self._policy.cluster_topic}/{record.partition}/{record.offset}"
             push = Push(key, record.value, 1, record, record.timestamp_ms)
         else:
-            return await self._wait_for_news() or await self._keep_slot(await self._sender.probe())
+            await self._wait_for_news()
+            return bool(self._next_record()) or await self._keep_slot(await self._sender.probe())
         if not await self._deliver(push):
             return False
         self._finish(push)
@@ -159,8 +179,8 @@ class PushClient:
         first, records = self._history.after(self._cursor, RECORDS_AT_ONCE)
         if first > self._cursor:
             dropped = max(0, min(first, self._history.overflowed) - self._cursor)
-            self._engine.counters.add("dropped", dropped)
-            self._engine.counters.add("expired", first - self._cursor - dropped)
+            self._context.counters.add("dropped", dropped)
+            self._context.counters.add("expired", first - self._cursor - dropped)
         self._portion.extend(records)
         self._cursor = first + len(records)
 
@@ -180,7 +200,7 @@ class PushClient:
             self._waiting = MergedCounts(self._taken)
         while record := self._next_record():
             if not self._waiting.add(record):
-                self._engine.counters.add("dropped")
+                self._context.counters.add("dropped")
             self._take(record)
 
     async def _freeze(self, waiting: MergedCounts) -> None:
@@ -192,10 +212,10 @@ class PushClient:
         before = self.position
         self.position = Position(dict(waiting.start), dict(waiting.end))
         try:
-            await self._engine.keep(self)
+            await self._in_thread(self._context.keep, self)
         except KafkaError as error:
             self.position = before
-            self._engine.log.warning(
+            self._context.log.warning(
                 "merged counts wait: the registry topic did not take the list of their records",
                 client_url=self.client_url, reason=error,
             )  # fmt: skip
@@ -219,24 +239,16 @@ class PushClient:
         if not self._merged:
             self.position = Position(end)
 
-    async def _wait_for_news(self) -> bool:
-        """Wait up to IDLE_SECONDS; whether there is something new."""
-        loop = asyncio.get_running_loop()
-        news: asyncio.Future[bool] = loop.create_future()
-        self._news = news
-        timer = loop.call_later(IDLE_SECONDS, self._wake, False)
-        try:
-            return await news
-        finally:
-            timer.cancel()
-
-    def _wake(self, new: bool) -> None:
-        if self._news and not self._news.done():
-            self._news.set_result(new)
+    async def _wait_for_news(self) -> None:
+        """Wait until there may be something new, for IDLE_SECONDS at most."""
+        self._news.clear()
+        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._news.set)
+        await self._news.wait()
+        timer.cancel()
 
     async def _deliver(self, push: Push) -> bool:
         """Attempt a push until the client takes it or it is too old; False when the client has lost its slot."""
-        pause_seconds, attempts, counters = FIRST_PAUSE_SECONDS, 0, self._engine.counters
+        pause_seconds, attempts, counters = FIRST_PAUSE_SECONDS, 0, self._context.counters
         while True:
             if push.record and time.time() * 1000 - push.record.timestamp_ms > self._policy.max_age_seconds * 1000:
                 counters.add("lost" if attempts else "expired")
@@ -247,7 +259,7 @@ class PushClient:
                 counters.add("delivered")
                 counters.add("merged", push.records - 1)
                 if push.record:
-                    self._engine.latency.took(push.record, time.time() * 1000)
+                    self._context.latency.took(push.record, time.time() * 1000)
                 return await self._keep_slot(None)
             counters.add("failed_attempts")
             self._merge_if_behind()
@@ -275,7 +287,7 @@ class PushClient:
         if self._failing_since is None:
             self._failing_since = now
             if failure != GONE:
-                self._engine.log.warning(
+                self._context.log.warning(
                     "a client cannot be reached; trying again", client_url=self.client_url, reason=failure
                 )
         if failure == GONE:
@@ -285,7 +297,10 @@ class PushClient:
         else:
             return True
         tried, undelivered = self._undelivered()
-        self._engine.counters.add("lost", tried)
-        self._engine.counters.add("dropped", undelivered - tried)
-        await self._engine.evict(self, reason)  # which cancels this task
+        self._context.counters.add("lost", tried)
+        self._context.counters.add("dropped", undelivered - tried)
+        await self.evict(reason)  # which cancels this task
         return False
+
+    async def _in_thread(self, function: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._context.threads, function, *arguments)

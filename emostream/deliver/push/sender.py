@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import base64
+import hmac
+import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NamedTuple
 
+from emostream.deliver.push.allowed_networks import AllowedNetworks, resolve
 from emostream.deliver.push.slow_clients import Push
 from emostream.http.client import ClientConnection, ConnectionLost, PushError, Response, Target, connect
 
 GONE = "it answered 410 Gone"
+
+
+@dataclass(frozen=True, slots=True)
+class PushPolicy:
+    """Who pushes, where pushes may go, when counts are merged, and when a record or a client is given up.
+
+    `merge_after_seconds`: a count that has waited this long for its client is merged with all that wait with it.
+    `max_age_seconds`: a single count that is older is not sent any more. Merged counts are always sent.
+    `evict_after_seconds`: a client that fails for this long loses its slot.
+    """
+
+    cluster_topic: str
+    subscriber: int
+    merge_after_seconds: float
+    max_age_seconds: float
+    evict_after_seconds: float
+    networks: AllowedNetworks
+    secret: bytes = b""
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of a host that may be pushed to. Raises OSError."""
+        return self.networks.check(host, await asyncio.get_running_loop().run_in_executor(None, resolve, host, port))
+
+    def headers(self, key: str, body: bytes, routed_ms: int = 0) -> str:
+        """The headers of a push whose newest record was published at `routed_ms` (0: there is no record)."""
+        now = time.time()
+        times = f"Routed-Ms: {routed_ms}\r\nPushed-Ms: {int(now * 1000)}\r\n" if routed_ms else ""
+        # The key is the same for every attempt, also after a restart: a client recognises a repeat by it.
+        lines = f"Idempotency-Key: {key}\r\nSubscriber: {self.cluster_topic}/{self.subscriber}\r\n{times}"
+        return lines + signature(self.secret, key, body, int(now)) if self.secret else lines
 
 
 class Attempt(NamedTuple):
@@ -22,19 +57,14 @@ class Attempt(NamedTuple):
 class Sender:
     """The connection to one client."""
 
-    def __init__(
-        self, client_url: str, addresses: Callable[[str, int], Awaitable[list[str]]],
-        headers: Callable[[str, bytes, int], str],
-    ) -> None:  # fmt: skip
-        """`addresses(host, port)` returns the addresses that may be pushed to; `headers` those of one attempt."""
+    def __init__(self, client_url: str, policy: PushPolicy) -> None:
         self._target = Target.parse(client_url)
-        self._addresses = addresses
-        self._headers = headers
+        self._policy = policy
         self._connection: ClientConnection | None = None
 
     async def attempt(self, push: Push) -> Attempt:
         """POST once."""
-        request = self._target.request(self._headers(push.key, push.body, push.routed_ms), push.body)
+        request = self._target.request(self._policy.headers(push.key, push.body, push.routed_ms), push.body)
         try:
             answer = await self._post(request)
         except PushError as error:
@@ -50,7 +80,7 @@ class Sender:
         if self._connection and self._connection.usable:
             return None
         try:
-            (await connect(self._target, self._addresses)).close()
+            (await connect(self._target, self._policy.addresses)).close()
         except PushError as error:
             return str(error)
         return None
@@ -67,5 +97,12 @@ class Sender:
                 return await self._connection.post(request)
             except ConnectionLost:
                 pass  # a server may close an idle connection at any time, even as we use it: connect anew
-        self._connection = await connect(self._target, self._addresses)
+        self._connection = await connect(self._target, self._policy.addresses)
         return await self._connection.post(request)
+
+
+def signature(secret: bytes, message_id: str, body: bytes, now: int) -> str:
+    """The signature headers of Standard Webhooks for a message that is sent at `now` (Unix seconds)."""
+    signed = hmac.digest(secret, b"%s.%d.%s" % (message_id.encode(), now, body), "sha256")
+    shown = base64.b64encode(signed).decode()
+    return f"webhook-id: {message_id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: v1,{shown}\r\n"

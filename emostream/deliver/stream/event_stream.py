@@ -1,19 +1,100 @@
-"""What the server knows of one connection."""
+"""One open event stream, how a slow one is noticed, and how many a process can have.
+
+The kernel buffers little for a stream, so a slow one is noticed early. It then costs a number (its cursor) and delays
+nobody.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import resource
+import socket
+import time
+from collections.abc import Callable
+
 from emostream.deliver.stream.resume import EventId
-from emostream.http.protocol import ServerProtocol
+from emostream.process import Log
+
+STALLED_SECONDS = 30.0
+OTHER_DESCRIPTORS = 256  # what the process has open besides streams and clients
+MAX_REFUSED = 100  # connections beyond MAX_STREAMS that may be open, to be answered 503
+MAX_IGNORED_BYTES = 64 * 1024  # of what a client sends after its request
+SEND_BUFFER_BYTES = 64 * 1024
+UNSENT_BYTES = 16 * 1024
+TCP_NOTSENT_LOWAT = 25  # Linux; the socket module has no name for it
 
 
-class EventStream:
-    """One connection."""
+class EventStream(asyncio.Protocol):
+    """One open stream. It is `slow` while its socket is full."""
 
-    __slots__ = ("cursor", "protocol", "resume_after", "since", "unsent")
-
-    def __init__(self, protocol: ServerProtocol, since: float) -> None:
-        self.protocol: ServerProtocol | None = protocol  # until its request is complete
-        self.since = since  # when it connected; for a slow stream: when its socket last took something
-        self.cursor = 0  # the number of the next micro-batch to send
-        self.unsent = b""  # the end of a text of which the socket took only the beginning
+    def __init__(
+        self, transport: asyncio.Transport, cursor: int, on_room: Callable[[EventStream], None],
+        on_end: Callable[[EventStream], None],
+    ) -> None:  # fmt: skip
+        """Take a connection over; from then on it calls `on_room` when a full socket has room again."""
+        self.transport = transport
+        self.cursor = cursor  # the number of the next micro-batch to send
         self.resume_after: EventId | None = None  # what it has seen elsewhere, until all of that has come here
+        self.slow = False
+        self.since = 0.0  # when a slow stream last took something
+        self._unsent_bytes = 0
+        self._ignored_bytes = 0
+        self._on_room, self._on_end = on_room, on_end
+        transport.set_write_buffer_limits(high=0)
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    def stalled(self, now: float) -> bool:
+        """Whether the socket has taken nothing for too long."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self.since = unsent_bytes, now
+        return self.slow and now - self.since > STALLED_SECONDS
+
+    # What the event loop calls.
+
+    def pause_writing(self) -> None:
+        """The socket is full."""
+        self.slow, self.since = True, time.monotonic()
+
+    def resume_writing(self) -> None:
+        """The socket has taken everything."""
+        self.slow = False
+        self._on_room(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Ignore what comes after the request, but not without end."""
+        self._ignored_bytes += len(data)
+        if self._ignored_bytes > MAX_IGNORED_BYTES:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left."""
+        self._on_end(self)
+
+
+def buffer_little(listener: socket.socket) -> None:
+    """Make the kernel hold little for each connection of `listener`, and give up on hosts that have vanished."""
+    options = {
+        socket.TCP_NODELAY: 1,
+        TCP_NOTSENT_LOWAT: UNSENT_BYTES,
+        socket.TCP_USER_TIMEOUT: round(STALLED_SECONDS * 1000) + 5_000,
+    }
+    for option, value in options.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+def allow_descriptors(log: Log, max_streams: int, max_clients: int) -> int:
+    """Let this process open as many file descriptors as it may; returns how many streams that allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = hard - OTHER_DESCRIPTORS - max_clients - MAX_REFUSED
+    if hard == resource.RLIM_INFINITY or room >= max_streams:
+        return max_streams
+    log.warning(
+        "the system allows fewer file descriptors than MAX_STREAMS needs; raise `ulimit -Hn`",
+        max_streams=max_streams, descriptors=hard, streams=max(0, room),
+    )  # fmt: skip
+    return max(0, room)

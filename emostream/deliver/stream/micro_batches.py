@@ -33,6 +33,11 @@ class MicroBatch:
     event: bytes
 
     @property
+    def data(self) -> bytes:
+        """The JSON in its event."""
+        return self.event.split(b"\n")[1].removeprefix(b"data: ")
+
+    @property
     def routed_ms(self) -> int:
         """When it was published: its newest record."""
         return max(record.timestamp_ms for record in self.records)
@@ -78,7 +83,7 @@ class MicroBatches:
         self._forgotten = list(self._progress.offsets)  # per partition, the offset after what is not kept any more
         self._forgotten_batch_id = max(before.values(), default=-1)
         self._lost: set[int] = set()  # partitions of which records were lost, until the next one shows how many
-        self._texts: dict[tuple[int | EventId, int, bool], bytes] = {}
+        self._texts: dict[tuple[int | EventId, int, bool | str], bytes] = {}
         self.first = 0  # the number of the oldest micro-batch that is kept
 
     @property
@@ -161,6 +166,15 @@ class MicroBatches:
         """
         return self._once((first, self.end, merge), lambda: self._events(first, merge))
 
+    def recent(self, seconds: int) -> bytes:
+        """One event with the data of every micro-batch of the last `seconds`, and the id of a stream that has them."""
+        now_ms = self._now_ms()
+        since_ms = now_ms - seconds * 1000
+        first = self.first + sum(batch.routed_ms < since_ms for batch in self._closed)
+        batches = self._once((first, self.end, "recent"), lambda: b",".join(b.data for b in self._from(first)))
+        text = b'id: %s\nevent: recent\ndata: {"pushed_ms":%d,"batches":[%s]}\n\n'
+        return text % (str(self.event_id).encode(), now_ms, batches)
+
     def has(self, event_id: EventId) -> bool:
         """Whether everything that a stream with this id has seen is known to have come here."""
         return self._progress.has(event_id)
@@ -188,7 +202,7 @@ class MicroBatches:
         """All events that are kept, without the records that a stream with this id has seen."""
         return self._once((event_id, self.end, False), lambda: self._rest(event_id))
 
-    def _once(self, key: tuple[int | EventId, int, bool], make: Callable[[], bytes]) -> bytes:
+    def _once(self, key: tuple[int | EventId, int, bool | str], make: Callable[[], bytes]) -> bytes:
         if self._texts and next(iter(self._texts))[1] != self.end:
             self._texts.clear()
         if key in self._texts:

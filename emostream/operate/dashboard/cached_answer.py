@@ -25,18 +25,12 @@ class CachedAnswer(Generic[T]):
 
     def get(self) -> T:
         """Return an answer that is at most `fresh_seconds` old, or the one before it during a refresh."""
-        if (last := self._last) and self._fresh(last):
-            return last[1]
-        if not self._refreshing.acquire(blocking=last is None):
-            assert last  # noqa: S101 - acquire() blocks when there is no answer yet
+        last = self._last
+        if not self._refreshing.acquire(blocking=last is None) and last:
             return last[1]
         try:
-            if not (self._last and self._fresh(self._last)):
-                asked_at = time.monotonic()
-                self._last = asked_at, self._ask()
+            if self._last is None or time.monotonic() - self._last[0] >= self._fresh_seconds:
+                self._last = time.monotonic(), self._ask()
             return self._last[1]
         finally:
             self._refreshing.release()
-
-    def _fresh(self, last: tuple[float, T]) -> bool:
-        return time.monotonic() - last[0] < self._fresh_seconds

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
 
 import msgspec
-from flask import Blueprint, Response, request
-from werkzeug.exceptions import BadRequest
+from flask import Blueprint, Response, abort, request
 
 from emostream.discovery import Directory
 from emostream.operate.dashboard.counts_reader import TopicUnreadable
 from emostream.operate.dashboard.scrape import Scraper
-from emostream.operate.dashboard.timeline import WINDOW_MINUTES, Timeline
-from emostream.operate.dashboard.timeline_csv import MAX_MINUTES, MAX_ROWS, TooManyRows, to_csv
+from emostream.operate.dashboard.timeline import (
+    MAX_CSV_MINUTES,
+    MAX_CSV_ROWS,
+    WINDOW_MINUTES,
+    Timeline,
+    TooManyRows,
+    to_csv,
+)
 from emostream.settings import Settings
 
 NAME = "dashboard"
@@ -27,34 +33,30 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
     """Return the three routes. `own_page` returns the app's own GET /metrics."""
     scraper = Scraper(settings, directory, own_page)
     timeline = Timeline(settings)
-    making_csv = threading.Lock()  # One at a time, because each holds up to MAX_ROWS rows in memory.
+    making_csv = threading.Lock()  # One at a time, because each holds up to MAX_CSV_ROWS rows in memory.
     calls = Blueprint(NAME, __name__)
+
+    @calls.errorhandler(TopicUnreadable)
+    def try_again(error: TopicUnreadable) -> Response:
+        return refusal(503, f"try again: {error}")
 
     @calls.get("/dashboard.json")
     def show_overview() -> Response:
-        """What every process reports now."""
         return answer(scraper.now(), JSON)
 
     @calls.get("/timeline.json")
     def show_timeline() -> Response:
-        """The last 30 minutes of the most frequent emojis; 503 while the topic cannot be read."""
-        try:
-            return answer(msgspec.json.encode(timeline.now()), JSON)
-        except TopicUnreadable as error:
-            return refusal(503, f"try again: {error}")
+        return answer(msgspec.json.encode(timeline.now()), JSON)
 
     @calls.get("/timeline.csv")
     def show_csv() -> Response:
-        """Every count of the last `minutes`; 400, 413, or 503 while the topic cannot be read or another CSV is made."""
         minutes = asked_minutes()
         if not making_csv.acquire(blocking=False):
             return refusal(503, "try again: another timeline.csv is being made")
         try:
             made = answer(to_csv(settings, minutes, round(time.time() * 1000)), CSV)
         except TooManyRows:
-            return refusal(413, f"minutes: expected at most {MAX_ROWS} counts, got more in {minutes} minutes")
-        except TopicUnreadable as error:
-            return refusal(503, f"try again: {error}")
+            return refusal(413, f"minutes: expected at most {MAX_CSV_ROWS} counts, got more in {minutes} minutes")
         finally:
             making_csv.release()
         made.headers["Content-Disposition"] = 'attachment; filename="emostream-timeline.csv"'
@@ -67,16 +69,15 @@ def asked_minutes() -> int:
     """Return `minutes` from the query. Raises BadRequest."""
     given = request.args.getlist("minutes") or [str(WINDOW_MINUTES)]
     text = given[0]
-    if len(given) == 1 and text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_MINUTES:
-        return int(text)
-    raise BadRequest(f"minutes: expected one number from 1 to {MAX_MINUTES}, got {', '.join(given)[:40]!r}")
+    if len(given) > 1 or not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_CSV_MINUTES:
+        abort(400, f"minutes: expected one number from 1 to {MAX_CSV_MINUTES}, got {', '.join(given)[:40]!r}")
+    return int(text)
 
 
 def answer(body: bytes, mimetype: str) -> Response:
     """200 with a body that nobody may keep."""
-    return Response(
-        body, content_type=mimetype, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    )
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(body, headers=headers, content_type=mimetype)
 
 
 def refusal(status: int, error: str) -> Response:

@@ -9,18 +9,16 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 import requests
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
-from emostream.discovery import Directory, Eviction
+from emostream.discovery import Directory, Eviction, direct_session
 from emostream.operate.dashboard.cached_answer import CachedAnswer
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
-from emostream.roles import roles, subscriber
+from emostream.roles import roles
 from emostream.settings import Settings
 
 FRESH_SECONDS = 1.0
@@ -31,8 +29,10 @@ MAX_PAGE_BYTES = 2_000_000
 MAX_SERIES = 3_000
 MAX_CLIENTS = 50  # of each subscriber, the slowest
 PREFIXES = ("emostream_", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds")
-CLIENT_BEHIND = "emostream_deliver_client_behind_records"
-CLIENT_FAILING = "emostream_deliver_client_failing_seconds"
+CLIENT_FIELDS = {
+    "emostream_deliver_client_behind_records": "behind_records",
+    "emostream_deliver_client_failing_seconds": "failing_seconds",
+}
 
 
 class ScrapedHistogram(msgspec.Struct):
@@ -60,18 +60,19 @@ class ScrapedPage(msgspec.Struct):
     clients: list[ScrapedClient] = []
 
 
-class ProcessView(msgspec.Struct, frozen=True):
+class ProcessView(msgspec.Struct):
     """One process: what supervisor knows (None without supervisor), and its own page (None if it did not answer).
 
     A broker has no page. `evicted` holds a subscriber's last evictions.
     """
 
     name: str
-    state: str | None
-    ready: bool | None
-    restarts: int | None
-    uptime_seconds: int | None
-    page: ScrapedPage | None
+    state: str | None = None
+    ready: bool | None = None
+    restarts: int | None = None
+    uptime_seconds: int | None = None
+    reason: str | None = None  # why it is not ready
+    page: ScrapedPage | None = None
     evicted: tuple[Eviction, ...] = ()
 
 
@@ -106,7 +107,9 @@ class Scraper:
         at_ms = round(time.time() * 1000)
         urls = metrics_urls(self._settings)
         threads = ThreadPoolExecutor(len(urls) + 2, "scrape")
-        asked: dict[str, Future[ScrapedPage | None]] = {name: threads.submit(fetch, url) for name, url in urls.items()}
+        asked: dict[str, Future[ScrapedPage | None]] = {
+            name: threads.submit(fetch, url, self._settings.operator_key) for name, url in urls.items()
+        }
         asked["app"] = threads.submit(lambda: parse(self._own_page()))
         supervisor = threads.submit(supervised, self._settings)
         everything: list[Future[Any]] = [*asked.values(), supervisor]
@@ -114,21 +117,16 @@ class Scraper:
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
-        evicted = {subscriber(self._settings, s.cluster, s.subscriber).name: s.evicted for s in self._directory.now()}
-        processes = [
-            _process(role.name, known.get(role.name), pages.get(role.name), evicted.get(role.name, ()))
-            for role in roles(self._settings)
-            if role.name in known or role.kind != "kafka"
-        ]
+        evicted = {state.port: state.evicted for state in self._directory.now()}
+        processes = []
+        for role in roles(self._settings):
+            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.port, ()))
+            if one := known.get(role.name):
+                view.state, view.ready, view.restarts = one.state, one.ready, one.restarts
+                view.uptime_seconds, view.reason = one.uptime_seconds, one.reason
+            if one or role.kind != "kafka":
+                processes.append(view)
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
-
-
-def _process(
-    name: str, known: SupervisedProcess | None, page: ScrapedPage | None, evicted: tuple[Eviction, ...]
-) -> ProcessView:
-    if known is None:
-        return ProcessView(name, None, None, None, None, page, evicted)
-    return ProcessView(name, known.state, known.ready, known.restarts, known.uptime_seconds, page, evicted)
 
 
 def metrics_urls(settings: Settings) -> dict[str, str]:
@@ -150,17 +148,19 @@ def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedPr
     return {name: process for name, process in known.items() if process.running}
 
 
-def fetch(url: str) -> ScrapedPage | None:
+def fetch(url: str, operator_key: str = "") -> ScrapedPage | None:
     """Return the page of a process; None if it does not answer, or answers with something else."""
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            with session.get(url, timeout=TIMEOUT_SECONDS, stream=True) as answer:
-                answer.raise_for_status()
-                data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
-            return parse(data) if len(data) <= MAX_PAGE_BYTES else None
-        except (requests.RequestException, OSError, ValueError, KeyError):  # The parser raises the last two.
-            return None
+    headers = {"Authorization": f"Bearer {operator_key}".encode()} if operator_key else {}
+    try:
+        with (
+            direct_session() as session,
+            session.get(url, timeout=TIMEOUT_SECONDS, headers=headers, stream=True) as answer,
+        ):
+            answer.raise_for_status()
+            data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
+        return parse(data) if len(data) <= MAX_PAGE_BYTES else None
+    except (requests.RequestException, OSError, ValueError, KeyError):  # The parser raises the last two.
+        return None
 
 
 def parse(text: bytes) -> ScrapedPage:
@@ -168,44 +168,32 @@ def parse(text: bytes) -> ScrapedPage:
     page = ScrapedPage()
     clients: dict[str, ScrapedClient] = {}
     for family in text_string_to_metric_families(text.decode()):
-        for sample in family.samples:
-            if not sample.name.startswith(PREFIXES) or not math.isfinite(sample.value):
+        for name, labels, value, *_ in family.samples:
+            if not name.startswith(PREFIXES) or not math.isfinite(value):
                 continue
             if len(page.series) + len(clients) >= MAX_SERIES:
                 break
-            if sample.name in (CLIENT_BEHIND, CLIENT_FAILING):
-                url = sample.labels.get("client_url", "")
-                client = clients.setdefault(url, ScrapedClient(url))
-                if sample.name == CLIENT_BEHIND:
-                    client.behind_records = sample.value
-                else:
-                    client.failing_seconds = sample.value
+            if field := CLIENT_FIELDS.get(name):
+                url = labels.get("client_url", "")
+                setattr(clients.setdefault(url, ScrapedClient(url)), field, value)
             elif family.type == "histogram":
-                _add_to_histogram(page, family.name, sample)
-            elif not sample.name.endswith("_created"):
-                page.series[_named(sample.name, sample.labels)] = sample.value
+                le = float(labels.pop("le", "inf"))
+                histogram = page.histograms.setdefault(_named(family.name, labels), ScrapedHistogram())
+                if math.isfinite(le):
+                    histogram.le.append(le)
+                    histogram.at_most.append(value)
+                elif name.endswith("_count"):
+                    histogram.count = value
+                elif name.endswith("_sum"):
+                    histogram.sum = value
+            elif not name.endswith("_created"):
+                page.series[_named(name, labels)] = value
     behind = [client for client in clients.values() if client.behind_records > 0 or client.failing_seconds > 0]
     behind.sort(key=lambda client: (-client.failing_seconds, -client.behind_records, client.client_url))
     page.clients = behind[:MAX_CLIENTS]
     return page
 
 
-def _add_to_histogram(page: ScrapedPage, name: str, sample: Sample) -> None:
-    labels = {key: value for key, value in sample.labels.items() if key != "le"}
-    histogram = page.histograms.setdefault(_named(name, labels), ScrapedHistogram())
-    if sample.name.endswith("_bucket"):
-        with suppress(KeyError):
-            le = float(sample.labels["le"])
-            if math.isfinite(le):
-                histogram.le.append(le)
-                histogram.at_most.append(sample.value)
-    elif sample.name.endswith("_count"):
-        histogram.count = sample.value
-    elif sample.name.endswith("_sum"):
-        histogram.sum = sample.value
-
-
 def _named(name: str, labels: dict[str, str]) -> str:
-    if not labels:
-        return name
-    return name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+    inner = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+    return f"{name}{{{inner}}}" if inner else name

@@ -1,17 +1,20 @@
-"""The counts of the last 30 minutes → GET /timeline.json: the events of the top emojis in buckets of 10 s.
+"""The counts of the last minutes → GET /timeline.json, buckets for the chart; GET /timeline.csv, all of them.
 
-MAIN_TOPIC is the only store. It is read only when somebody asks, and then only what is new on it.
+MAIN_TOPIC is the only store. It is read only when somebody asks; for the chart, only what is new on it.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections import Counter
+from datetime import datetime, timezone
 
 import msgspec
 
 from emostream.operate.dashboard.cached_answer import CachedAnswer
-from emostream.operate.dashboard.counts_reader import read_counts
+from emostream.operate.dashboard.counts_reader import CountRow, read_counts
 from emostream.settings import Settings
 
 WINDOW_MINUTES = 30
@@ -22,6 +25,12 @@ FRESH_SECONDS = 2.0
 READ_SECONDS = 8.0
 # How long after the end of its micro-batch a count may still arrive on the topic.
 LATE_SECONDS = 1.5
+MAX_CSV_MINUTES = 360
+# About 40 MB while the answer is made: 65 minutes of micro-batches with MAX_EMOJIS_PER_BATCH emojis each.
+MAX_CSV_ROWS = 200_000
+READ_CSV_SECONDS = 30.0
+# A spreadsheet takes a cell that starts with one of these for a formula. The last four are the wide forms of the first.
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 class EmojiSeries(msgspec.Struct, frozen=True):
@@ -80,3 +89,34 @@ def view(buckets: dict[int, Counter[str]], first: int) -> TimelineView:
     series = [EmojiSeries(emoji, [bucket[emoji] for bucket in window]) for emoji in shown]
     others = [bucket.total() - sum(bucket[emoji] for emoji in shown) for bucket in window]
     return TimelineView(first * BUCKET_SECONDS * 1000, BUCKET_SECONDS, series, others, len(totals) - len(shown))
+
+
+class TooManyRows(Exception):
+    """More than MAX_CSV_ROWS."""
+
+
+def to_csv(settings: Settings, minutes: int, now_ms: int) -> bytes:
+    """Return the counts of the last `minutes` as CSV (RFC 4180), oldest first. Raises TopicUnreadable, TooManyRows."""
+    since_ms = now_ms - minutes * 60_000
+    rows: list[CountRow] = []
+    for row in read_counts(settings, since_ms, {}, READ_CSV_SECONDS):
+        if row.time_ms >= since_ms:
+            rows.append(row)
+        if len(rows) > MAX_CSV_ROWS:
+            raise TooManyRows
+    rows.sort(key=lambda row: (row.time_ms, row.batch_id or 0, -row.count, row.emoji))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("time", "batch_id", "emoji", "count", "events"))
+    writer.writerows((_iso(row.time_ms), row.batch_id, harmless(row.emoji), row.count, row.events) for row in rows)
+    return text.getvalue().encode()
+
+
+def harmless(text: str) -> str:
+    """Return the text, with an apostrophe in front where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.lstrip().startswith(FORMULA) or text.startswith(FORMULA) else text
+
+
+def _iso(time_ms: int) -> str:
+    shown = datetime.fromtimestamp(time_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
+    return shown.replace("+00:00", "Z")

@@ -35,8 +35,13 @@ function set(id, content) {
 
 async function ask(path) {
   const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(GIVE_UP_MS) });
-  if (!response.ok) throw new Error((await response.json()).error ?? response.status);
+  if (!response.ok) throw await refusal(response);
   return response.json();
+}
+
+async function refusal(response) {
+  const { error = response.statusText } = await response.json().catch(() => ({}));
+  return Object.assign(new Error(error), { status: response.status });
 }
 
 async function askAll() {
@@ -44,11 +49,13 @@ async function askAll() {
   let answer;
   try {
     answer = await ask("/dashboard.json");
-  } catch {
-    if (performance.now() - answeredAt > PATIENCE_MS) showAway();
+  } catch (error) {
+    if (error.status >= 400 && error.status < 500) showRefused(error);
+    else if (performance.now() - answeredAt > PATIENCE_MS) showAway();
     return;
   }
   answeredAt = performance.now();
+  showLocked(false);
   for (const { name, page } of answer.processes) if (page) seen.add(name);
   answers.add(answer);
   show(figuresOf(answers, seen));
@@ -73,6 +80,35 @@ function showState(state, sentence) {
 function showAway() {
   showState("away", answers.list.length ? `Old: as of ${clock(answers.newest.at_ms, true)}` : "Not connected");
   showVerdict({ level: "bad", sentence: `Broken: the app has not answered for ${duration((performance.now() - answeredAt) / 1000)}.`, also: [] });
+}
+
+/** This browser may not see the numbers: it has not shown the key yet, or may not see them at all. */
+function showRefused({ status, message }) {
+  answeredAt = performance.now();
+  showLocked(true, status === 401);
+  showState("away", "Not allowed");
+  showVerdict({ level: "unknown", sentence: status === 401 ? "This page needs the operator's key." : message, also: [] });
+}
+
+function showLocked(isLocked, needsKey = false) {
+  document.body.classList.toggle("locked", isLocked);
+  at("key-needed").hidden = !needsKey;
+}
+
+async function sendKey(event) {
+  event.preventDefault();
+  set("key-note", "");
+  try {
+    const response = await fetch("/dashboard/key", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: at("key").value }),
+      signal: AbortSignal.timeout(GIVE_UP_MS),
+    });
+    if (!response.ok) throw await refusal(response);
+    at("key").value = "";
+    await Promise.all([askAll(), askTimeline()]);
+  } catch (error) {
+    set("key-note", error.status === 401 ? "This is not the key." : `The key could not be sent: ${error.message}`);
+  }
 }
 
 function show(figures) {
@@ -166,6 +202,7 @@ function showProcesses({ processes, supervised }) {
     name.scope = "row";
     const state = make("td", process.word, "process-state");
     state.dataset.level = process.level;
+    if (process.reason) state.append(make("span", process.reason, "why"));
     const number = (value) => (value === undefined || value === null ? "" : whole(value));
     row.append(
       name, state, make("td", number(process.restarts), process.restarts > 0 ? "restarted" : ""),
@@ -200,6 +237,7 @@ async function keepAsking(asking, pauseMs) {
   setTimeout(keepAsking, pauseMs, asking, pauseMs);
 }
 
+at("key-form").addEventListener("submit", sendKey);
 document.addEventListener("visibilitychange", () => {
   answeredAt = performance.now();
   askAll();

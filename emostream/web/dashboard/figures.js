@@ -97,7 +97,7 @@ function processOf(process) {
   const [word, level] = stateOf(process);
   const series = process.page?.series ?? {};
   return {
-    name: process.name, word, level, restarts: process.restarts,
+    name: process.name, word, level, restarts: process.restarts, reason: level === "well" ? null : process.reason,
     upSeconds: process.uptime_seconds ?? upSince(series.process_start_time_seconds),
     clients: series.emostream_deliver_clients,
     streams: series.emostream_deliver_streams,

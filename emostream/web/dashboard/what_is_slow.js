@@ -62,13 +62,14 @@ function* broken({ brokerAway, hops: [ingest], processes, stuck }) {
   if (brokerAway) {
     yield { level: "bad", text: `the broker accepts no events; ${count(ingest.waiting, "event")} wait for it` };
   }
-  const words = new Map();
-  for (const { name, word, level } of processes) {
-    if (level === "bad") words.set(word, [...(words.get(word) ?? []), name]);
+  const states = new Map(); // a state and its reason → the processes in it
+  for (const { name, word, level, reason } of processes) {
+    const why = reason ? `: ${reason}` : "";
+    if (level === "bad") states.set(word + why, { word, why, names: [...(states.get(word + why)?.names ?? []), name] });
   }
-  for (const [word, names] of words) {
+  for (const { word, why, names } of states.values()) {
     const predicate = PREDICATES[word] ?? [`is ${word}`, `are ${word}`];
-    yield { level: "bad", text: `${list(names, 3)} ${predicate[names.length > 1 ? 1 : 0]}` };
+    yield { level: "bad", text: `${list(names, 3)} ${predicate[names.length > 1 ? 1 : 0]}${why}` };
   }
   const known = new Set(processes.filter(({ level }) => level !== "well").map(({ name }) => name));
   const names = stuck.filter((name) => !known.has(name));

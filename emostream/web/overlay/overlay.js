@@ -16,13 +16,34 @@ const floatingEmojis = new FloatingEmojis(document.getElementById("floats"), {
   speed: number("speed", 0.25, 4, 1),
   side: ["left", "right"].includes(query.get("side")) ? query.get("side") : "full",
 });
-const allowed = new Set((query.get("set") ?? "").split(",").map((emoji) => emoji.trim()).filter(Boolean));
+
+/** The emoji without variation selectors and skin tones, as the app compares them: ❤ and ❤️ are one, 👍 and 👍🏽 too. */
+function normalised(emoji) {
+  return emoji.replace(/[\uFE0E\uFE0F]|\uD83C[\uDFFB-\uDFFF]/g, "");
+}
+
+const allowed = new Set((query.get("set") || "").split(/[\s,]+/).map(normalised).filter(Boolean));
+const spelling = new Map(); // an emoji as it is compared → as EMOJIS has it, or as it came first
+for (const emoji of document.body.dataset.emojis.split(",")) spelling.set(normalised(emoji), emoji);
+
+/** The counts of a batch that `set` allows, one per emoji, however it was spelled by those who tapped it. */
+function allowedOf(counts) {
+  if (allowed.size === 0) return counts;
+  const sums = new Map();
+  for (const { emoji, events } of counts) {
+    const key = normalised(emoji);
+    if (!allowed.has(key)) continue;
+    if (!spelling.has(key)) spelling.set(key, emoji);
+    sums.set(key, (sums.get(key) || 0) + events);
+  }
+  return [...sums].map(([key, events]) => ({ emoji: spelling.get(key), events }));
+}
+
 const batchSeconds = Number(document.body.dataset.batchSeconds);
 
 new Stream({
   onBatch(batch) {
-    const counts = eventsOf(batch).filter(({ emoji }) => allowed.size === 0 || allowed.has(emoji));
-    floatingEmojis.spread(counts, batchSeconds);
+    floatingEmojis.spread(allowedOf(eventsOf(batch)), batchSeconds);
     document.dispatchEvent(new CustomEvent("emostream:batch", { detail: batch }));
   },
   // An error must not appear in a broadcast, so it goes to the browser's console.

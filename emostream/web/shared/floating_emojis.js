@@ -50,7 +50,7 @@ export class FloatingEmojis {
 
   /** Let the emojis of a batch rise one after the other within the next `seconds`. */
   spread(counts, seconds) {
-    const emojis = share(counts, this.#perBatch());
+    const emojis = share(counts, this._perBatch());
     const step = (seconds * 1000) / Math.max(1, emojis.length);
     emojis.forEach((emoji, index) => {
       // The first one starts at once, because a batch of a single emoji should not wait.
@@ -68,7 +68,7 @@ export class FloatingEmojis {
     const width = this.layer.clientWidth;
     const height = this.floor();
     const size = this.size * (0.8 + Math.random() * 0.5);
-    const x = (from ? from.x : this.#anywhere(width)) - size / 2;
+    const x = (from ? from.x : this._anywhere(width)) - size / 2;
     const y = (from ? from.y : height + size / 2) - size / 2;
     const sway = size * (0.3 + Math.random() * 0.7) * (Math.random() < 0.5 ? -1 : 1);
     const top = -size + Math.random() * height * 0.3;
@@ -94,20 +94,20 @@ export class FloatingEmojis {
     return true;
   }
 
-  #perBatch() {
-    const [first, last] = this.#band(this.layer.clientWidth);
+  _perBatch() {
+    const [first, last] = this._band(this.layer.clientWidth);
     const covered = (COVERED * (last - first) * this.floor()) / this.size ** 2;
     return Math.round(Math.max(FEWEST_PER_BATCH, Math.min(MOST_PER_BATCH, covered / 2)));
   }
 
   /** The part of the width where emojis start: [first, last], in px. */
-  #band(width) {
+  _band(width) {
     const band = Math.min(width, Math.max(width * 0.22, this.size * 3));
     return { left: [0, band], right: [width - band, width], full: [0, width] }[this.side];
   }
 
-  #anywhere(width) {
-    const [first, last] = this.#band(width);
+  _anywhere(width) {
+    const [first, last] = this._band(width);
     const margin = Math.min(this.size, (last - first) / 2);
     this.place = (this.place + GOLDEN + (Math.random() - 0.5) * 0.06) % 1;
     return first + margin + this.place * (last - first - 2 * margin);

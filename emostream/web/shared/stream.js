@@ -1,12 +1,14 @@
-// GET /subscribers → the stream of one of them → its batches, each once; from another subscriber when that one is gone.
+// GET /subscribers → the stream of one of them → its batches; from another subscriber when that one is gone.
+
+import { report, timeoutSignal } from "./old_browsers.js";
 
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 5000;
 const ASK_TIMEOUT_MS = 4000;
 const OPEN_TIMEOUT_MS = 5000;
-const SILENCE_MS = 40_000; // a healthy stream sends a comment every 15 s
-const AVOID_MS = 10_000; // how long a subscriber that has failed is not tried while there are others
-const REMEMBERED = 5000;
+const SILENCE_MS = 40000; // a healthy stream sends a comment every 15 s
+const AVOID_MS = 10000; // how long a subscriber that has failed is not tried while there are others
+const RECENT_SECONDS = 60;
 
 /** The states of the connection, as the page shows them. */
 export const STATES = {
@@ -19,7 +21,7 @@ export const STATES = {
 
 /**
  * Pick two subscribers with free streams at random, and take the one with fewer streams. So not all viewers go to the
- * same one. Those of `cluster` come first, because only they know exactly what this page has seen.
+ * same one. Those of `cluster` come first, because only there the stream goes on without a gap.
  */
 export function choose(subscribers, { cluster = null, avoid = new Set(), random = Math.random } = {}) {
   const free = subscribers.filter((s) => s.alive && s.stream_url && s.available_streams !== 0);
@@ -30,139 +32,134 @@ export function choose(subscribers, { cluster = null, avoid = new Set(), random 
   if (pool.length === 0) return null;
   const pick = () => pool[Math.floor(random() * pool.length)];
   const [one, other] = [pick(), pick()];
-  return (other.streams ?? 0) < (one.streams ?? 0) ? other : one;
+  return (other.streams || 0) < (one.streams || 0) ? other : one;
 }
 
 export class Stream {
   /**
-   * @param {(batch: object, atMs: number) => void} onBatch gets each batch once, and when it was counted, by this
-   *   browser's clock
+   * @param {(batch: object, atMs: number) => void} onBatch gets each batch, and when it was counted, by this browser's
+   *   clock
+   * @param {?(batches: [object, number][]) => void} onRecent gets the batches of the last minute, once, in the same form
    * @param {(state: keyof STATES) => void} onState
    * @param {(reason: string) => void} onGap is told when batches were missed that no subscriber keeps any more
    */
-  constructor({ onBatch, onState = () => {}, onGap = () => {} }) {
-    Object.assign(this, { onBatch, onState, onGap });
+  constructor({ onBatch, onRecent = null, onState = () => {}, onGap = () => {} }) {
+    Object.assign(this, { onBatch, onRecent, onState, onGap });
     this.connection = new AbortController();
     this.attempt = 0;
     this.lastId = "";
     this.lastCluster = null; // the cluster that lastId is from
     this.pause = FIRST_PAUSE_MS;
     this.avoided = new Map(); // stream_url → until when
-    this.ids = new Remembered();
-    this.counts = new Remembered(); // each as micro-batch and emoji
     this.skewMs = Infinity;
   }
 
   start() {
     this.onState("connecting");
-    this.#connect();
+    this._connect();
     addEventListener("offline", () => this.onState("offline"));
-    addEventListener("online", () => this.#again(0));
+    addEventListener("online", () => this._again(0));
     // A page that is left frees its stream at once. The browser may keep the page, and show it again later.
-    addEventListener("pagehide", () => this.#stop());
-    addEventListener("pageshow", (event) => event.persisted && this.#again(0));
+    addEventListener("pagehide", () => this._stop());
+    addEventListener("pageshow", (event) => event.persisted && this._again(0));
   }
 
-  async #connect() {
+  async _connect() {
     const connection = (this.connection = new AbortController());
     const attempt = ++this.attempt;
     let subscriber;
     try {
       const found = await ask();
       if (attempt !== this.attempt) return;
-      subscriber = choose(found, { cluster: this.lastCluster, avoid: this.#avoid() });
+      subscriber = choose(found, { cluster: this.lastCluster, avoid: this._avoid() });
       if (!subscriber) {
         const full = found.some((one) => one.alive);
-        this.#again(full ? LONGEST_PAUSE_MS : null, full ? "full" : "reconnecting");
+        this._again(full ? LONGEST_PAUSE_MS : null, full ? "full" : "reconnecting");
         return;
       }
-      await this.#read(subscriber, connection);
+      await this._read(subscriber, connection);
     } catch (error) {
-      if (!(error instanceof Lost)) reportError(error); // a bug in this page, which must not end the stream
+      if (!error.isLost) report(error); // a bug in this page, which must not end the stream
     }
     if (attempt !== this.attempt) return; // another attempt has begun
     if (subscriber) this.avoided.set(subscriber.stream_url, Date.now() + AVOID_MS);
-    this.#again();
+    this._again();
   }
 
   /** Read what a subscriber sends until the connection ends, or is silent for too long. */
-  async #read(subscriber, connection) {
+  async _read(subscriber, connection) {
     const url = new URL(subscriber.stream_url);
     if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
+    else if (this.onRecent) url.searchParams.set("recent", RECENT_SECONDS);
     let alarm;
     const patience = (ms) => {
       clearTimeout(alarm);
       alarm = setTimeout(() => connection.abort(), ms);
     };
-    const exact = this.lastCluster === subscriber.cluster;
-    const before = { ids: this.ids.copy(), counts: this.counts.copy() };
     try {
       patience(OPEN_TIMEOUT_MS);
       const answer = await get(url, connection.signal);
       this.onState("live");
-      for await (const event of events(answer.body, () => patience(SILENCE_MS))) {
+      await readEvents(answer.body, () => patience(SILENCE_MS), (event) => {
         if (event.id) [this.lastId, this.lastCluster] = [event.id, subscriber.cluster];
-        if (event.type === "gap") this.onGap(parsed(event.data).reason);
-        else if (event.data) this.#handOn(parsed(event.data), event.id, exact, before);
-      }
+        if (event.data) this._handle(event.type, parsed(event.data));
+      });
     } finally {
       clearTimeout(alarm);
       connection.abort();
     }
   }
 
-  /**
-   * Hand on a batch without the counts that an earlier connection has brought. (One connection repeats nothing, but may
-   * send a batch in parts.) Within a cluster a repetition has the same event id. In another cluster it has another id, so
-   * there each count is compared by micro-batch and emoji.
-   */
-  #handOn(batch, id, exact, before) {
-    this.pause = FIRST_PAUSE_MS;
-    // The sum of several micro-batches does not say which counts are in it.
-    const known = batch.batch_id !== undefined && !(batch.merged > 1);
-    const key = ({ emoji }) => known && `${batch.batch_id} ${batch.batched_ms} ${emoji}`;
-    const fresh = batch.counts.filter((count) => !before.counts.has(key(count)));
-    this.ids.add(id);
-    batch.counts.forEach((count) => this.counts.add(key(count)));
-    const counts = exact ? batch.counts : fresh;
-    if (exact ? !before.ids.has(id) : fresh.length) this.onBatch({ ...batch, counts }, this.#localTime(batch.batched_ms));
+  _handle(type, data) {
+    if (type === "gap") {
+      this.onGap(data.reason);
+    } else if (type === "recent") {
+      const { onRecent } = this;
+      this.onRecent = null;
+      const skewMs = Date.now() - data.pushed_ms; // between the subscriber's clock and this one
+      for (const { batched_ms: batchedMs, pushed_ms: pushedMs } of data.batches) this._localTime(batchedMs, pushedMs + skewMs);
+      onRecent(data.batches.map((batch) => [batch, this._localTime(batch.batched_ms, batch.pushed_ms + skewMs)]));
+    } else if (type === "message") {
+      this.pause = FIRST_PAUSE_MS;
+      this.onBatch(data, this._localTime(data.batched_ms));
+    }
   }
 
   /** Connect again after a pause; at once if `pauseMs` is 0. */
-  #again(pauseMs = null, state = "reconnecting") {
-    this.#stop();
+  _again(pauseMs = null, state = "reconnecting") {
+    this._stop();
     this.onState(navigator.onLine ? state : "offline");
     // Up to twice as long at random, so that the viewers of a dead subscriber do not all come back at the same moment.
-    this.timer = setTimeout(() => this.#connect(), (pauseMs ?? this.pause) * (1 + Math.random()));
+    this.timer = setTimeout(() => this._connect(), (pauseMs === null ? this.pause : pauseMs) * (1 + Math.random()));
     if (pauseMs === null) this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 2);
   }
 
-  #stop() {
+  _stop() {
     this.attempt += 1;
     this.connection.abort();
     clearTimeout(this.timer);
   }
 
-  #avoid() {
+  _avoid() {
     for (const [url, until] of this.avoided) if (until < Date.now()) this.avoided.delete(url);
     return new Set(this.avoided.keys());
   }
 
-  /** Convert a time of the servers' clock to this browser's. The quickest batch so far counts as one without delay. */
-  #localTime(serverMs) {
-    const now = Date.now();
-    if (serverMs === undefined) return now;
-    this.skewMs = Math.min(this.skewMs, now - serverMs);
+  /**
+   * Convert a time of the servers' clock to this browser's. The quickest batch so far counts as one without delay.
+   * `nowMs` is when the batch came, by this browser's clock.
+   */
+  _localTime(serverMs, nowMs = Date.now()) {
+    if (serverMs === undefined) return nowMs;
+    this.skewMs = Math.min(this.skewMs, nowMs - serverMs);
     return serverMs + this.skewMs;
   }
 }
 
-/** A failure of the network or the other side. Trying again may help. */
-class Lost extends Error {}
-
-const lost = (error) => {
-  throw new Lost(String(error));
-};
+/** End what is being done because of the network or the other side. Trying again may help. */
+function lost(error) {
+  throw Object.assign(new Error(String(error)), { isLost: true });
+}
 
 async function get(url, signal) {
   const answer = await fetch(url, { cache: "no-store", signal }).catch(lost);
@@ -178,28 +175,30 @@ function parsed(text) {
 }
 
 async function ask() {
-  const answer = await get("/subscribers", AbortSignal.timeout(ASK_TIMEOUT_MS));
+  const answer = await get("/subscribers", timeoutSignal(ASK_TIMEOUT_MS));
   return parsed(await answer.text().catch(lost)).subscribers;
 }
 
 /**
- * The Server-Sent Events of a body. EventSource cannot be used: it stays with one server, it hides an id that comes
+ * Read the Server-Sent Events of a body. EventSource cannot be used: it stays with one server, it hides an id that comes
  * without data (the position before the first batch), and it hides comments (which tell a quiet stream from a dead one).
  * @param {() => void} heard is called whenever anything arrives
+ * @param {(event: {type: string, id: string, data: string}) => void} onEvent
  */
-async function* events(body, heard) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+async function readEvents(body, heard, onEvent) {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   let event = { type: "message", id: "", data: "" };
   for (;;) {
     const { value, done } = await reader.read().catch(lost);
     if (done) return;
     heard();
-    const lines = (rest + value).split("\n");
+    const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
     for (const line of lines.map((line) => line.replace(/\r$/, ""))) {
       if (line === "") {
-        yield event;
+        onEvent(event);
         event = { type: "message", id: "", data: "" };
         continue;
       }
@@ -211,27 +210,7 @@ async function* events(body, heard) {
   }
 }
 
-/** The newest few thousand items that were added. */
-class Remembered {
-  constructor(items = []) {
-    this.items = new Set(items);
-  }
-
-  add(item) {
-    if (item) this.items.add(item);
-    if (this.items.size > REMEMBERED) this.items.delete(this.items.values().next().value);
-  }
-
-  has(item) {
-    return this.items.has(item);
-  }
-
-  copy() {
-    return new Remembered(this.items);
-  }
-}
-
 /** The counts of a batch as [{emoji, events}]. `events` is exact; where it is missing, `count` stands in. */
 export function eventsOf(batch) {
-  return batch.counts.map(({ emoji, count, events }) => ({ emoji, events: events ?? count }));
+  return batch.counts.map(({ emoji, count, events = count }) => ({ emoji, events }));
 }

@@ -13,8 +13,8 @@ export class LastMinute {
 
   add(counts, atMs) {
     const number = Math.floor(atMs / BIN_MS);
-    const bin = this.bins.get(number) ?? new Map();
-    for (const { emoji, events } of counts) bin.set(emoji, (bin.get(emoji) ?? 0) + events);
+    const bin = this.bins.get(number) || new Map();
+    for (const { emoji, events } of counts) bin.set(emoji, (bin.get(emoji) || 0) + events);
     this.bins.set(number, bin);
   }
 
@@ -25,7 +25,8 @@ export class LastMinute {
    */
   at(nowMs) {
     const current = Math.floor(nowMs / BIN_MS);
-    const last = [current, current - 1, current - 2].find((number) => this.bins.has(number)) ?? current;
+    const newest = [current, current - 1, current - 2].find((number) => this.bins.has(number));
+    const last = newest === undefined ? current : newest;
     const line = Array(BINS).fill(0);
     const byEmoji = new Map();
     for (const [number, bin] of this.bins) {
@@ -36,7 +37,7 @@ export class LastMinute {
       }
       for (const [emoji, events] of bin) {
         line[Math.min(place, BINS - 1)] += events; // not beyond the end, even if a clock is wrong
-        byEmoji.set(emoji, (byEmoji.get(emoji) ?? 0) + events);
+        byEmoji.set(emoji, (byEmoji.get(emoji) || 0) + events);
       }
     }
     const total = line.reduce((sum, events) => sum + events, 0);
@@ -56,9 +57,10 @@ export class LastMinuteChart {
     this.rows = new Map(); // emoji → its row
   }
 
-  draw({ total, line, byEmoji }) {
+  /** @param {boolean} isKnown whether a stream has told what the last minute was */
+  draw({ total, line, byEmoji }, isKnown) {
     this.total.textContent = total.toLocaleString();
-    this.quiet.hidden = total > 0;
+    this.quiet.hidden = total > 0 || !isKnown;
     this.chart.classList.toggle("still", total === 0);
     const path = curve(line);
     this.line.setAttribute("d", path);
@@ -72,26 +74,27 @@ export class LastMinuteChart {
       }
     }
     shown.forEach(([emoji, events], index) => {
-      const row = this.#row(emoji);
+      const row = this._row(emoji);
       const number = row.querySelector(".number");
       const text = events.toLocaleString();
       if (number.textContent !== text) number.textContent = text;
       row.style.setProperty("--share", (events / shown[0][1]).toFixed(3));
-      if (this.shares.children[index] !== row) this.shares.insertBefore(row, this.shares.children[index] ?? null);
+      if (this.shares.children[index] !== row) this.shares.insertBefore(row, this.shares.children[index] || null);
     });
   }
 
   /** Highlight the numbers of these emojis once, for viewers who want no motion. */
   pulse(emojis) {
     for (const emoji of emojis) {
-      this.rows.get(emoji)?.querySelector(".number").animate(
+      const row = this.rows.get(emoji);
+      if (row) row.querySelector(".number").animate(
         [{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "transparent" }],
         { duration: 1200, easing: "ease-out" },
       );
     }
   }
 
-  #row(emoji) {
+  _row(emoji) {
     let row = this.rows.get(emoji);
     if (!row) {
       row = document.createElement("li");

@@ -1,11 +1,15 @@
 // Taps → POST /send-emojis. Taps of half a second are sent together; what could not be sent is tried again for 10 s.
 
+import { timeoutSignal } from "../shared/old_browsers.js";
+
 const MERGE_MS = 500;
 const MOST_PER_EVENT = 1000; // the highest `count` that the app accepts
-const MOST_WAITING = 20_000;
-const TRY_FOR_MS = 10_000;
+const MOST_WAITING = 20000;
+const TRY_FOR_MS = 10000;
 const PAUSE_MS = 1000;
 const TIMEOUT_MS = 8000;
+// Before Chromium 81, keepalive with a JSON body fails. What came a little later tells these browsers apart.
+const KEEPALIVE = "replaceAll" in String.prototype;
 
 export class Taps {
   /**
@@ -24,10 +28,14 @@ export class Taps {
   }
 
   add(emoji) {
-    const tap = this.waiting.get(emoji) ?? { count: 0, since: Date.now() };
+    const tap = this.waiting.get(emoji) || { count: 0, since: Date.now() };
     if (tap.count < MOST_WAITING) tap.count += 1;
     this.waiting.set(emoji, tap);
-    this.timer ??= setTimeout(() => this.send(), MERGE_MS);
+    this._sendIn(MERGE_MS);
+  }
+
+  _sendIn(ms) {
+    if (this.timer === null) this.timer = setTimeout(() => this.send(), ms);
   }
 
   async send() {
@@ -44,30 +52,30 @@ export class Taps {
         method: "POST",
         headers: { "Content-Type": "application/json", ...(this.key && { Authorization: `Bearer ${this.key}` }) },
         body: JSON.stringify(events(taps, this.userId)),
-        keepalive: true,
-        signal: AbortSignal.timeout(TIMEOUT_MS),
+        keepalive: KEEPALIVE,
+        signal: timeoutSignal(TIMEOUT_MS),
       });
       if (answer.ok) {
         const { rejected = [] } = await answer.json();
         this.tell(rejected.length ? `Not sent: ${rejected[0].error}` : "");
       } else if (answer.status === 503) {
         pause = Math.max(PAUSE_MS, Number(answer.headers.get("Retry-After")) * 1000 || 0);
-        this.#putBack(taps, "EmoStream is busy; your reactions will follow in a moment.");
+        this._putBack(taps, "EmoStream is busy; your reactions will follow in a moment.");
       } else {
         const { error = answer.statusText } = await answer.json().catch(() => ({}));
         this.tell(`Not sent: ${error}`);
       }
-    } catch {
+    } catch (error) {
       pause = PAUSE_MS;
-      this.#putBack(taps, "EmoStream cannot be reached; your reactions will follow.");
+      this._putBack(taps, "EmoStream cannot be reached; your reactions will follow.");
     } finally {
       this.sending = false;
-      if (this.waiting.size > 0) this.timer ??= setTimeout(() => this.send(), pause || MERGE_MS);
+      if (this.waiting.size > 0) this._sendIn(pause || MERGE_MS);
     }
   }
 
   /** Put back taps that were not sent, unless they are too old to be worth showing. */
-  #putBack(taps, sentence) {
+  _putBack(taps, sentence) {
     const oldest = Date.now() - TRY_FOR_MS;
     let dropped = false;
     for (const [emoji, tap] of taps) {
@@ -76,7 +84,7 @@ export class Taps {
         continue;
       }
       const newer = this.waiting.get(emoji);
-      this.waiting.set(emoji, { count: Math.min(MOST_WAITING, tap.count + (newer?.count ?? 0)), since: tap.since });
+      this.waiting.set(emoji, { count: Math.min(MOST_WAITING, tap.count + (newer ? newer.count : 0)), since: tap.since });
     }
     this.tell(dropped ? "EmoStream cannot be reached; your last reactions were not sent." : sentence);
   }
@@ -103,7 +111,7 @@ export function userId() {
     const kept = localStorage.getItem("emostream-user");
     if (kept) return kept;
     localStorage.setItem("emostream-user", made);
-  } catch {
+  } catch (error) {
     // The browser forbids storage. A new name at each visit works too.
   }
   return made;

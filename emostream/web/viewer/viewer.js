@@ -8,7 +8,7 @@ import { Taps, userId } from "./taps.js";
 const SUMMARY_MS = 8000;
 const NOTICE_MS = 6000;
 // A tap floats at once. For this long, the batch that brings it back does not show it a second time.
-const ECHO_MS = 10_000;
+const ECHO_MS = 10000;
 
 const batchSeconds = Number(document.body.dataset.batchSeconds);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -17,9 +17,10 @@ const floatingEmojis = new FloatingEmojis(document.getElementById("floats"), { f
 const buttons = document.getElementById("buttons");
 const lastMinute = new LastMinute();
 const chart = new LastMinuteChart();
+let isKnown = false; // whether a stream has told what the last minute was
 const echoes = []; // [emoji, when] of the viewer's own taps that no batch has brought back yet
 
-const stream = new Stream({ onBatch: showBatch, onState: showState, onGap: showNotice });
+const stream = new Stream({ onBatch: showBatch, onRecent: showRecent, onState: showState, onGap: showNotice });
 const taps = new Taps(userId(), showNotice);
 
 function showBatch(batch, atMs) {
@@ -33,6 +34,14 @@ function showBatch(batch, atMs) {
   }
   // For scripts that embed or extend this page.
   document.dispatchEvent(new CustomEvent("emostream:batch", { detail: batch }));
+}
+
+/** Show what the last minute was, as if the page had been open; of its emojis only the newest batch floats. */
+function showRecent(batches) {
+  for (const [batch, atMs] of batches) lastMinute.add(eventsOf(batch), atMs);
+  draw();
+  const [newest, atMs] = batches[batches.length - 1] || [null, 0];
+  if (!reducedMotion.matches && Date.now() - atMs < 2000 * batchSeconds) floatingEmojis.spread(eventsOf(newest), batchSeconds);
 }
 
 /** The counts without the viewer's own taps, which have floated already. */
@@ -56,7 +65,7 @@ function withoutEchoes(counts) {
 function tap(button) {
   const emoji = button.value;
   taps.add(emoji);
-  button.animate([{ backgroundColor: "var(--accent-soft)" }, {}], { duration: 400 });
+  button.animate([{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "var(--card)" }], { duration: 400 });
   if (reducedMotion.matches) return;
   button.querySelector(".emoji").animate(
     [{ transform: "scale(1)" }, { transform: "scale(1.35)", offset: 0.3 }, { transform: "scale(1)" }],
@@ -72,7 +81,7 @@ buttons.addEventListener("click", (event) => {
 });
 
 addEventListener("keydown", (event) => {
-  const held = event.repeat && event.target.closest?.("button");
+  const held = event.repeat && event.target.closest && event.target.closest("button");
   if (held && (event.key === "Enter" || event.key === " ")) event.preventDefault(); // a key that is held down is one tap
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   const button = buttons.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key)}"]`);
@@ -82,6 +91,7 @@ addEventListener("keydown", (event) => {
 function showState(state) {
   const element = document.getElementById("state");
   element.dataset.state = state;
+  isKnown = isKnown || state === "live";
   if (element.textContent !== STATES[state]) element.textContent = STATES[state];
 }
 
@@ -93,7 +103,7 @@ function showNotice(sentence) {
 }
 
 function draw() {
-  chart.draw(lastMinute.at(Date.now()));
+  chart.draw(lastMinute.at(Date.now()), isKnown);
 }
 
 /** Tell screen readers the totals, but not the same sentence twice. */

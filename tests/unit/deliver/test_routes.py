@@ -19,40 +19,42 @@ URL = "http://127.0.0.1:8001/"
 
 
 class FakeClient:
+    def __init__(self, token: str) -> None:
+        self.token = token
+
     def close(self) -> None:
         pass
 
 
-class FakeSubscriber:
-    """The registry of a subscriber without Kafka behind it."""
+class FakeClients:
+    """The registered clients of a subscriber without Kafka behind them."""
 
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
-        self._tokens: dict[str, str] = {}
 
     def register(self, client_url: str, token: str) -> bool:
         self._check(client_url, token)
-        added = self._registry.add(client_url, FakeClient)
-        self._tokens[client_url] = token
-        return added
+        return self._registry.add(client_url, lambda: FakeClient(token)) is not None
 
     def deregister(self, client_url: str, token: str) -> bool:
         self._check(client_url, token)
         return self._registry.remove(client_url)
 
     def _check(self, client_url: str, token: str) -> None:
-        if self._registry.get(client_url) and self._tokens[client_url] not in ("", token):
+        client = self._registry.get(client_url)
+        if client and client.token not in ("", token):
             raise NotYours
 
     def status(self) -> dict[str, object]:
         return {"available_slots": self._registry.free_slots()}
 
-    def metrics(self) -> bytes:
+    def text(self) -> bytes:
         return b"a page"
 
 
-def http(capacity: int = 2) -> FlaskClient:
-    return create_app(FakeSubscriber(capacity), 7101, Cors("*")).test_client()
+def http(capacity: int = 2, problem: str | None = None) -> FlaskClient:
+    fake: Any = FakeClients(capacity)
+    return create_app(fake, fake.status, lambda: problem, fake, 7101, Cors("*")).test_client()
 
 
 def ask(client: FlaskClient, call: str, url: str = URL) -> tuple[int, Any]:
@@ -109,6 +111,12 @@ def test_no_body_makes_a_5xx(call: str, data: bytes) -> None:
     answer = http().post(call, data=data)
     assert answer.status_code < 500
     assert answer.json is not None
+
+
+def test_readyz_says_whether_the_subscriber_can_do_its_work_and_why_not() -> None:
+    ready, away = http().get("/readyz"), http(problem="the topic cannot be read").get("/readyz")
+    assert (ready.status_code, ready.json) == (200, {"status": "ready"})
+    assert (away.status_code, away.json) == (503, {"error": "not ready: the topic cannot be read"})
 
 
 def test_the_page_of_metrics_is_text_for_prometheus() -> None:

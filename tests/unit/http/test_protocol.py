@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from emostream.http.messages import BUSY, Answer, Request
+from emostream.http.head import PROXY_WANTED
+from emostream.http.messages import BUSY, NOT_HTTP, Answer, Request
 from emostream.http.protocol import (
     CUT_OFF,
     LARGE_HEAD,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
-    NOT_HTTP,
     PIECE_BYTES,
     ReadState,
     ServerProtocol,
@@ -19,12 +19,12 @@ from emostream.http.protocol import (
 from emostream.records import MAX_BODY_BYTES
 
 GET = b"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
-CHUNKED = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def protocol(head_only: bool = False) -> ServerProtocol:
-    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES, head_only)
+def protocol() -> ServerProtocol:
+    return ServerProtocol("192.0.2.1", lambda _target: MAX_BODY_BYTES)
 
 
 def fed(data: bytes, to: ServerProtocol | None = None) -> list[Request]:
@@ -46,7 +46,7 @@ def test_a_whole_request_comes_back_at_once() -> None:
 def test_a_request_goes_through_its_states() -> None:
     one = protocol()
     states = [one.state]
-    for piece in (b"PO", b"ST /a HTTP/1.1\r\nContent-Length: 2\r\n", b"\r\n", b"h", b"i"):
+    for piece in (b"PO", b"ST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n", b"\r\n", b"h", b"i"):
         one.receive(piece)
         states.append(one.state)
     assert states == [
@@ -58,7 +58,7 @@ def test_pipelined_requests_come_back_in_their_order() -> None:
     assert [request.body for request in fed(POST + b"first" + GET + POST + b"third")] == [b"first", b"", b"third"]
 
 
-@pytest.mark.parametrize("last", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"])
+@pytest.mark.parametrize("last", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"])
 def test_nothing_is_read_after_the_last_request(last: bytes) -> None:
     one = protocol()
     assert len(fed(GET + last + GET, one)) == 2
@@ -85,16 +85,16 @@ def test_a_refusal_is_the_last_thing_that_comes_back() -> None:
     ],
     ids=["lines", "a line more", "target", "header", "small chunks", "chunks of extensions"],
 )
-def test_a_head_and_what_is_around_chunks_are_bounded(data: bytes, refusal: Answer | None) -> None:
+def test_the_size_of_a_head_and_of_the_bytes_around_chunks_is_limited(data: bytes, refusal: Answer | None) -> None:
     assert refusal_of(data) == refusal
 
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_body_is_bounded_by_its_declared_length_and_by_what_comes(declared: bool, more: int) -> None:
+def test_a_body_is_too_large_by_its_declared_length_or_by_what_comes(declared: bool, more: int) -> None:
     size = MAX_BODY_BYTES + more
     if declared:
-        data = b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (1 if more else size)
+        data = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (1 if more else size)
     else:
         data = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size)
     refused = refusal_of(data)
@@ -125,23 +125,16 @@ def test_a_client_that_waits_for_100_continue_is_told_once_and_only_before_its_b
     assert [waits.take_expectation(), waits.take_expectation(), sends.take_expectation()] == [True, False, False]
 
 
-def test_an_offer_of_another_protocol_is_declined_and_a_tunnel_is_the_last_request() -> None:
+def test_an_offer_of_another_protocol_is_declined_and_a_tunnel_is_refused() -> None:
     offer = POST.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
     assert [request.body for request in fed(offer + b"hello" + GET)] == [b"hello", b""]
-    assert [request.method for request in fed(b"CONNECT x:443 HTTP/1.1\r\n\r\n" + GET)] == [b"CONNECT"]
-
-
-def test_a_head_alone_is_a_request_where_nothing_else_matters() -> None:
-    one = protocol(head_only=True)
-    assert one.receive(POST[:-1]) == []
-    [request] = one.receive(POST[-1:] + b"hel" + GET)
-    assert (request.method, request.headers[b"content-length"], request.body) == (b"POST", b"5", b"")
-    assert (one.state, one.http_version) == (ReadState.CLOSED, "1.1")
+    [tunnel] = fed(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+    assert tunnel.refusal == PROXY_WANTED
 
 
 def test_an_answer_has_the_length_of_its_body_and_says_whether_the_connection_ends() -> None:
     answer = Answer(200, b"hello", (("said", "yes"),))
     assert answer_bytes(answer, "now") == b"HTTP/1.1 200 OK\r\ndate: now\r\nsaid: yes\r\ncontent-length: 5\r\n\r\nhello"
-    assert answer_bytes(answer, close=True).endswith(b"\r\nconnection: close\r\n\r\nhello")
+    assert answer_bytes(answer, connection="close").endswith(b"\r\nconnection: close\r\n\r\nhello")
     assert answer_bytes(answer, head=True) == b"HTTP/1.1 200 OK\r\nsaid: yes\r\n\r\n"
     assert answer_bytes(Answer(204, b"")) == b"HTTP/1.1 204 No Content\r\n\r\n"

@@ -1,4 +1,4 @@
-"""emostream.ingest.producer.Receipt: told when the broker has all records, whoever still waits for that."""
+"""emostream.ingest.producer.Receipt: knows when the broker has all records, even if nobody waits any more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_it_is_done_when_no_record_is_missing_and_none_follows() -> None:
     assert done.done()
 
 
-def test_records_that_come_after_nobody_waits_any_more_disturb_nobody() -> None:
+def test_a_record_that_arrives_after_the_waiter_gave_up_raises_nothing() -> None:
     receipt = Receipt()
     receipt.add(1)
     done = receipt.closed()

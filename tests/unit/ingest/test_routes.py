@@ -1,4 +1,4 @@
-"""emostream.ingest.api through Flask's routes: every answer to a tap. And when emostream.ingest.worker flushes."""
+"""emostream.ingest.api through Flask's routes: every answer to a tap. And when emostream.ingest.workers flushes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emostream.ingest import refusals
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
-from emostream.ingest.worker import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
+from emostream.ingest.workers import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -43,7 +43,7 @@ class Ingest:
         return self._client.open(path, method=method, data=data, **({"content_type": "application/json"} | more))
 
 
-def test_a_tap_is_answered_in_the_words_of_the_contract() -> None:
+def test_a_tap_is_answered_as_the_contract_says() -> None:
     answer = Ingest().ask()
     assert (answer.status_code, answer.json) == (200, {"status": "success", "message": "Emoji sent to Kafka"})
 
@@ -94,7 +94,7 @@ def test_a_body_without_a_length_is_bounded_too() -> None:
     assert status.startswith("413")
 
 
-def test_a_refused_method_comes_with_those_that_are_allowed() -> None:
+def test_a_refused_method_is_told_the_allowed_ones() -> None:
     assert "POST" in Ingest().ask("GET").headers["Allow"]
 
 
@@ -104,7 +104,7 @@ def assert_to_be_tried_again(answer: TestResponse, why: str) -> None:
     assert why in answer.json["error"]
 
 
-def test_a_producer_that_does_not_take_events_is_a_503_that_says_why_and_when_to_come_back() -> None:
+def test_a_full_producer_is_a_503_that_says_why_and_when_to_try_again() -> None:
     assert_to_be_tried_again(Ingest(BufferFull("3 events wait")).ask(), "3 events wait")
 
 
@@ -134,7 +134,7 @@ def test_no_request_makes_a_5xx_and_only_a_200_reaches_the_producer(data: bytes,
     assert len(ingest.producer.sent) == (1 if answer.status_code == 200 else 0)
 
 
-def test_every_request_is_counted_by_its_fate() -> None:
+def test_every_request_is_counted_as_accepted_or_by_the_reason_of_its_refusal() -> None:
     ingest = Ingest()
     for asked in ({}, {}, {"data": b"{}"}, {"path": "/"}):
         ingest.ask(**asked)
@@ -172,7 +172,7 @@ def lines(*parts: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("written", [batch, lines])
-def test_of_a_batch_the_good_events_are_taken_and_the_others_named(written: Callable[..., dict[str, Any]]) -> None:
+def test_the_good_events_of_a_batch_are_accepted_and_the_others_listed(written: Callable[..., dict[str, Any]]) -> None:
     ingest = Ingest()
     answer = ingest.ask(**written(TAP, b"{}", TAP, merged(0)))
     assert answer.status_code == 200
@@ -228,7 +228,7 @@ def test_a_batch_without_a_good_event_is_a_4xx_that_says_what_was_expected(statu
     assert ingest.producer.sent == []
 
 
-def test_a_batch_of_which_only_a_part_has_room_is_told_which() -> None:
+def test_a_batch_with_room_for_only_a_part_is_told_which_events_were_refused() -> None:
     ingest = Ingest()
     ingest.producer.room = 2
     answer = ingest.ask(**batch(TAP, TAP, TAP))
@@ -245,7 +245,7 @@ def test_a_live_process_is_ready_until_the_broker_is_away() -> None:
     assert [ingest.ask("GET", path).status_code for path in ("/livez", "/readyz")] == [200, 503]
 
 
-def test_what_is_on_no_allow_list_is_refused_and_what_is_gets_its_spelling() -> None:
+def test_with_an_allow_list_other_emojis_are_refused_and_listed_ones_get_its_spelling() -> None:
     ingest = Ingest(EMOJIS="❤️, 👍")
     for emoji, status in {"❤": 200, "❤️": 200, "👍🏽": 200, "😊": 400}.items():
         body = json.dumps(json.loads(TAP) | {"emoji_type": emoji}).encode()
@@ -256,12 +256,12 @@ def test_what_is_on_no_allow_list_is_refused_and_what_is_gets_its_spelling() -> 
 
 
 @pytest.mark.parametrize("header", [{"Authorization": "Bearer s3cret"}, {"X-API-Key": "s3cret"}])
-def test_who_shows_the_api_key_may_send(header: dict[str, str]) -> None:
+def test_a_request_with_the_api_key_is_accepted(header: dict[str, str]) -> None:
     assert Ingest(API_KEY="s3cret").ask(headers=header).status_code == 200
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer x"}, {"Authorization": "s3cret"}, {"X-API-Key": "é"}])
-def test_who_does_not_show_the_api_key_is_refused_with_401(header: dict[str, str]) -> None:
+def test_a_request_without_the_api_key_is_refused_with_401(header: dict[str, str]) -> None:
     ingest = Ingest(API_KEY="s3cret")
     answer = ingest.ask(headers=header)
     assert (answer.status_code, "expected the API key" in answer.get_data(as_text=True)) == (401, True)
@@ -271,7 +271,7 @@ def test_who_does_not_show_the_api_key_is_refused_with_401(header: dict[str, str
     assert ingest.ask("GET", "/readyz").status_code == 200
 
 
-def test_a_user_over_the_limit_gets_429_and_others_none() -> None:
+def test_a_user_over_the_limit_gets_429_and_other_users_do_not() -> None:
     ingest = Ingest(RATE_LIMIT_USER="2/hour")
     answers = [ingest.ask() for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -280,7 +280,7 @@ def test_a_user_over_the_limit_gets_429_and_others_none() -> None:
     assert ingest.ask(data=TAP.replace(b"u1", b"u2")).status_code == 200
 
 
-def test_merged_taps_count_as_so_many_for_the_limit() -> None:
+def test_a_merged_event_counts_for_the_limit_as_all_of_its_taps() -> None:
     ingest = Ingest(RATE_LIMIT_USER="10/hour")
     answer = ingest.ask(**batch(merged(8), merged(8), TAP))
     assert answer.json is not None

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,7 @@ from emostream.metrics.page import MetricsPage, process_numbers
 from emostream.process import Log
 from emostream.roles import roles
 from testkit.logs import logged
-from testkit.ports import free_port_block, listening
 from testkit.settings import PROJECT_DIR, settings_with
-from testkit.waiting import wait_until
 
 TABLE_ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| (.+) \|$", re.MULTILINE)
 SERIES = [series for stage in STAGES for series in stage.values()]
@@ -168,31 +165,6 @@ def test_the_numbers_of_a_process_include_its_children() -> None:
     finally:
         child.kill()
         child.wait(10)
-
-
-def test_a_page_is_served_once_its_port_is_free() -> None:
-    port = free_port_block(1)
-    counts = metrics()
-    counts.add("routed")
-    program = f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), None).serve_forever()"
-    other = subprocess.Popen([sys.executable, "-c", program])
-    try:
-        wait_until("the port to be taken", lambda: listening(port))
-        with logged() as lines:
-            MetricsPage(counts).serve("127.0.0.1", port, Log("test"))
-            wait_until("a line about it", lambda: any("METRICS_BASE_PORT" in line for line in lines))
-    finally:
-        other.kill()
-        other.wait(10)
-
-    def page() -> str:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            return ""
-
-    assert "emostream_route_records_total 1.0" in wait_until("the page", page)
 
 
 # --- the table ---

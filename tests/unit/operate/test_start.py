@@ -1,4 +1,4 @@
-"""emostream.operate.start and brokers: ports that are taken, and the id of a cluster."""
+"""emostream.operate.commands and kafka: ports that are taken, and the id of a cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from emostream.operate.brokers import new_cluster_id
-from emostream.operate.start import check_ports
+from emostream.operate.commands import check_ports
+from emostream.operate.kafka import new_cluster_id
 from emostream.roles import roles
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server

@@ -13,6 +13,7 @@ import pytest
 from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
 from emostream.receive import membership as membership_module
+from emostream.receive import subscription
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
 from emostream.receive.screen import Screen
@@ -68,9 +69,7 @@ class Cluster:
             for port, subscriber in zip((1, 13, 22), self._subscribers, strict=False):
                 self.servers.append(stack.enter_context(http_server(subscriber.answer, self._base_port + port)))
             try:
-                yield Membership(
-                    settings_with(SUBSCRIBER_BASE_PORT=self._base_port), CLIENT_URL, self.stop, self.app_url
-                )
+                yield Membership(settings_with(SUBSCRIBER_BASE_PORT=self._base_port), self.app_url, self.stop)
             finally:
                 self.stop.requested = True
 
@@ -97,7 +96,7 @@ def kept(cluster: Cluster) -> Iterator[None]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership_module, "CONFIRM_SECONDS", 0.02)
     monkeypatch.setattr(membership_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(membership_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(subscription, "RETRY_SECONDS", 0.02)
 
 
 def test_the_client_registers_where_most_slots_are_free() -> None:
@@ -222,7 +221,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Screen(io.StringIO()), membership, MetricsPage()).test_client()
+        client = create_app(Screen(io.StringIO(), StopFlag()), membership, MetricsPage()).test_client()
         pushed: list[int] = []
 
         def push() -> None:

@@ -15,16 +15,15 @@ from emostream.receive.screen import Screen
 from emostream.receive.sender import Sender
 from testkit.settings import settings_with
 
-CLIENT_URL = "http://127.0.0.1:8001/"
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
 
 def client_app(subscriber_name: str | None = None) -> tuple[FlaskClient, io.StringIO]:
     out = io.StringIO()
-    membership = Membership(settings_with(), CLIENT_URL, StopFlag(), NO_APP)
+    membership = Membership(settings_with(), NO_APP, StopFlag())
     membership.subscriber_name = subscriber_name
-    return create_app(Screen(out), membership, MetricsPage()).test_client(), out
+    return create_app(Screen(out, StopFlag()), membership, MetricsPage()).test_client(), out
 
 
 def test_a_push_and_its_repeat_are_both_accepted_and_shown_once() -> None:
@@ -68,10 +67,11 @@ def test_a_subscriber_that_the_client_has_left_is_told_to_stop() -> None:
 
 
 def test_the_metrics_say_what_the_client_has_shown_and_sent() -> None:
-    screen, stop = Screen(io.StringIO()), StopFlag()
-    sender = Sender(NO_APP, "u", stop)
+    stop = StopFlag()
+    screen = Screen(io.StringIO(), stop)
+    sender = Sender(NO_APP, "u", 1, 0, stop)
     sender.sent, sender.failed = 3, 1
-    membership = Membership(settings_with(), CLIENT_URL, stop, NO_APP)
+    membership = Membership(settings_with(), NO_APP, stop)
     client = create_app(screen, membership, MetricsPage(metrics_of(screen, sender)))
     for _ in range(2):
         client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})

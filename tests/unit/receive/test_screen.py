@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emostream.process import StopFlag
 from emostream.receive import screen as screen_module
 from emostream.receive.screen import MAX_PRINTED, Screen, flow
 from emostream.records import InvalidRecord, parse_count
@@ -24,7 +25,7 @@ def test_an_emoji_is_printed_count_times_until_that_would_flood(count: int, prin
 
 def shown(*records: tuple[str | None, str, int]) -> str:
     out = io.StringIO()
-    screen = Screen(out)
+    screen = Screen(out, StopFlag())
     for key, emoji, count in records:
         screen.show(key, emoji, count)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""emostream.receive.server_sent_events: bytes → lines → events."""
+"""emostream.receive.stream_reader: bytes → lines → events."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emostream.receive import server_sent_events
-from emostream.receive.server_sent_events import LineTooLong, ServerSentEvent, parse_events, split_lines
+from emostream.receive import stream_reader
+from emostream.receive.stream_reader import LineTooLong, ServerSentEvent, parse_events, split_lines
 
 
 def parsed(text: str, last_event_id: str = "") -> list[tuple[str, str, str]]:
@@ -48,7 +48,7 @@ def test_lines_are_the_same_however_the_bytes_arrive(chunks: list[bytes]) -> Non
 
 
 def test_a_line_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_sent_events, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(stream_reader, "MAX_LINE_BYTES", 10)
     lines = split_lines([b"data: x\n", b"0123456789", b"0"])
     assert next(lines) == b"data: x"
     with pytest.raises(LineTooLong):

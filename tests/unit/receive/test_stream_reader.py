@@ -6,11 +6,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import ClassVar
 
 import pytest
 
 from emostream.process import StopFlag
-from emostream.receive import stream_reader
+from emostream.receive import stream_reader, subscription
 from emostream.receive.stream_reader import StreamReader
 from testkit.http_servers import Answer, Asked, HttpServer, http_server
 from testkit.ports import free_port_block
@@ -41,9 +42,10 @@ class FakeStreams:
 class Terminal:
     """What a reader shows and says."""
 
+    said: ClassVar[list[str]] = []
+
     def __init__(self) -> None:
         self.shown: list[tuple[str | None, str]] = []
-        self.said: list[str] = []
 
     def show(self, key: str | None, emoji: str, count: int) -> None:
         self.shown.append((key, emoji * count))
@@ -61,7 +63,7 @@ def reading(*fakes: FakeStreams) -> Iterator[tuple[StreamReader, Terminal, StopF
             servers.append(stack.enter_context(http_server(fake.answer, fake.port)))
         settings = settings_with(SUBSCRIBER_BASE_PORT=base_port)
         try:
-            reader = StreamReader(settings, "http://127.0.0.1:9", terminal.show, terminal.said.append, stop)
+            reader = StreamReader(settings, "http://127.0.0.1:9", stop, terminal.show)
             yield reader, terminal, stop
         finally:
             stop.requested = True
@@ -69,7 +71,10 @@ def reading(*fakes: FakeStreams) -> Iterator[tuple[StreamReader, Terminal, StopF
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_reader, "RETRY_SECONDS", 0.05)
+    Terminal.said = []
+    for module in (stream_reader, subscription):
+        monkeypatch.setattr(module, "say", Terminal.said.append)
+    monkeypatch.setattr(subscription, "RETRY_SECONDS", 0.05)
 
 
 def event(event_id: str, **counts: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urljoin
 
@@ -12,6 +14,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from emostream.discovery import SubscriberState
+from emostream.http.wsgi import serve_wsgi
+from emostream.process import Log, bound_socket
 from emostream.settings import SEED_EMOJIS
 from emostream.web.pages import WEB_DIR, blueprint
 from testkit.doubles import FakeDirectory
@@ -84,6 +88,17 @@ def test_the_compressed_body_is_the_plain_one(path: str) -> None:
     assert plain.headers["ETag"] != compressed.headers["ETag"]
 
 
+@pytest.mark.parametrize("path", [*PAGES, files()[0], "/subscribers", "/web/x/y"])
+def test_every_answer_has_one_date(path: str) -> None:
+    app = Flask("test")
+    app.register_blueprint(blueprint(settings_with(), FakeDirectory(*FOUND)))
+    listener = bound_socket("127.0.0.1", 0, "test")
+    serve_wsgi(app, listener, Log("test"), settings_with())
+    with closing(HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)) as connection:
+        connection.request("GET", path)
+        assert len(connection.getresponse().headers.get_all("Date", [])) == 1
+
+
 @pytest.mark.parametrize("path", [*PAGES, files()[0]])
 def test_a_file_that_the_browser_already_has_is_not_sent_again(path: str) -> None:
     first = client().get(path, headers=GZIP)
@@ -117,7 +132,9 @@ def test_a_page_may_only_load_our_files_and_ask_this_host(path: str) -> None:
     streams = "" if path == "/dashboard" else " http://show.example:*"
     assert found.pop("connect-src") == f"'self'{streams}"
     assert found.pop("default-src") == found.pop("base-uri") == found.pop("form-action") == "'none'"
-    assert found.pop("script-src") == found.pop("style-src") == found.pop("img-src") == "'self'"
+    assert found.pop("script-src") == found.pop("img-src") == "'self'"
+    # OBS inserts its Custom CSS as a <style> element.
+    assert found.pop("style-src") == ("'self' 'unsafe-inline'" if path == "/overlay" else "'self'")
     assert list(found) == ["frame-ancestors"]
 
 

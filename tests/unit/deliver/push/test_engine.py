@@ -20,9 +20,9 @@ from emostream.deliver.history import History, Record
 from emostream.deliver.push import client as push
 from emostream.deliver.push import slow_clients
 from emostream.deliver.push.allowed_networks import AllowedNetworks
-from emostream.deliver.push.client import PushClient
+from emostream.deliver.push.client import Position, PushClient, Start
 from emostream.deliver.push.engine import PushEngine
-from emostream.deliver.push.policy import Position, PushPolicy
+from emostream.deliver.push.sender import PushPolicy
 from emostream.http import client as push_http
 from emostream.http.client import PushError, Target
 from emostream.metrics.catalogue import DELIVER
@@ -51,7 +51,7 @@ class Pushing:
     history: History
     counters: Metrics
     engine: PushEngine
-    client: PushClient
+    client: PushClient = field(init=False)
     evictions: list[tuple[str, str]] = field(default_factory=list)
     kept: list[Position] = field(default_factory=list)
 
@@ -72,11 +72,11 @@ def pushing(
     log = Log("test")
     counters = Metrics(log, DELIVER)
 
-    def evict(client_url: str, client: PushClient, reason: str) -> None:
-        found.evictions.append((client_url, reason))
-        found.engine.remove(client)
+    def evict(client: PushClient, reason: str) -> None:
+        found.evictions.append((client.client_url, reason))
+        client.close()
 
-    def keep(_: str, client: PushClient) -> None:
+    def keep(client: PushClient) -> None:
         found.kept.append(client.position)
         if keep_error and len(found.kept) == 1:
             raise keep_error
@@ -84,9 +84,8 @@ def pushing(
     networks = AllowedNetworks("127.0.0.0/8")
     policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
     engine = PushEngine(history, policy, counters, log, evict, keep)
-    client = PushClient(engine, url, 0, Position(next_offsets or {}, merging), 0, repeats_until)
-    found = Pushing(history, counters, engine, client)
-    engine.serve(client)
+    found = Pushing(history, counters, engine)
+    found.client = engine.add(url, "", Start(0, Position(next_offsets or {}, merging), 0, repeats_until))
     try:
         yield found
     finally:
@@ -382,7 +381,7 @@ def test_a_saved_offset_never_goes_back() -> None:
 def test_a_removed_client_is_not_tried_again() -> None:
     with http_server(lambda _: Answer(500)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
         wait_until("a first attempt", lambda: server.asked, timeout_seconds=10)
-        ours.engine.remove(ours.client)
+        ours.client.close()
         wait_until("it has ended", lambda: not ours.engine.clients, timeout_seconds=10)
         before = len(server.asked)
         time.sleep(0.1)  # several pauses long; nothing is waited for

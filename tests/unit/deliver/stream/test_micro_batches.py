@@ -99,6 +99,22 @@ def test_a_merged_event_has_the_sums_per_emoji() -> None:
     assert len(parsed(ours.events(0, merge=False))) == 3
 
 
+def test_the_recent_past_is_one_event_with_the_data_of_each_micro_batch_and_the_newest_id() -> None:
+    ours = batches()
+    assert parsed(ours.recent(60)) == [{"id": "1--0.0.0", "event": "recent", "pushed_ms": 4200, "batches": []}]
+    ours.add([record(0, 0, "👏", 1000, batch_id=1)], 0)
+    ours.close_due(1)
+    ours.add([record(0, 1, "🔥", 2500, batch_id=2), record(1, 0, "🔥", 2500, batch_id=2)], 1)
+    ours.add([record(0, 2, "👏", 3500, batch_id=3)], 1)
+    ours.close_due(2)
+    single = parsed(ours.events(0, merge=False))
+    [event] = parsed(ours.recent(60))
+    assert (event["id"], event["event"], event["pushed_ms"]) == (single[-1]["id"], "recent", 4200)
+    assert [batch | {"id": one["id"]} for batch, one in zip(event["batches"], single, strict=True)] == single
+    assert [batch["batch_id"] for batch in parsed(ours.recent(2))[0]["batches"]] == [2, 3]
+    assert [batch["batch_id"] for batch in parsed(ours.recent(1))[0]["batches"]] == [3]
+
+
 def test_old_micro_batches_are_forgotten_and_a_stream_that_has_not_got_them_is_told() -> None:
     ours = batches(max_age_seconds=1)
     ours.add([record(0, 0, timestamp_ms=1000)], 0)

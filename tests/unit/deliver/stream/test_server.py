@@ -15,11 +15,13 @@ import pytest
 import requests
 
 from emostream.deliver.history import History, Record
+from emostream.deliver.stream import event_stream
 from emostream.deliver.stream import server as stream
-from emostream.deliver.stream import slow_streams
+from emostream.deliver.stream.event_stream import EventStream
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
+from emostream.http.head import HostCheck, any_host
 from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
@@ -37,8 +39,8 @@ class Serving:
 
     history: History
     counters: Metrics
-    server: StreamServer
     port: int
+    server: StreamServer = field(init=False)
     published: int = 0
 
     @property
@@ -68,22 +70,21 @@ class Serving:
 @contextmanager
 def serving(
     max_streams: int = 100, origins: str = "*", cluster: int = 1, records: int = 0,
-    max_age_seconds: float = LONG_SECONDS,
+    max_age_seconds: float = LONG_SECONDS, check_host: HostCheck = any_host,
 ) -> Iterator[Serving]:  # fmt: skip
     listener = bound_socket("127.0.0.1", 0, setting="test")
     history = History(max_age_seconds, 10_000)
     log = Log("test")
     counters = Metrics(log, DELIVER)
     batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
-    server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log)
-    found = Serving(history, counters, server, listener.getsockname()[1])
+    found = Serving(history, counters, listener.getsockname()[1])
     found.publish(records)
-    server.start()
+    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log, check_host)
     try:
         yield found
     finally:
-        server.close(10)
-        assert not server.running
+        found.server.close(10)
+        assert not found.server.running
 
 
 @dataclass
@@ -147,6 +148,10 @@ def raw(port: int, data: bytes, receive_buffer: int = 0) -> socket.socket:
     return connection
 
 
+def slow_streams(ours: Serving) -> list[EventStream]:
+    return [stream for stream in list(ours.server._open) if stream.slow]
+
+
 def all_of(connection: socket.socket) -> bytes:
     """What comes until the other side closes."""
     found = b""
@@ -171,15 +176,48 @@ def test_a_viewer_gets_every_new_batch_as_an_event_of_the_type_message() -> None
         assert seen.last_event_id == "1-3-4.0.0"
 
 
-@pytest.mark.parametrize("by", ["header", "query"])
-def test_a_viewer_goes_on_after_the_last_event_it_got(by: str) -> None:
-    with serving(records=5) as ours:
-        headers = {"Last-Event-ID": "1-2-3.0.0"} if by == "header" else {}
-        query = "" if by == "header" else "?last_event_id=1-2-3.0.0"
-        with viewer(ours, query, **headers) as seen:
-            ours.publish()
-            seen.wait_for_batches(3, 4, 5)
-            assert [event["merged"] for event in seen.events] == [1, 1, 1]
+def test_a_new_viewer_may_ask_for_the_recent_past_and_gets_nothing_twice() -> None:
+    with serving(records=2) as ours, viewer(ours, "?recent=60") as seen:
+        ours.publish()
+        seen.wait_for_batches(2)
+        [recent, live] = seen.events
+        assert (recent["event"], live["event"]) == ("recent", None)
+        assert [batch["batch_id"] for batch in recent["batches"]] == [0, 1]
+        assert seen.lines[:2] == ["retry: 1000", "id: 1-1-2.0.0"]
+    with serving(records=2) as ours, viewer(ours, "?recent=60&last_event_id=1-0-1.0.0") as seen:
+        seen.wait_for_batches(1)
+        assert [event["event"] for event in seen.events] == [None]
+
+
+HERE = "1-2-3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("", {"Last-Event-ID": HERE}),
+        ("", {"last-event-id": HERE}),
+        ("", {"Last-Event-Id": f" {HERE} "}),
+        (f"?last_event_id={HERE}", {}),
+        (f"?lastEventId={HERE}", {}),  # Yaffle's EventSource
+        (f"?r=0.5&lastEventId={HERE}&x", {}),
+        (f"?lastEventID={HERE}", {}),  # Mercure
+        (f"?Last-Event-ID={HERE}", {}),
+        (f"?last-event-id={HERE}", {}),
+        (f"?evs_preamble&evs_last_event_id={HERE}", {}),  # amvtek's EventSource
+        ("?last%5Fevent%5fid=1%2D2%2D3%2E0%2e0", {}),
+        (f"?last_event_id={HERE}", {"Last-Event-ID": ""}),
+        ("?last_event_id=1-0-1.0.0", {"Last-Event-ID": HERE}),  # the page opened it so; the browser has come further
+        (f"?last_event_id=1-0-1.0.0&lastEventId={HERE}", {}),
+        (f"?last_event_id=1-0-1.0.0&last_event_id={HERE}", {}),
+        (f"?last_event_id={HERE}&lastEventId=", {}),
+    ],
+)
+def test_a_viewer_goes_on_after_the_last_event_it_got(query: str, headers: dict[str, str]) -> None:
+    with serving(records=5) as ours, viewer(ours, query, **headers) as seen:
+        ours.publish()
+        seen.wait_for_batches(3, 4, 5)
+        assert [event["merged"] for event in seen.events] == [1, 1, 1]
 
 
 def test_a_viewer_from_another_cluster_goes_on_by_batch_id() -> None:
@@ -287,8 +325,7 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
             ours.wait_for_streams(2)
 
             def somebody_is_behind() -> bool:
-                blocked = list(ours.server._slow.values())
-                return any(stream.cursor <= ours.published - 50 for stream in blocked)
+                return any(stream.cursor <= ours.published - 50 for stream in slow_streams(ours))
 
             while not somebody_is_behind():
                 ours.publish(50)
@@ -309,10 +346,10 @@ def test_a_viewer_that_does_not_read_gets_the_sum_of_what_it_missed_and_delays_n
 
 
 def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow_streams, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "STALLED_SECONDS", 0.3)
     with serving() as ours, raw(ours.port, GET, receive_buffer=4096):
         ours.wait_for_streams(1)
-        while not ours.server._slow and ours.server.streams:
+        while not slow_streams(ours) and ours.server.streams:
             ours.publish(50)
             wait_until("they were taken", lambda: ours.server._batches.end == ours.published, timeout_seconds=10)
         ours.wait_for_streams(0)
@@ -322,7 +359,7 @@ def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "REQUEST_SECONDS", 0.2)
     with serving() as ours, raw(ours.port, b"GET /stream HTTP/1.1\r\nHost:") as slow:
-        assert all_of(slow) == b""
+        assert all_of(slow).startswith(b"HTTP/1.1 408 ")
         assert ours.count("stream_requests_timed_out") == 1
 
 
@@ -331,9 +368,10 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
-        (b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"GET /stream\r\n\r\n", 400),
+        (b"GET /stream?recent=a%20minute HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /stream?recent=-1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],
@@ -341,6 +379,7 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
 def test_any_other_request_is_refused_in_json(asked: bytes, status: int) -> None:
     with serving() as ours:
         with raw(ours.port, asked) as connection:
+            connection.shutdown(socket.SHUT_WR)
             head, _, body = all_of(connection).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert "expected" in json.loads(body)["error"]
@@ -357,7 +396,7 @@ def test_an_offer_to_upgrade_the_protocol_is_ignored() -> None:
 @pytest.mark.parametrize("cut", [1, 5, 20, len(GET) - 1])
 def test_a_request_may_come_in_pieces(cut: int) -> None:
     with serving() as ours, raw(ours.port, GET[:cut]) as connection:
-        wait_until("the first piece", lambda: ours.server._asking, timeout_seconds=10)
+        wait_until("the first piece", lambda: ours.server._http.open, timeout_seconds=10)
         connection.sendall(GET[cut:])
         assert connection.recv(20).startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -387,7 +426,7 @@ def test_when_hundreds_come_and_leave_nothing_is_left_behind_and_the_others_miss
                 ours.publish(2)
             ours.wait_for_streams(1)
         stays.wait_for_batches(*range(12))
-        assert len(ours.server._connections) == 1
+        wait_until("no connection is left", lambda: not ours.server._http.open, timeout_seconds=10)
 
 
 def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:

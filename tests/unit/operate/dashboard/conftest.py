@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from emostream.operate.dashboard import timeline, timeline_csv
+from emostream.operate.dashboard import timeline
 from emostream.operate.dashboard.counts_reader import CountRow, TopicUnreadable
 from emostream.settings import Settings
 
@@ -27,8 +27,7 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> None:
     def read_counts(_settings: Settings, _since_ms: int, _offsets: dict[int, int], _timeout: float) -> list[CountRow]:
         return ROWS
 
-    for module in (timeline, timeline_csv):
-        monkeypatch.setattr(module, "read_counts", read_counts)
+    monkeypatch.setattr(timeline, "read_counts", read_counts)
 
 
 def unreadable(*_: object) -> Iterator[CountRow]:

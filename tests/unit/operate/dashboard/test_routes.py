@@ -15,7 +15,7 @@ from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
-from emostream.operate.dashboard import routes, timeline, timeline_csv
+from emostream.operate.dashboard import routes, timeline
 from emostream.process import Log
 from testkit.doubles import FakeDirectory, FakeProducer
 from testkit.settings import settings_with
@@ -30,7 +30,7 @@ def client() -> FlaskClient:
 
 @pytest.mark.usefixtures("topic")
 def test_a_csv_with_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline_csv, "MAX_ROWS", 3)
+    monkeypatch.setattr(timeline, "MAX_CSV_ROWS", 3)
     monkeypatch.setattr(routes, "round", lambda _: NOW_MS, raising=False)
     answer = client().get("/timeline.csv?minutes=60")
     assert answer.status_code == 413
@@ -77,8 +77,7 @@ def test_one_csv_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", ["/timeline.csv", "/timeline.json"])
 def test_without_a_broker_the_answer_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (timeline, timeline_csv):
-        monkeypatch.setattr(module, "read_counts", unreadable)
+    monkeypatch.setattr(timeline, "read_counts", unreadable)
     answer = client().get(path)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.json == {"error": "try again: main-pub-topic cannot be read from localhost:9092 (no connection)"}

@@ -67,7 +67,7 @@ def test_of_very_many_clients_only_the_worst_are_named() -> None:
 )
 def test_a_body_that_is_not_a_page_of_metrics_is_no_answer(body: bytes) -> None:
     with http_server(lambda _: Answer(200, body)) as server:
-        found = fetch(server.url)
+        found = fetch(server.url, "s3cret")
         assert found is None or not found.series
 
 
@@ -83,6 +83,14 @@ def test_a_process_that_refuses_or_is_down_gives_no_answer() -> None:
     with http_server(lambda _: Answer(500)) as server:
         assert fetch(server.url) is None
     assert fetch("http://127.0.0.1:1/") is None
+
+
+@pytest.mark.parametrize("key", ["", "k", "ключ🔑"])
+def test_the_operators_key_is_shown_to_the_process_when_there_is_one(key: str) -> None:
+    with http_server(lambda _: Answer(200, b"emostream_x 1\n")) as server:
+        assert fetch(server.url, key) == scrape.ScrapedPage({"emostream_x": 1})
+    shown = server.asked[0].headers.get("Authorization", "").encode("latin-1").decode()
+    assert shown == (f"Bearer {key}" if key else "")
 
 
 def test_each_process_is_asked_where_it_listens() -> None:
@@ -107,7 +115,7 @@ class Operated:
         directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
-    def _fetch(self, url: str) -> scrape.ScrapedPage | None:
+    def _fetch(self, url: str, _operator_key: str) -> scrape.ScrapedPage | None:
         self.asked.append(url)
         if ":7001/" in url:
             raise OSError("an unexpected error")
@@ -144,13 +152,14 @@ def test_what_supervisor_knows_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> 
     system.supervised = {
         "kafka_1": SupervisedProcess("kafka_1", "RUNNING", 1, 60, 0, True),
         "app": SupervisedProcess("app", "RUNNING", 1, 60, 0, True),
-        "subscriber_1_1": SupervisedProcess("subscriber_1_1", "BACKOFF", 0, 0, 4, False),
+        "subscriber_1_1": SupervisedProcess("subscriber_1_1", "BACKOFF", 0, 0, 4, False, "it has no heartbeat"),
     }
     found = system.now()
     assert found["supervised"]
     assert list(found["processes"])[:3] == ["kafka_1", "app", "main_publisher"]
     dead = found["processes"]["subscriber_1_1"]
     assert (dead["state"], dead["ready"], dead["restarts"], dead["page"]) == ("BACKOFF", False, 4, None)
+    assert (dead["reason"], found["processes"]["app"]["reason"]) == ("it has no heartbeat", None)
 
 
 def test_a_process_that_was_started_by_hand_is_not_reported_as_stopped(

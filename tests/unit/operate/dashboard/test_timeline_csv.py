@@ -1,4 +1,4 @@
-"""emostream.operate.dashboard.timeline_csv: the counts of the last minutes as CSV."""
+"""emostream.operate.dashboard.timeline: the counts of the last minutes as CSV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import pytest
 from hypothesis import given
 
-from emostream.operate.dashboard.timeline_csv import harmless, to_csv
+from emostream.operate.dashboard.timeline import harmless, to_csv
 from testkit.settings import settings_with
 from testkit.strategies import any_text
 from tests.unit.operate.dashboard.conftest import NOW_MS

@@ -1,4 +1,4 @@
-"""emostream.ingest.fast_path and emostream.ingest.routes: both give the answers of emostream.ingest.api."""
+"""emostream.ingest.api: the server asks it itself and by way of Flask, and both ways give the same answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from emostream.http.access import Operators
 from emostream.http.messages import JSON, Answer, Request
+from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import NDJSON, IngestApi
-from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer, BufferFull
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
@@ -33,21 +34,21 @@ Pairs = Sequence[tuple[str, str]]
 
 
 class App:
-    """A fast path around a fake producer."""
+    """The app of one worker around a fake producer."""
 
     def __init__(self, **values: object) -> None:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
         self.api = IngestApi(settings_with(**values), cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.api, MetricsPage(self.counters))
-        self.fast = FastPath(self.api, self.flask)
+        self.api.flask = WsgiApp(self.flask, 2, Operators(settings_with(**values)))
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:
-        answer = self.fast.answer(request, busy)
+        answer = self.api.answer(request, busy)
         return answer if isinstance(answer, Answer) else await answer
 
     async def ask_flask(self, request: Request) -> Answer:
-        return await self.fast.flask.call(request)
+        return await self.api.flask.call(request)
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +184,16 @@ def test_a_slow_route_of_flask_holds_up_no_tap(loop: asyncio.AbstractEventLoop) 
     loop.run_until_complete(scenario())
 
 
-def test_nearly_all_taps_get_the_same_answer_to_the_object(loop: asyncio.AbstractEventLoop) -> None:
+def test_accepted_taps_get_the_same_answer_object(loop: asyncio.AbstractEventLoop) -> None:
     app = App()
     first, second = (loop.run_until_complete(app.ask(asking())) for _ in range(2))
     assert first is second
 
 
 @pytest.mark.parametrize("header", [b"x_forwarded_for", b"content_length"])
-def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractEventLoop, header: bytes) -> None:
+def test_a_header_with_an_underscore_does_not_replace_the_one_with_hyphens(
+    loop: asyncio.AbstractEventLoop, header: bytes
+) -> None:
     app = App(RATE_LIMIT_ADDRESS="1/hour", TRUSTED_PROXIES="192.0.2.0/24")
     for number, status in ((7, 200), (8, 429)):
         request = asking(pairs=[("content-type", JSON), ("x-forwarded-for", "198.51.100.7")])
@@ -201,8 +204,7 @@ def test_a_header_with_an_underscore_passes_for_no_other(loop: asyncio.AbstractE
 @pytest.mark.parametrize(
     ("target", "status"),
     [
-        (b"/send-emoji?from=app", 200), (b"http://example.org/send-emoji", 200), (b"/send%2Demoji", 200),
-        (b"/nothing", 404), (b"*", 404), (b"example.org:443", 404), (b"/%ff", 404), (b"", 404),
+        (b"/send-emoji?from=app", 200), (b"/send%2Demoji", 200), (b"/nothing", 404), (b"/%ff", 404),
     ],
 )  # fmt: skip
 def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
@@ -215,10 +217,11 @@ def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop
         ("buffer", asking(), 200), ("broker", asking(), 503),
         ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 415),
         ("buffer", asking(method="POST", path="/metrics"), 503), ("buffer", asking(method="GET", path="/metrics"), 503),
-        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz", "/metrics")),
+        *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz")),
+        ("broker", asking(b"", "GET", "/metrics")._replace(peer="127.0.0.1"), 200),
     ],
 )  # fmt: skip
-def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
+def test_a_busy_server_refuses_only_requests_that_would_have_to_wait(
     loop: asyncio.AbstractEventLoop, acknowledged: str, asked: Request, status: int
 ) -> None:
     app = App(ACK=acknowledged)
@@ -231,5 +234,5 @@ def test_when_it_is_busy_only_what_would_have_to_wait_is_refused(
 
 def test_a_request_whose_client_has_left_is_counted() -> None:
     app = App()
-    app.fast.gone(2)
+    app.api.gone(2)
     assert app.counters.snapshot() == {"gone": 2}

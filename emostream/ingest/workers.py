@@ -1,4 +1,4 @@
-"""One process of the app: its connections, its producer, and the thread that flushes by the clock."""
+"""HTTP → EMOJI_TOPIC: the workers that serve POST /send-emoji, and the process that keeps them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import threading
 import time
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import uvloop
 
 from emostream import roles
 from emostream.discovery import Directory
+from emostream.http.access import AllowedHosts, Operators
 from emostream.http.server import SPARE_CONNECTIONS, HttpServer
+from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import IngestApi
-from emostream.ingest.fast_path import FastPath
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app
 from emostream.metrics.catalogue import INGEST
@@ -24,29 +28,72 @@ from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
-from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag
+from emostream.process import (
+    HEARTBEAT_SECONDS,
+    Heartbeat,
+    Log,
+    StopFlag,
+    bound_socket,
+    fresh_directory,
+    own_directory,
+    stop_on_signals,
+)
 from emostream.settings import Settings
+from emostream.topics import wait_for_topics
 from emostream.web import pages
 
+ORPHAN_SECONDS = 3.0  # until an orphan has noticed that it is one
+RESPAWN_SECONDS = 0.5
 # Without an acknowledgement for this long while events wait, the broker is away and the app is not ready.
 BROKER_AWAY_AFTER_SECONDS = 5.0
-# A flush begins this long before a multiple of the linger: time until a consumer can read it, 4 to 19 ms at 2,000
-# events/s.
+# A flush begins this long before a multiple of the linger. Until a consumer can read the events it takes 4 to 19 ms at
+# 2,000 events/s.
 FLUSH_LEAD_SECONDS = 0.03
-# With a shorter linger the producer's own timer does; the flushing thread need not turn as often.
+# With a shorter linger the producer's own timer is enough, and the flushing thread saves its turns.
 SHORTEST_FLUSH_SECONDS = 0.1
-# What comes meanwhile does not linger, which costs small batches; the broker needs some milliseconds.
+# How long a flush may take; the broker needs some milliseconds. What comes meanwhile is sent in small batches.
 FLUSH_SECONDS = 0.05
-WAITED_LINGER_MS = 20  # with ACK=broker, where somebody waits for the answer
-# Open connections that a worker holds at most, mostly idle ones of phones.
+WAITED_LINGER_MS = 20  # with ACK=broker, because the sender waits
+# Connections that a worker holds at most. Most are idle ones of phones.
 MAX_CONNECTIONS = 8_192
 OTHER_FILES = 64 + SPARE_CONNECTIONS
+FLASK_THREADS = 8
 STOP_SECONDS = 0.1  # until a worker notices that it is to stop
 
 
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; what was accepted goes out before the process ends."""
+    log = Log("ingest")
+    stop = stop_on_signals()
+    if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
+        return 0
+    # Workers share their port, even with another app that listens on it already. This test notices such an app. It
+    # waits for workers whose main process was killed, because they hold the port until they have drained.
+    bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
+    fresh_directory(metrics_path(settings))  # without the counts of an earlier app
+    # A forked worker is there in a moment. What cannot be shared, such as a producer, it makes itself.
+    new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid(), stop))
+    workers = [new_worker() for _ in range(settings.app_workers)]
+    for worker in workers:
+        worker.start()
+    log.info("listening", address=settings.bind_host, port=settings.app_port, workers=settings.app_workers)
+    while not stop.wait(RESPAWN_SECONDS):
+        for number, worker in enumerate(workers):
+            if not worker.is_alive():
+                log.error("a worker has ended; a new one is started", pid=worker.pid, exit_status=worker.exitcode)
+                workers[number] = new_worker()
+                workers[number].start()
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+    log.info("stopped")
+    return 0
+
+
 def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
-    """Serve in this process, which was forked for it, until `stop`; then drain."""
-    # A signal to all processes of the app comes here twice, the second time from its main process.
+    """Serve in this forked process until `stop`, then drain."""
+    # A signal to all processes of the app arrives here twice: the main process passes it on.
     stop.listen(patient=True)
     log = Log("ingest", worker=os.getpid())
     waits = settings.ack == "broker"
@@ -58,9 +105,12 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
     directory = Directory(settings)
     app.register_blueprint(pages.blueprint(settings, directory))
     app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(counters, pid=parent_pid).text))
-    server = HttpServer(FastPath(api, app), log, _max_connections(), settings.max_concurrent_requests)
+    api.flask = WsgiApp(app, FLASK_THREADS, Operators(settings))
+    server = HttpServer(
+        api, log, _max_connections(), settings.max_concurrent_requests, check_host=AllowedHosts(settings).check
+    )
     counters.read(
-        in_flight=lambda: server.bounds.in_flight,
+        in_flight=lambda: server.in_flight,
         buffered=lambda: producer.buffered,
         broker_away=lambda: api.broker_away,
         produced=lambda: producer.counts()["acknowledged"],
@@ -73,20 +123,23 @@ def work(settings: Settings, parent_pid: int, stop: StopFlag) -> None:
 
 
 async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None:
-    """Take requests until `stop`; what has begun by then is answered."""
-    await server.listen((settings.bind_host, settings.app_port))
+    """Answer requests until `stop`, and then those that have begun."""
+    family = socket.AF_INET6 if ":" in settings.bind_host else socket.AF_INET
+    await server.listen(
+        socket.create_server((settings.bind_host, settings.app_port), family=family, reuse_port=True)
+    )  # fmt: skip
     while not stop.requested:
         await asyncio.sleep(STOP_SECONDS)
     await server.close(settings.drain_seconds)
 
 
 def metrics_path(settings: Settings) -> Path:
-    """Where each worker leaves its numbers for the others."""
-    return settings.data_path / "run" / "metrics_app"
+    """The folder in which each worker leaves its counts for the others."""
+    return own_directory(settings.data_path / "run") / "metrics_app"
 
 
 def _max_connections() -> int:
-    """How many connections a worker may hold: MAX_CONNECTIONS, unless the system allows this user fewer files."""
+    """Return how many connections a worker may hold: fewer than MAX_CONNECTIONS if `ulimit -Hn` is low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -95,10 +148,10 @@ def _max_connections() -> int:
 
 
 def seconds_to_flush(now: float, linger_ms: int) -> float:
-    """How long from `now`, in Unix seconds, until the next flush: one linger after the other, aligned to the clock.
+    """Return how long it is from `now`, in Unix seconds, to the next flush.
 
-    Spark's micro-batches start at whole multiples of theirs. A flush that lands just before such a moment saves its
-    events the wait for the next batch; left to itself it would land anywhere.
+    Flushes end at multiples of the linger on the clock, because Spark starts its micro-batches at multiples of theirs.
+    So the events of a flush do not wait for another micro-batch.
     """
     linger_seconds = max(linger_ms / 1000, SHORTEST_FLUSH_SECONDS)
     return linger_seconds - (now + FLUSH_LEAD_SECONDS) % linger_seconds
@@ -107,7 +160,7 @@ def seconds_to_flush(now: float, linger_ms: int) -> float:
 def _watch(
     settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log, parent_pid: int
 ) -> None:
-    """Keep a worker going until its main thread ends, or end it where this fails; then drain."""
+    """Look after a worker until its main thread ends, then drain. If this fails, the worker ends."""
     heartbeat = Heartbeat(settings, roles.app(settings).name, parent_pid)
     try:
         _keep(settings, producer, api, workers, log, heartbeat, parent_pid)
@@ -128,9 +181,9 @@ def _keep(
     settings: Settings, producer: BoundedProducer, api: IngestApi, workers: WorkerMetrics, log: Log,
     heartbeat: Heartbeat, parent_pid: int,
 ) -> None:  # fmt: skip
-    """Flush by the clock, tell that the worker is ready, and end it when its parent or its producer is gone."""
+    """Flush by the clock, beat while the worker is ready, and end it when its parent or its producer is gone."""
     acknowledged, progress = 0, time.monotonic()
-    away = failed = False
+    ending = False
     main = threading.main_thread()
     while main.is_alive():
         to_flush_seconds = seconds_to_flush(time.time(), settings.linger_ms)
@@ -140,26 +193,23 @@ def _keep(
         now = time.monotonic()
         if producer.buffered == 0 or producer.counts()["acknowledged"] != acknowledged:
             acknowledged, progress = producer.counts()["acknowledged"], now
-        was_away, away = away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
-        api.broker_away = away
-        if away and not was_away:
+        was_away, api.broker_away = (
+            api.broker_away, not producer.connected or now - progress > BROKER_AWAY_AFTER_SECONDS
+        )  # fmt: skip
+        if api.broker_away and not was_away:
             log.warning(
                 "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
             )
-        if was_away and not away:
+        if was_away and not api.broker_away:
             log.info("the broker takes events again")
-        if not away:
+        if not api.broker_away:
             heartbeat.beat()
         workers.publish()
         api.counters.log_if_due()
-        if not failed and (producer.counts()["lost"] or not producer.running):
-            # After an error that cannot be retried a producer may refuse everything, and without its thread nobody is
-            # told of what the broker has; a new worker starts anew.
-            failed = True
-            log.error("this worker's producer has failed; the worker ends, and a new one is started")
-            os.kill(os.getpid(), signal.SIGTERM)
-        if os.getppid() != parent_pid:
-            # An orphan would keep the port from the next app, and nobody would stop it.
-            log.error("the app's main process is gone; this worker ends too")
-            parent_pid = os.getppid()
+        failed = producer.counts()["lost"] or not producer.running
+        if not ending and (failed or os.getppid() != parent_pid):
+            # After an error that cannot be retried a producer may refuse every record. Without its thread nobody learns
+            # what the broker has. An orphan would keep the port from the next app, and nobody would stop it.
+            ending = True
+            log.error("the worker ends", reason="its producer has failed" if failed else "the main process is gone")
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,15 @@
+// What newer browsers have, for all from Chromium 75 on, which OBS 27 has.
+
+/** AbortSignal.timeout(). */
+export function timeoutSignal(ms) {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), ms);
+  return controller.signal;
+}
+
+/** reportError(): a bug in this page shows in the console, and the page goes on. */
+export function report(error) {
+  setTimeout(() => {
+    throw error;
+  });
+}
