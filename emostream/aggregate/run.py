@@ -50,12 +50,13 @@ def run(settings: Settings) -> int:
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
     serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
+    topics = [settings.emoji_topic, settings.main_topic]
     watch = QueryWatch(settings.batch_seconds)
     heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.
-            if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
+            if not wait_for_topics(settings, topics, stop, log, heartbeat.not_ready):
                 break
             publisher = query = None
             try:
