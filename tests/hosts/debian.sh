@@ -42,7 +42,10 @@ cycle() {
   outcome "works | Python $(.venv/bin/python -c 'import sys; print(*sys.version_info[:2], sep=".")'), $("$(.venv/bin/python -c 'from emostream.operate.java import java; print(java())')" -version 2>&1 | grep -o 'version ".*"')"
 }
 # moved PATH: go to a copy of the checkout at PATH, which brings what is installed.
-moved() { mkdir -p "$1" && cp -a . "$1/" && cd "$1"; }
+moved() {
+  mkdir -p "$1" &&
+    tar -c --exclude=./.data/run --exclude=./.data/log --exclude=./.data/kafka --exclude=./.data/spark . | tar -x -C "$1" && cd "$1"
+}
 CYCLE
 
 # root RELEASE: make the system of a release unless it is there.
