@@ -161,3 +161,5 @@ install trixie openjdk-21-jre-headless
 try trixie/java-21 'JAVA_HOME=$(echo /usr/lib/jvm/java-21-openjdk-*); export JAVA_HOME; cycle'
 try trixie/uid-without-name USER=4711:4711 'unset HOME; moved "/tmp/4711/emo stream"; cycle'
 try trixie/host-name-unknown HOST=nohost-xyz cycle
+install forky python3-venv default-jre-headless
+try forky/as-it-is cycle
