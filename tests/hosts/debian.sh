@@ -61,7 +61,7 @@ root() {
   mkdir -p "$root"
   if [ -z "$tar" ]; then
     tar=$roots/$1.tar
-    [ -f "$tar" ] || mmdebstrap --quiet --variant=minbase "$1" "$tar"
+    [ -f "$tar" ] || mmdebstrap --quiet --aptopt='Acquire::Check-Valid-Until "false"' --variant=minbase "$1" "$tar"
   fi
   tar -xf "$tar" -C "$root" --exclude='./dev/*'
   cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
