@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -281,6 +282,8 @@ def own_directory(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it belongs to another user, or is read-only")
         names = {found.name for found in path.iterdir()}
         if names and not names & {MARK, *EARLIER_MARKS.get(path.name, ())}:
             raise SettingError(

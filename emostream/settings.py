@@ -253,7 +253,8 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise _refusal("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
     try:
-        _ = settings.data_path
+        if "," in str(settings.data_path):
+            raise OSError("Spark takes a comma for the end of a path")
     except (RuntimeError, OSError) as error:
         raise SettingError(f"DATA_DIR={settings.data_dir!r}: expected a path that can be followed ({error})") from None
     return settings

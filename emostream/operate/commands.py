@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pwd import getpwuid
 
 from emostream.operate.java import java_problem
 from emostream.operate.kafka import ensure_jars, prepare_brokers
@@ -128,15 +129,24 @@ def logs(settings: Settings, name: str = "") -> int:
 
 def install(settings: Settings) -> None:
     """Fetch the jars if they are missing. Raises OperatingError, also if this machine lacks something."""
-    if problem := java_problem():
+    if problem := java_problem() or system_problem():
         raise OperatingError(problem)
+    ensure_jars(settings)
+
+
+def system_problem() -> str | None:
+    """Return one sentence that says what to do if Kafka or Spark cannot run as this user."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most_files != resource.RLIM_INFINITY and most_files < MIN_OPEN_FILES:
-        raise OperatingError(
+        return (
             f"A process may open {most_files} files here (ulimit -Hn), and EmoStream needs {MIN_OPEN_FILES}. Raise the "
             "limit, for example in /etc/security/limits.conf, and log in again."
         )
-    ensure_jars(settings)
+    try:
+        getpwuid(os.geteuid())
+    except KeyError:
+        return f"The user with the number {os.geteuid()} has no name here, and Spark needs one: add it to /etc/passwd."
+    return None
 
 
 @contextmanager

@@ -34,10 +34,10 @@ def java() -> str:
 
 
 def java_environment() -> dict[str, str]:
-    """Return the variables that make a process and its Spark use the same Java."""
+    """Return the variables that make a process and its Spark use the same Java, with file names in UTF-8."""
     command = Path(java())
-    found_here = command.is_relative_to(INSTALLED_HERE)
-    return {"JAVA": str(command)} | ({"JAVA_HOME": str(command.parent.parent)} if found_here else {})
+    home = {"JAVA_HOME": str(command.parent.parent)} if command.is_relative_to(INSTALLED_HERE) else {}
+    return {"JAVA": str(command), "LC_ALL": "C.UTF-8"} | home
 
 
 def java_problem() -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from emostream.operate.java import java
+from emostream.operate.java import java, java_environment
 from emostream.operate.terminal import OperatingError, ProgressLine, say
 from emostream.process import MARK, fresh_directory, own_directory
 from emostream.roles import brokers
@@ -37,7 +37,7 @@ def ensure_jars(settings: Settings) -> None:
         return
     own_directory(jars)
     partial = fresh_directory(data / "jars.partial")
-    _fetch(partial, own_directory(data / "log") / "ivy.log")
+    _fetch(settings, partial, own_directory(data / "log") / "ivy.log")
     complete.unlink(missing_ok=True)
     for fetched in partial.iterdir():
         if fetched.name not in (MARK, "cache"):
@@ -47,7 +47,7 @@ def ensure_jars(settings: Settings) -> None:
     shutil.copy(IVY_FILE, jars)
 
 
-def _fetch(directory: Path, log: Path) -> None:
+def _fetch(settings: Settings, directory: Path, log: Path) -> None:
     """Run the Ivy that pyspark brings."""
     pyspark = find_spec("pyspark")  # does not import it, which takes a second
     if pyspark is None or pyspark.origin is None:
@@ -58,10 +58,13 @@ def _fetch(directory: Path, log: Path) -> None:
         # A cache of its own: Ivy fails on one that others have half filled.
         "-cache", "cache", "-retrieve", "[conf]/[artifact]-[revision](-[classifier]).[ext]",
     ]  # fmt: skip
+    environment = settings.environment | java_environment()
     with (
         ProgressLine() as line,
         log.open("w") as output,
-        subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as running,
+        subprocess.Popen(
+            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as running,
     ):
         try:
             while running.poll() is None:
@@ -136,7 +139,7 @@ def prepare_brokers(settings: Settings) -> None:
             [java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", "jars/broker/*",
              "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id.read_text(), "--config", properties,
              "--ignore-formatted"],
-            cwd=data, capture_output=True, text=True,
+            cwd=data, env=settings.environment | java_environment(), capture_output=True, text=True,
         )  # fmt: skip
         if formatted.returncode != 0:
             raise OperatingError(f"the broker's storage could not be formatted: {formatted.stderr or formatted.stdout}")
