@@ -241,15 +241,3 @@ def test_a_process_says_why_it_is_not_ready_and_that_it_is_ready_again(tmp_path:
     heartbeat.beat()
     assert why_not_ready(settings, "app", 4711) is None
     assert why_not_ready(settings, "app", 4712) == "starting, or waiting for the broker; see its log"
-
-
-# The clock may step back, too; then the heartbeat is from the future.
-@pytest.mark.parametrize(("seconds_ago", "reason"), [(8, None), (10, "10 s"), (3600, "3600 s"), (-120, "120 s")])
-def test_a_process_without_a_sign_of_life_is_not_ready_within_10_seconds(
-    seconds_ago: float, reason: str | None, tmp_path: Path
-) -> None:
-    settings = settings_with(DATA_DIR=tmp_path)
-    Heartbeat(settings, "app", pid=4711).beat()
-    then = time.time() - seconds_ago
-    os.utime(heartbeat_path(settings, "app"), (then, then))
-    assert why_not_ready(settings, "app", 4711) == (reason and f"no sign of life for {reason}")
