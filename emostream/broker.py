@@ -301,7 +301,8 @@ def partitions(topic: str) -> list[TopicPartition]:
 
 def unread_partitions(client: KafkaConsumer, topic: str) -> str | None:
     """Return a sentence if a topic has other partitions than those that are read, otherwise None."""
-    found = client.partitions_for_topic(topic)
+    # The client's own method waits for the broker, without a limit, if the topic is missing.
+    found = client._cluster.partitions_for_topic(topic)
     if not found or len(found) == PARTITIONS:
         return None
     return f"{topic}: expected {PARTITIONS} partitions, found {len(found)}; only {PARTITIONS} partitions are read"
