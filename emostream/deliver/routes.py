@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -17,7 +16,6 @@ from emostream.deliver.registry import Full, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
-from emostream.http.messages import Request
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
 from emostream.records import InvalidRecord
@@ -44,6 +42,7 @@ def create_app(
     `not_ready` says why the subscriber cannot do its work; None when it can.
     """
     app = Flask("emostream.deliver.subscriber")
+    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
@@ -91,8 +90,7 @@ def create_app(
         # Never for CALLS: a page that somebody visits must not fill the slots, or aim pushes at its visitor's network.
         if request.method != "OPTIONS" or request.path in CALLS:
             return None
-        asked = {name.lower().encode(): value.encode("latin-1") for name, value in request.headers}
-        return Response(status=204, headers=cors.preflight(Request(asked, ""), "GET", "Last-Event-ID, Cache-Control"))
+        return Response(status=204, headers=cors.preflight(request.headers.get, "GET", "Cache-Control"))
 
     @app.after_request
     def allow_pages(answer: Response) -> Response:
@@ -109,8 +107,11 @@ def create_app(
 
     @app.errorhandler(HTTPException)
     def refuse_http(error: HTTPException) -> WerkzeugResponse:
+        told = error.description
+        if error.code in (404, 405):
+            told = f"expected GET /status, POST /register or another call, got {request.method} {request.path[:80]}"
         answer = error.get_response()  # with its headers: after 405, Allow is a must
-        answer.data, answer.content_type = jsonify(error=error.description).data, "application/json"
+        answer.data, answer.content_type = jsonify(error=told).data, "application/json"
         return answer
 
     return app
@@ -123,7 +124,7 @@ def _registration() -> RegistrationRequest:
         raise UnsupportedMediaType(f"expected Content-Type: application/json, got {got!r}; send that header")
     if "Origin" in request.headers:
         raise Forbidden("expected no Origin header, got one: a web page cannot register a client; a server can")
-    body = request.get_data().removeprefix(codecs.BOM_UTF8)
+    body = request.get_data()
     try:
         found = msgspec.json.decode(body, type=RegistrationRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -106,7 +106,7 @@ class AllowedHosts:
             return refused
         text = host.decode().lower()
         name = text.rpartition(":")[0] if ":" in text and not text.endswith("]") else text
-        name = name.rstrip(".")
+        name = name.removesuffix(".")
         if parse_address(name) or name in self._names or name.endswith(self._domains):
             return None
         return refusal(421, f"expected a host name of this server, got {name[:80]}; if it is, add it to ALLOWED_HOSTS")
@@ -153,7 +153,7 @@ class Operators:
             return refusal(404, "expected OPERATOR_KEY to be set, got a key without it; no key is needed here")
         if refused := self._refusal_of_key(request, shown):
             return refused
-        by_tls = self._by_trusted_proxy(request) and request.headers.get(b"x-forwarded-proto") == b"https"
+        by_tls = self._by_trusted_proxy(request) and request.header("x-forwarded-proto") == "https"
         cookie = f"{COOKIE}={self._cookie.decode()}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if by_tls else ''}"
         return Answer(204, b"", (("set-cookie", cookie), ("cache-control", "no-store")))
 
@@ -162,7 +162,7 @@ class Operators:
         return name == COOKIE.encode() and hmac.compare_digest(value, self._cookie)
 
     def _refusal_of_key(self, request: Request, shown: bytes) -> Answer | None:
-        found = client_address(request.peer, _forwarded_for(request), self._proxies)
+        found = client_address(request.peer, request.header("x-forwarded-for"), self._proxies)
         name = name_of(found, request.peer)
         wait_seconds = self._wrong.exceeded(name)
         if wait_seconds:
@@ -178,7 +178,7 @@ class Operators:
 
     def _refusal_by_address(self, request: Request) -> Answer | None:
         """Without a key only loopback and private networks may ask. Behind a proxy, that goes for every hop."""
-        callers = hops(_forwarded_for(request))
+        callers = hops(request.header("x-forwarded-for"))
         if not any(name in request.headers for name in PROXY_HEADERS):
             callers = [request.peer]
         elif not callers or not self._by_trusted_proxy(request):
@@ -191,8 +191,3 @@ class Operators:
                     "elsewhere, set OPERATOR_KEY, and show it",
                 )  # fmt: skip
         return None
-
-
-def _forwarded_for(request: Request) -> str | None:
-    value = request.headers.get(b"x-forwarded-for")
-    return None if value is None else value.decode("latin-1")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from emostream.http.messages import Answer, Request
 
 Headers = list[tuple[str, str]]
 
 PREFLIGHT_SECONDS = 86_400
-MAX_ASKED_BYTES = 2_000
-_names = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+( *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+MAX_ASKED_CHARACTERS = 2_000
+_names = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+( *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 
 
 class Cors:
@@ -40,28 +41,24 @@ class Cors:
 
     def headed(self, answer: Answer, request: Request) -> Answer:
         """An answer with these headers."""
-        added = self.headers(_origin(request), any(name == "retry-after" for name, _ in answer.headers))
+        added = self.headers(request.header("origin"), any(name == "retry-after" for name, _ in answer.headers))
         return Answer(answer.status, answer.body, (*answer.headers, *added), answer.error)
 
-    def preflight(self, request: Request, methods: str, headers: str) -> Headers:
-        """The answer to a browser that asks before it sends: the methods and headers that a page may use.
+    def preflight(self, header: Callable[[str], str | None], methods: str, headers: str) -> Headers:
+        """The answer to a browser that asks before it sends: the methods and headers that a page may send.
 
-        A page of an allowed origin may use any header that it asks for: tracing adds some, and none does harm here.
+        `header` looks up a header of the request. A page of an allowed origin may use any header that it asks for:
+        tracing adds some, and none does harm here.
         """
         found = [
             ("access-control-allow-methods", methods),
             ("access-control-allow-headers", headers),
             ("access-control-max-age", str(PREFLIGHT_SECONDS)),
         ]
-        if "*" in self._origins or _origin(request) in self._origins:
-            asked = request.headers.get(b"access-control-request-headers", b"").strip()
-            if len(asked) <= MAX_ASKED_BYTES and _names.fullmatch(asked):
-                found[1] = ("access-control-allow-headers", f"{headers}, {asked.decode()}")
-            if request.headers.get(b"access-control-request-private-network") == b"true":
+        if "*" in self._origins or header("origin") in self._origins:
+            asked = (header("access-control-request-headers") or "").strip()
+            if len(asked) <= MAX_ASKED_CHARACTERS and _names.fullmatch(asked):
+                found[1] = ("access-control-allow-headers", asked)
+            if header("access-control-request-private-network") == "true":
                 found.append(("access-control-allow-private-network", "true"))
         return found
-
-
-def _origin(request: Request) -> str | None:
-    origin = request.headers.get(b"origin")
-    return None if origin is None else origin.decode("latin-1")

@@ -27,6 +27,7 @@ NO_HOST = refusal(400, "expected a Host header, got none")
 BAD_HOST = refusal(400, "expected one Host header such as example.org:5000, got several or something else")
 BAD_TARGET = refusal(400, "expected a target such as /path?query, percent-encoded, got something else")
 ALLOW = ("allow", "GET, HEAD, OPTIONS, POST")
+WHAT_ALL_ALLOW = Answer(204, b"", (ALLOW,))
 PROXY_WANTED = refusal(405, "expected a request for this server, got CONNECT; this is no proxy", ALLOW)
 UNKNOWN_CODING = refusal(400, "expected Transfer-Encoding: chunked, got another coding")
 OLD_CHUNKS = refusal(400, "expected Content-Length with HTTP/1.0, got Transfer-Encoding")
@@ -65,9 +66,12 @@ def check_head(version: str, target: bytes, headers: dict[bytes, bytes], check_h
 
 
 def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> tuple[bytes, Answer | None]:
-    """Rewrite a target that does not begin with a slash (RFC 9112 3.2). Its host takes the place of the Host header."""
+    """Rewrite a target that does not begin with a slash (RFC 9112 3.2). Its host takes the place of the Host header.
+
+    The second value is an answer for a target that no app knows: OPTIONS * asks for no call, and others are wrong.
+    """
     if target == b"*" and method == b"OPTIONS":
-        return target, None
+        return target, WHAT_ALL_ALLOW
     found = _absolute_form.fullmatch(target)
     if not found:
         return target, BAD_TARGET

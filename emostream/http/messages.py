@@ -26,7 +26,7 @@ class Answer:
 class Request(NamedTuple):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` begins with a slash, or is * for OPTIONS. `peer` is the client's IP address. A request with a `refusal`
+    `target` begins with a slash. `peer` is the client's IP address. A request with a `refusal`
     gets that answer; the app does not see it. `keep_alive`: the client speaks HTTP/1.0, and the connection stays open.
     """
 
@@ -37,6 +37,11 @@ class Request(NamedTuple):
     body: bytes = b""
     refusal: Answer | None = None
     keep_alive: bool = False
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; its name is in lower case."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
 
 class TakeOver(NamedTuple):

@@ -49,7 +49,7 @@ def serve_metrics(page: MetricsPage, settings: Settings, role: Role, log: Log) -
 
 
 def metrics_app(page: MetricsPage, settings: Settings, name: str) -> WSGIApplication:
-    """The three calls. The process of this `name` is ready while its heartbeat is fresh."""
+    """The three calls of the process that has this `name`."""
 
     def said(status: int, /, **body: str) -> Response:
         return Response(json.dumps(body), status, mimetype=JSON)

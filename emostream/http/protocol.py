@@ -25,6 +25,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LARGE_HEAD = refusal(
     431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one"
 )
+LONG_TARGET = refusal(414, f"expected a target of at most {MAX_HEAD_BYTES} bytes, got a longer one")
 UTF8_BOM = b"\xef\xbb\xbf"
 CUT_OFF = refusal(400, "expected a whole request, got only the beginning of one")
 
@@ -136,7 +137,7 @@ class ServerProtocol:
             self._overhead_bytes += data_bytes - (len(self._body) - body_bytes_before)
             # Small chunks have more overhead than body; a client may send as much of it as of body.
             if self._overhead_bytes > MAX_HEAD_BYTES + len(self._body):
-                self._refuse(LARGE_HEAD)
+                self._refuse(LONG_TARGET if len(self._target) > MAX_HEAD_BYTES // 2 else LARGE_HEAD)
         if self.state is BODY:
             # The parser has checked that it is a number. Python refuses one with thousands of leading zeros.
             self._check_body(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))
@@ -199,7 +200,10 @@ class ServerProtocol:
         if refused:
             self._refuse(refused, parser.get_method())
             return
-        self._keep_alive = version == "1.0" and parser.should_keep_alive()
+        if version == "1.0":
+            if b"close" in headers.get(b"connection", b"").lower():
+                self._finishing = True  # the parser has read keep-alive, which stands beside it
+            self._keep_alive = parser.should_keep_alive() and not self._finishing
         if not parser.should_upgrade():
             self.state = BODY
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from emostream.http.access import SIGN_IN, AllowedHosts, Operators
-from emostream.http.head import ALLOW
-from emostream.http.messages import BUSY, Answer, Request
+from emostream.http.messages import BUSY, Answer, App, Request
 from emostream.http.server import HttpServer
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
@@ -28,17 +27,21 @@ MAX_CONNECTIONS = 100
 
 
 def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
+    """Serve a WSGI app on a bound socket, in an event loop of its own. Returns the thread that does it."""
+    return serve(WsgiApp(app, THREADS, Operators(settings)), listener, log, settings)
+
+
+def serve(app: App, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
     """Serve an app on a bound socket, in an event loop of its own. Returns the thread that does it."""
     listener.listen()  # so that nobody is turned away while the thread starts
 
-    async def serve() -> None:
-        behind = WsgiApp(app, THREADS, Operators(settings))
+    async def run() -> None:
         check_host = AllowedHosts(settings).check
-        server = HttpServer(behind, log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS, check_host=check_host)
+        server = HttpServer(app, log, MAX_CONNECTIONS, max_requests=MAX_CONNECTIONS, check_host=check_host)
         await server.listen(listener)
         await asyncio.Event().wait()
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="http", daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(run(),), name="http", daemon=True)
     thread.start()
     return thread
 
@@ -53,8 +56,6 @@ class WsgiApp:
 
     async def call(self, request: Request) -> Answer:
         """The app's answer, unless this is an operators' call and the caller is no operator."""
-        if request.target == b"*":
-            return Answer(204, b"", (ALLOW,))
         asked = environ(request)
         path = asked["PATH_INFO"]
         if path == SIGN_IN:
@@ -85,12 +86,9 @@ class WsgiApp:
         finally:
             if hasattr(parts, "close"):
                 parts.close()
-        # The server adds the length, except to the answer to a HEAD, which has no body to measure.
-        kept = tuple(
-            (name.lower(), value)
-            for name, value in headers
-            if name.lower() != "content-length" or asked["REQUEST_METHOD"] == "HEAD"
-        )
+        # The server adds the date, and the length except to the answer to a HEAD, which has no body to measure.
+        left_out = ("date",) if asked["REQUEST_METHOD"] == "HEAD" else ("date", "content-length")
+        kept = tuple((name.lower(), value) for name, value in headers if name.lower() not in left_out)
         return Answer(int(status[:3]), b"".join(written), kept)
 
     # What the server calls.
@@ -117,7 +115,7 @@ def environ(request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "PATH_INFO": "/" + unquote_to_bytes(path).decode("latin-1").lstrip("/"),  # as werkzeug reads it
         "QUERY_STRING": query.decode("latin-1"),
         "SERVER_NAME": "localhost",  # the Host header says more
         "SERVER_PORT": "80",

@@ -119,10 +119,10 @@ class IngestApi:
         return None
 
     def _address(self, request: Request) -> str:
-        return self._admission.address(request.peer, _text(request, b"x-forwarded-for"))
+        return self._admission.address(request.peer, request.header("x-forwarded-for"))
 
     def _shows_key(self, request: Request) -> bool:
-        return self._admission.has_key(_text(request, b"authorization"), _text(request, b"x-api-key"))
+        return self._admission.has_key(request.header("authorization"), request.header("x-api-key"))
 
     async def _when_acknowledged(self, request: Request, answer: Answer, acknowledged: Future[None]) -> Answer:
         try:
@@ -131,11 +131,6 @@ class IngestApi:
             self.counters.add("not_acknowledged")
             answer = refusals.NOT_ACKNOWLEDGED
         return self.headed(answer, request)
-
-
-def _text(request: Request, header: bytes) -> str | None:
-    value = request.headers.get(header)
-    return None if value is None else value.decode("latin-1")
 
 
 @lru_cache(maxsize=256)  # senders write it in a few ways only

@@ -23,6 +23,7 @@ OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
 def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     """The HTTP interface of the app. Every refusal is JSON that says what was expected and what came."""
     app = Flask("emostream.ingest.routes", static_folder=None)
+    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.post("/send-emoji")
@@ -53,7 +54,8 @@ def create_app(api: IngestApi, page: MetricsPage) -> Flask:
         response.headers.update(cors.headers(origin, "Retry-After" in response.headers))
         if request.method == "OPTIONS":
             allowed = response.headers.get("Allow", "")
-            response.headers.update(cors.preflight(_request(), allowed, "Authorization, Content-Type, X-API-Key"))
+            may_send = "Authorization, Content-Type, X-API-Key"
+            response.headers.update(cors.preflight(request.headers.get, allowed, may_send))
         return response
 
     @app.errorhandler(HTTPException)

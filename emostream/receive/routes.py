@@ -17,10 +17,13 @@ def create_app(screen: Screen, membership: Membership, page: MetricsPage) -> Fla
     A subscriber that this client has left gets 410, which tells it to stop. A challenge is echoed.
     """
     app = Flask("emostream.receive.client")
+    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     @app.post("/")
     def receive() -> Response:
+        if "Origin" in request.headers:  # a page that somebody visits could print here
+            return _refusal(403, "expected no Origin header, got one: a web page cannot push")
         subscriber = request.headers.get("Subscriber")
         if subscriber and membership.subscriber_name and subscriber != membership.subscriber_name:
             return _refusal(410, f"expected a push of {membership.subscriber_name}, got one of {subscriber[:80]}")

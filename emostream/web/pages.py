@@ -57,7 +57,6 @@ class WebFile:
         # The plain and the compressed body are two representations, so each has its own ETag.
         response.set_etag(f"{self.etag}-gzip" if compressed else self.etag)
         response.make_conditional(request)
-        del response.headers["Date"]  # which it adds, and so does every server
         return response
 
 

@@ -106,10 +106,10 @@ class StreamServer:
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
         path, _, query = request.target.partition(b"?")
-        if unquote_to_bytes(path) not in (PATH.encode(), b"*"):
+        if unquote_to_bytes(path) != PATH.encode():
             return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
         if request.method == b"OPTIONS":
-            headers = self._cors.preflight(request, "GET", "Last-Event-ID, Cache-Control")
+            headers = self._cors.preflight(request.header, "GET", "Last-Event-ID, Cache-Control")
             return self.refusal(request, Answer(204, b"", tuple(headers)))
         if request.method not in (b"GET", b"HEAD"):
             error = f"expected GET {PATH}, got {request.method.decode()}"
@@ -124,7 +124,7 @@ class StreamServer:
         if not re.fullmatch(rb"[0-9]{1,4}", recent):
             error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
             return self.refusal(request, refusal(400, error))
-        cors = self._cors.headers(_origin(request))
+        cors = self._cors.headers(request.header("origin"))
         return TakeOver(partial(self._begin, cors, last_event_id(request, query), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
@@ -294,7 +294,3 @@ def last_event_id(request: Request, query: bytes) -> str:
         if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
             in_url = value
     return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")
-
-
-def _origin(request: Request) -> str:
-    return request.headers.get(b"origin", b"").decode("latin-1")

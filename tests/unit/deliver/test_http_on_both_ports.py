@@ -170,7 +170,7 @@ BAD = {
     "a target with a space": (b"GET {path} x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "too many headers": (b"GET {path} HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
     "a long header": (b"GET {path} HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431),
-    "a long target": (b"GET {path}?" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+    "a long target": (b"GET {path}?" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
     "another path": (b"GET /{path}x HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     "a path with a NUL": (b"GET /%00 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     "a path that climbs": (b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),

@@ -80,11 +80,3 @@ def test_a_preflight_lets_a_page_read_with_the_headers_that_it_asks_for(path: st
     assert answer.headers["Access-Control-Allow-Headers"].endswith(asked)
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "GET" in answer.headers["Access-Control-Allow-Methods"]
-
-
-@pytest.mark.parametrize("call", ["/register", "/deregister"])
-def test_a_body_may_begin_with_a_byte_order_mark(call: str) -> None:
-    client = http()
-    assert client.post("/register", json={"client_url": URL}).status_code == 200
-    answer = client.post(call, data=b"\xef\xbb\xbf" + BODY, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200

@@ -139,6 +139,7 @@ BAD = {
     "no version": (b"POST /\r\n\r\n", 400),
     "version 2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, 505)),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "a web page": (post(COUNT, "Content-Type: text/plain", "Origin: http://evil.example"), 403),
     "another path": (post(target="/nothing"), 404),
     "GET": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
     "HEAD": (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
