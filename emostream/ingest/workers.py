@@ -18,7 +18,8 @@ import uvloop
 from emostream import roles
 from emostream.discovery import Directory
 from emostream.http.access import AllowedHosts, Operators
-from emostream.http.server import SPARE_CONNECTIONS, HttpServer
+from emostream.http.connection import SPARE_CONNECTIONS
+from emostream.http.server import HttpServer
 from emostream.http.wsgi import WsgiApp
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer

@@ -129,3 +129,19 @@ def test_a_root_script_wires_one_stage(script: str) -> None:
     used = {room(module) for module in ours(SCRIPTS[script])}
     assert len(used & STAGES) == 1
     assert used - STAGES <= {"process"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_longer_than_a_reader_can_hold(module: str) -> None:
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_no_class_name_stands_twice() -> None:
+    names = [
+        node.name
+        for tree in MODULES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -8,17 +8,18 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emostream.http import server as server_module
+from emostream.http import connection as connection_module
+from emostream.http.connection import MAX_WAITING, MISSING_SECONDS, ServerConnection
 from emostream.http.messages import BUSY, FAILED, Answer, Request
 from emostream.http.protocol import MAX_HEAD_BYTES
-from emostream.http.server import MAX_WAITING, MISSING_SECONDS, HttpServer, ServerConnection
+from emostream.http.server import HttpServer
 from emostream.process import Log, bound_socket
 from emostream.records import MAX_BODY_BYTES
 from testkit.ports import free_port_block
@@ -553,7 +554,7 @@ def test_a_request_that_is_cut_off_or_too_slow_is_refused_and_ends_the_connectio
 def test_an_idle_connection_ends_but_one_that_waits_for_its_answer_does_not(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
         waiting = await server.client(WAIT)
@@ -568,7 +569,7 @@ def test_an_idle_connection_ends_but_one_that_waits_for_its_answer_does_not(
 def test_a_client_that_does_not_read_takes_bounded_memory_and_ends(
     served: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 1.0)
 
     async def scenario(server: Server) -> None:
         client = await server.client(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
@@ -582,14 +583,14 @@ def test_a_client_that_does_not_read_takes_bounded_memory_and_ends(
 
 
 def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
 
     async def scenario(server: Server) -> None:
         for more in (b"", b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhi"):
             client = Client(*await asyncio.open_connection("127.0.0.1", server.port, limit=1))
             asked = len(server.app.asked)
             # Until the kernels take no more, and then a little that stays here.
-            while not any(one._transport.get_write_buffer_size() for one in server.http.open):
+            while not any(cast(ServerConnection, one)._transport.get_write_buffer_size() for one in server.http.open):
                 client.send(b"GET /some HTTP/1.1\r\nHost: x\r\n\r\n")
                 await asyncio.sleep(0.001)
             client.send(more)
@@ -602,8 +603,8 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "LINGER_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
         much = b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -621,7 +622,7 @@ def test_an_idle_connection_keeps_nothing_of_its_last_request(served: Run) -> No
         client = await server.client(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
         await client.answer()
         (connection,) = server.http.open
-        protocol = connection._protocol
+        protocol = cast(ServerConnection, connection)._protocol
         kept = (protocol._target, protocol._body, protocol._headers, server.http.in_flight)
         assert kept == (b"", b"", {}, 0)
 

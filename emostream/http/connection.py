@@ -1,0 +1,269 @@
+"""One HTTP/1.1 connection → requests for an app, and its answers. All in one event loop.
+
+A server with threads or tasks spends more on a request than a tap needs. Here a request for which nobody has to wait is
+read, answered and written in one turn of the loop, while all that belongs to it is still in the processor's cache. What
+cannot be answered yet waits in its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import cast
+
+from emostream.http.connections import REQUEST_SECONDS, Connections
+from emostream.http.messages import BUSY, FAILED, Answer, Request, TakeOver, refusal
+from emostream.http.protocol import (
+    BLOCKED,
+    BODY,
+    CLOSED,
+    CONTINUE,
+    ENDED,
+    IDLE,
+    PIECE_BYTES,
+    READY,
+    WORKING,
+    ServerProtocol,
+    answer_bytes,
+)
+
+SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
+IDLE_SECONDS = 30.0
+# Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
+# would make its kernel throw our answer away.
+LINGER_SECONDS = 2.0
+MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
+# A body that has been missing for so long makes room for one that has just begun.
+MISSING_SECONDS = 1.0
+TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
+
+
+class ServerConnection(asyncio.Protocol):
+    """One connection: its requests are answered in their order, and it ends in time."""
+
+    def __init__(self, server: Connections) -> None:
+        self._server = server
+        self._state = READY
+        self.since = server.now  # when it became idle, a request began, or the client last read something
+        self._unread_bytes = 0  # of answers, at the last look
+        self._waiting: deque[Request] = deque()
+        self._held = 0  # how many of them count as held
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, or say that there are too many."""
+        self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        peer: str = address[0] if address else ""  # the client may have gone already
+        self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes, self._server.check_host)
+        too_many = self._server.add(self)
+        if too_many > SPARE_CONNECTIONS or self._server.closing:
+            self.abort()
+        elif too_many:
+            self._refuse(BUSY)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the requests that are complete now."""
+        protocol = self._protocol
+        for begin in range(0, len(data), PIECE_BYTES):
+            piece = data[begin : begin + PIECE_BYTES]  # costs nothing if it is all of the data
+            if protocol.state is CLOSED:
+                return
+            was_idle = protocol.state is IDLE
+            complete = protocol.receive(piece)
+            if was_idle or complete:
+                self.since = self._server.now
+            if complete:
+                self._take(complete)
+        if protocol.state is BODY:
+            self._hold_body()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; returns whether it may still get answers."""
+        self._take(self._protocol.receive_eof())
+        return WORKING in self._state or bool(self._waiting)
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: read no more from it until it does."""
+        self._state |= BLOCKED
+        if ENDED not in self._state:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers."""
+        self._state &= ~BLOCKED
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection, and count the requests that nobody waits for any more."""
+        gone = len(self._waiting)
+        if self in self._server.missing_bodies:
+            self._release_body()
+            gone += 1
+        self._server.in_flight -= self._held
+        self._held = 0
+        self._waiting.clear()
+        self._protocol.close()
+        if gone:
+            self._server.app.gone(gone)
+        self._server.remove(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request has begun, and all answers are sent."""
+        return self._protocol.state is IDLE and self._state is READY and not self._transport.get_write_buffer_size()
+
+    def finish(self) -> None:
+        """End when the requests that have begun are answered."""
+        self._protocol.finish()
+        if self._protocol.state is CLOSED and self._state is READY:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End now."""
+        self._transport.abort()
+
+    def end_if_missing(self) -> None:
+        """Give up the rest of a body that should have been here."""
+        if self._server.now - self.since > MISSING_SECONDS:
+            self._refuse(BUSY)
+
+    def end_if_overdue(self) -> None:
+        """End a connection whose client lets us wait for too long."""
+        unread_bytes = self._transport.get_write_buffer_size()
+        if unread_bytes != self._unread_bytes:
+            self._unread_bytes, self.since = unread_bytes, self._server.now
+        waited_seconds = self._server.now - self.since
+        if unread_bytes or self.idle:
+            if waited_seconds > IDLE_SECONDS:
+                self.abort()
+        elif ENDED in self._state:
+            if waited_seconds > LINGER_SECONDS:
+                self.abort()
+        elif self._state is READY and waited_seconds > self._server.request_seconds:
+            self._refuse(TOO_SLOW)
+
+    def _take(self, complete: list[Request]) -> None:
+        """Answer these requests, or let them wait for the answers before them."""
+        if complete and self in self._server.missing_bodies:
+            self._release_body()
+        self._waiting.extend(complete)
+        self._answer_waiting()
+        if len(self._waiting) > self._held:
+            self._hold_waiting()
+
+    def _refuse(self, answer: Answer) -> None:
+        """Read no more, and say why after the answers to the requests before."""
+        self._take(self._protocol.refuse(answer))
+
+    def _hold_waiting(self) -> None:
+        """Count the requests that begin to wait. Refuse the first for which there is no room, and drop all after it."""
+        room = max(0, self._server.max_requests - self._server.in_flight)
+        most = min(MAX_WAITING, self._held + room)
+        if len(self._waiting) > most:
+            request = self._waiting[most]
+            while len(self._waiting) > most:
+                self._waiting.pop()
+            self._waiting.append(request._replace(body=b"", refusal=request.refusal or BUSY))
+            self._protocol.close()
+        self._server.in_flight += len(self._waiting) - self._held
+        self._held = len(self._waiting)
+        self._transport.pause_reading()
+
+    def _hold_body(self) -> None:
+        """Wait for the rest of a body, if there is room for it."""
+        if self not in self._server.missing_bodies:
+            if not self._server.has_room():
+                self._refuse(BUSY)
+                return
+            self._server.in_flight += 1
+            self._server.missing_bodies[self] = None
+        if self._state is READY and self._protocol.take_expectation():
+            self._transport.write(CONTINUE)
+
+    def _release_body(self) -> None:
+        del self._server.missing_bodies[self]
+        self._server.in_flight -= 1
+
+    def _answer_waiting(self) -> None:
+        while self._waiting and self._state is READY:
+            request = self._waiting.popleft()
+            if self._held:
+                self._held -= 1
+                self._server.in_flight -= 1
+            self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        app = self._server.app
+        try:
+            if request.refusal is None:
+                answer = app.answer(request, self._server.busy)
+            else:
+                answer = app.refusal(request, request.refusal)
+        except Exception as error:  # noqa: BLE001 - not swallowed: it is logged, and answered 500
+            answer = self._failed(request, error)
+        if isinstance(answer, Answer):
+            self._send(request, answer)
+        elif isinstance(answer, TakeOver):
+            self._hand_over(answer)
+        else:
+            self._state = WORKING
+            self._server.in_flight += 1
+            asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
+
+    def _hand_over(self, new_owner: TakeOver) -> None:
+        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
+        self._state = ENDED
+        self._server.in_flight -= self._held
+        self._held = 0
+        self._waiting.clear()
+        self._protocol.close()
+        self._server.remove(self)
+        new_owner.take(self._transport)
+
+    def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
+        self._state &= ~WORKING
+        self._server.in_flight -= 1
+        error = task.exception()
+        answer = self._failed(request, error) if error else task.result()
+        if self._transport.is_closing():
+            self._server.app.gone(1)
+            return
+        self.since = self._server.now
+        self._send(request, answer)
+        self._go_on()
+
+    def _failed(self, request: Request, error: BaseException) -> Answer:
+        self._server.log.error("a request could not be answered; please report this", error=repr(error))
+        return self._server.app.refusal(request, FAILED)
+
+    def _send(self, request: Request, answer: Answer) -> None:
+        last = self._protocol.state is CLOSED and not self._waiting
+        head = request.method == b"HEAD"
+        if last or head or request.keep_alive:
+            connection = "close" if last else "keep-alive" if request.keep_alive else ""
+            self._transport.write(answer_bytes(answer, self._server.date, connection, head))
+        else:
+            self._transport.write(self._server.bytes_of(answer))
+        if last:
+            self._end()
+
+    def _go_on(self) -> None:
+        """Answer what has waited, then read on."""
+        self._answer_waiting()
+        if self._state is not READY or self._transport.is_closing():
+            return
+        if self._protocol.state is CLOSED:
+            self._end()
+            return
+        if self._protocol.state is BODY:
+            self._hold_body()
+        self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Say no more. What still comes is thrown away until the client ends the connection, too."""
+        self._state = ENDED
+        self.since = self._server.now
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
