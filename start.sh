@@ -24,7 +24,7 @@ usage: ./start.sh [COMMAND] [--brokers N] [KEY=VALUE ...]
 USAGE
 }
 
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '%s\n' "$*" >&2 || true; }  # nobody may read it
 die() { say "$@"; exit 1; }
 
 # step WHAT LOG DIRECTORY COMMAND...: run a long command, showing its time and how much DIRECTORY has grown.
@@ -55,7 +55,7 @@ step() {
   if grep -q 'No space left' "$log"; then
     die "$what failed: the disk of $directory is full. Make room, then run this again."
   elif grep -qiE 'connection|resolve|timed out|unreachable|Could not find a version' "$log"; then
-    die "$what failed: the download did not come through. Check the network or proxy, then run this again. Log: $log"
+    die "$what failed: the download did not come through. Check the network, the proxy and the certificates, then run this again. Log: $log"
   fi
   die "$what failed: see $log. Mend the cause, then run this again."
 }
@@ -64,7 +64,7 @@ python_is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 
 
 find_python() {
   local candidate
-  for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
     if python_is_recent "$candidate"; then command -v "$candidate"; return; fi
   done
   die "Python 3.10 or later is needed and was not found. On Debian or Ubuntu: apt-get install python3 python3-venv"
@@ -76,7 +76,7 @@ install_package() {
   [ "$(id -u)" -ne 0 ] || as_root="env"
   $as_root true 2>/dev/null || return 1
   if command -v apt-get >/dev/null; then
-    $as_root apt-get update && $as_root apt-get install -y "$1"
+    $as_root apt-get update && $as_root apt-get install -y "$(name_of "$1")"
   elif command -v dnf >/dev/null; then
     $as_root dnf install -y "$2"
   else
@@ -84,36 +84,58 @@ install_package() {
   fi
 }
 
+# name_of PACKAGE: the same, or for `java` the newest that this Debian or Ubuntu offers of those that Spark supports.
+name_of() {
+  local version
+  [ "$1" = java ] || { echo "$1"; return; }
+  for version in 25 24 23 22 21 20 19 18 17; do
+    if apt-cache show --no-all-versions "openjdk-$version-jre-headless" >/dev/null 2>&1; then
+      echo "openjdk-$version-jre-headless"
+      return
+    fi
+  done
+  echo default-jre-headless
+}
+
 ensure_java() {
   "$python" -m emostream.operate.java 2>/dev/null && return
   if [ -z "${JAVA_HOME:-}" ]; then
     say "Java 17 or later is needed and was not found; installing it."
-    ( step "installing Java" "${TMPDIR:-/tmp}/emostream-java.log" /tmp \
-        install_package openjdk-17-jre-headless java-17-openjdk-headless ) || true
+    ( step "installing Java" "$(mktemp)" /usr/lib install_package java java-latest-openjdk-headless ) || true
   fi
   "$python" -m emostream.operate.java || exit 1
 }
 
-# The packages are complete when their stamp holds the checksum of the lock file; anything less is made anew.
-packages_are_complete() { [ -f .venv/.complete ] && [ "$(cat .venv/.complete)" = "$(cksum <requirements.lock)" ]; }
+# The packages are complete when their stamp holds the checksum of the lock file, and Python runs.
+packages_are_complete() {
+  [ -f .venv/.complete ] && [ "$(cat .venv/.complete)" = "$(cksum <requirements.lock)" ] && .venv/bin/python -c '' 2>/dev/null
+}
 
 ensure_packages() {
   packages_are_complete && return
+  if [ -e .venv ] && [ ! -f .venv/.emostream ] && [ ! -f .venv/.complete ]; then
+    die "$PWD/.venv was not made by EmoStream: move it away, then run this again."
+  fi
+  [ -w . ] || die "$PWD cannot be written to: run ./start.sh setup there once as a user who may."
   if [ "$(df -Pm . | awk 'NR == 2 {print $4}')" -lt 2000 ]; then
     die "Less than 2 GB are free on the disk of $PWD; Spark and Kafka need about 1.5. Make room, then run this again."
   fi
   say "Setting up, once:"
-  rm -rf .venv
-  if ! "$python" -m venv .venv >/dev/null 2>&1; then
-    rm -rf .venv
+  make_environment || {
     say "Python's venv module is missing; installing it."
     install_package python3-venv python3 >/dev/null 2>&1 || true
-    "$python" -m venv .venv ||
+    make_environment ||
       die "No virtual environment could be made. On Debian or Ubuntu: sudo apt-get install python3-venv, then run this again."
-  fi
+  }
   step "installing Python packages" .venv/install.log .venv \
     .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
   cksum <requirements.lock >.venv/.complete
+}
+
+# The mark comes first, so that what is left of an attempt that failed is known to be ours.
+make_environment() {
+  rm -rf .venv
+  mkdir .venv && touch .venv/.emostream && "$python" -m venv .venv >/dev/null 2>&1
 }
 
 # Two calls at a time install one after the other. The lock is on this very file, so it needs none of its own.
@@ -141,6 +163,9 @@ case $command in
   down | status | logs)
     [ -f .venv/.complete ] || die "Nothing is installed yet, so nothing runs. ./start.sh sets up and starts." ;;
   *)
+    # Before anything is downloaded.
+    [ "$(uname -s)" = Linux ] || die "EmoStream runs on Linux only, not on $(uname -s): it needs epoll and /proc."
+    case $PWD in *[:$'\n']*) die "The path of this folder has a colon or a line break in it, which Python and Java cannot use: $PWD" ;; esac
     lock
     if packages_are_complete; then python=.venv/bin/python; else python=$(find_python); fi
     ensure_java

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from functools import partial
+from pkgutil import resolve_name
 
 from emostream import __version__
-from emostream.process import EXIT_BAD_SETTING, run_script
-from emostream.settings import Settings
+from emostream.process import EXIT_BAD_SETTING, run_script, show
+from emostream.settings import START_COMMAND
 
 USAGE = """
 usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
@@ -32,70 +33,48 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
   --version          print the version
   KEY=VALUE          a setting, stronger than the environment and .env, for example APP_PORT=8080
 """
+COMMANDS = ("up", "down", "status", "logs", "run", "setup", "kafka")
+# Imported only when it is run: Spark alone takes a second.
+PROCESSES = {
+    "app": "emostream.ingest.workers:serve",
+    "main-publisher": "emostream.aggregate.run:run",
+    "cluster-publisher": "emostream.route:run",
+    "subscriber": "emostream.deliver.subscriber:run",
+    "topics": "emostream.topics:replace_topics",
+}
 
 
 def main() -> int:
-    """Entry point of the command; returns its exit status."""
+    """Entry point of the command; returns its exit status unless what it runs ends the process."""
     first, others = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if first == "client":
-        from emostream.receive.client import run_client
-
-        run_client("emostream client", others)
-    if stage := find_stage(first):
-        about = sys.modules[stage.__module__].__doc__ or ""
-        run_script(f"usage: emostream {first} [KEY=VALUE ...]\n\n{about}", stage, others)
-    return operate(sys.argv[1:])
-
-
-def find_stage(process: str) -> Callable[[Settings], int] | None:
-    """Return what the process of this name runs. Imports only that: Spark alone takes a second."""
-    if process == "app":
-        from emostream.ingest.workers import serve
-
-        return serve
-    if process == "main-publisher":
-        from emostream.aggregate import run
-
-        return run.run
-    if process == "cluster-publisher":
-        from emostream import route
-
-        return route.run
-    if process == "subscriber":
-        from emostream.deliver import subscriber
-
-        return subscriber.run
-    if process == "topics":
-        from emostream.topics import replace_topics
-
-        return replace_topics
-    return None
-
-
-def operate(arguments: list[str]) -> int:
-    """Do a command of an operator; returns the exit status."""
-    words, settings = [], []
-    left = iter(arguments)
+        resolve_name("emostream.receive.client:run_client")("emostream client", others)
+    if first in PROCESSES:
+        stage = resolve_name(PROCESSES[first])
+        run_script(
+            f"usage: emostream {first} [KEY=VALUE ...]\n\n{sys.modules[stage.__module__].__doc__}", stage, others
+        )
+    if {"-h", "--help"} & set(sys.argv):
+        return show(USAGE)
+    words, settings = list[str](), list[str]()
+    left = iter(sys.argv[1:])
     for argument in left:
         if argument == "--brokers":
             settings.append(f"BROKERS={next(left, '')}")
-        elif "=" in argument:
-            settings.append(argument)
         else:
-            words.append(argument)
-    if "--help" in words or "-h" in words:
-        print(USAGE.strip())
-        return 0
+            (settings if "=" in argument else words).append(argument)
     if words == ["--version"]:
-        print(f"emostream {__version__}")
-        return 0
-    from emostream.operate import commands
-
+        return show(f"emostream {__version__}")
     command, *names = words or [""]
-    if command not in commands.COMMANDS or len(names) > (command == "logs"):
+    if command not in COMMANDS or len(names) > (command == "logs"):
         print(USAGE.strip(), file=sys.stderr)
         return EXIT_BAD_SETTING
-    return commands.operate(command, settings, *names)
+    run = partial(resolve_name(f"emostream.operate.commands:{command}"), **({"name": names[0]} if names else {}))
+    try:
+        run_script(USAGE, run, settings)
+    except KeyboardInterrupt:
+        print(f"interrupted; {START_COMMAND} status shows what still runs", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeAlias
+from uuid import UUID
 
 from confluent_kafka import Consumer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -188,12 +190,6 @@ class EndOffsets:
         with self._lock:
             return unread_partitions(self._client, self._topic)
 
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._client.close(autocommit=False, timeout_ms=1_000)
-
-
 class AssignedConsumer:
     """A consumer of all partitions of a topic, for one thread. It knows its lag, and why it cannot read everything.
 
@@ -211,6 +207,7 @@ class AssignedConsumer:
         self._unread_partitions: str | None = None
         self._unreadable: dict[TopicPartition, tuple[int, str]] = {}  # the offset of the batch, and a sentence
         self._retry_at: dict[TopicPartition, float] = {}
+        self._topic_id: UUID | None = None
         self.client = self._connect()
 
     def _connect(self) -> KafkaConsumer:
@@ -242,10 +239,23 @@ class AssignedConsumer:
             if not batch or (isinstance(error, KafkaError) and not isinstance(error, UNREADABLE_ERRORS)):
                 raise
             self._hold_up(batch.topic_partition, batch.next_fetch_offset, error)
+        if self._made_anew():
+            self._log.warning("the topic was made anew; reading it from its beginning", topic=self._topic)
+            self._unreadable.clear()
+            self.client.seek_to_beginning()
+            polled = {}  # of the old topic, or read again
         if now >= self._due:
             self._due = now + LAG_EVERY_SECONDS
             self._update()
         return polled
+
+    def _made_anew(self) -> bool:
+        # kafka-python compares leader epochs. Those of two topics of one name say nothing, and records would be lost.
+        topic_id = self.client._cluster.topic_id(self._topic)
+        if not topic_id or not topic_id.int or topic_id == self._topic_id:
+            return False
+        before, self._topic_id = self._topic_id, topic_id
+        return before is not None
 
     def _hold_up(self, held: TopicPartition, offset: int, error: Exception) -> None:
         # After such an error kafka-python turns in a circle for ever; only a new client goes on.
@@ -266,19 +276,23 @@ class AssignedConsumer:
 
     def _update(self) -> None:
         self._unread_partitions = unread_partitions(self.client, self._topic)
-        self.lag = None
+        for tp, (offset, _) in list(self._unreadable.items()):
+            with suppress(KafkaError):
+                if (self.client.position(tp, timeout_ms=POSITION_TIMEOUT_MS) or 0) > offset:
+                    del self._unreadable[tp]
+        self.lag = self._find_lag()
+
+    def _find_lag(self) -> int | None:
         lag = 0
         for tp in partitions(self._topic):
             try:
                 position, end = self.client.position(tp, timeout_ms=POSITION_TIMEOUT_MS), self.client.highwater(tp)
             except KafkaError:
-                return
+                return None
             if position is None or end is None:
-                return
-            if position > self._unreadable.get(tp, (position, ""))[0]:
-                del self._unreadable[tp]
+                return None
             lag += max(0, end - position)
-        self.lag = lag
+        return lag
 
     def close(self) -> None:
         """Close the connection."""
@@ -301,7 +315,8 @@ def partitions(topic: str) -> list[TopicPartition]:
 
 def unread_partitions(client: KafkaConsumer, topic: str) -> str | None:
     """Return a sentence if a topic has other partitions than those that are read, otherwise None."""
-    found = client.partitions_for_topic(topic)
+    # The client's own method waits for the broker, without a limit, if the topic is missing.
+    found = client._cluster.partitions_for_topic(topic)
     if not found or len(found) == PARTITIONS:
         return None
     return f"{topic}: expected {PARTITIONS} partitions, found {len(found)}; only {PARTITIONS} partitions are read"

@@ -21,6 +21,10 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """Return host:port, with IPv6 addresses in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class Role:
@@ -41,8 +45,9 @@ class Role:
 
 def broker(settings: Settings, number: int) -> Role:
     """A Kafka broker on this machine; the second port is its controller's."""
-    host, port = settings.broker_address(number)
-    addresses = tuple(Address("KAFKA_BOOTSTRAP_SERVERS", host, at) for at in (port, port + 1))
+    host, first_port = settings.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
+    port = int(first_port) + 2 * (number - 1)
+    addresses = tuple(Address("KAFKA_BOOTSTRAP_SERVERS", host.strip("[]"), at) for at in (port, port + 1))
     return Role(f"kafka_{number}", "kafka", (), addresses, number=number)
 
 
@@ -54,14 +59,14 @@ def app(settings: Settings) -> Role:
 
 def main_publisher(settings: Settings) -> Role:
     """Aggregate."""
-    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_port())
+    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_base_port)
     return Role("main_publisher", "main_publisher", ("main-publisher",), (address,))
 
 
 def cluster_publisher(settings: Settings, cluster: int) -> Role:
     """Route, for one cluster."""
     arguments = ("cluster-publisher", f"CLUSTER_TOPIC={CLUSTER_TOPICS[cluster - 1]}")
-    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_port(cluster))
+    address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_base_port + cluster)
     return Role(f"cluster_publisher_{cluster}", "cluster_publisher", arguments, (address,), cluster)
 
 

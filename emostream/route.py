@@ -11,7 +11,7 @@ import time
 
 from kafka import KafkaProducer, OffsetAndMetadata
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from emostream.broker import (
     AssignedConsumer,
@@ -35,6 +35,7 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
+    exit_stuck,
     stop_on_signals,
     within,
 )
@@ -103,12 +104,15 @@ class Router:
     def _route(self, record: ConsumerRecord) -> SentRecord | None:
         try:
             parse_count(record.value)
-        except InvalidRecord as error:
+            # To the same partition, so that the order of each emoji's counts stays.
+            sent: SentRecord = self._producer.send(
+                self._cluster_topic, key=record.key, value=record.value, partition=record.partition
+            )
+        except (InvalidRecord, MessageSizeTooLargeError) as error:
             skip_record(record, error, self.counters, self._log)
             return None
         self.counters.add("routed")
-        # To the same partition, so that the order of each emoji's counts stays.
-        return self._producer.send(self._cluster_topic, key=record.key, value=record.value, partition=record.partition)
+        return sent
 
     def drain(self, timeout_seconds: float) -> None:
         """Route what is left on MAIN_TOPIC, for at most `timeout_seconds`."""
@@ -144,7 +148,7 @@ def run(settings: Settings) -> int:
             log.error("another publisher for this cluster has taken over; this one ends")
             return EXIT_FENCED
         log.error("the transaction failed; a successor goes on after the last committed one", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     except StepTimeout as error:
         log.error(f"{error}; this process ends so that a successor goes on")
         end_at_once(EXIT_STUCK)

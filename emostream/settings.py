@@ -1,27 +1,21 @@
-"""Arguments, environment, .env and config/emostream.env → one frozen, validated Settings.
-
-Nothing else reads configuration. As a command it prints settings for shell scripts:
-
-    python -m emostream.settings                 every setting as an export statement, quoted for a shell
-    python -m emostream.settings DATA_DIR ...    the values of these settings, one per line
-"""
+"""Arguments, environment, .env and config/emostream.env → one frozen, validated Settings. Nothing else reads them."""
 
 from __future__ import annotations
 
 import base64
 import difflib
 import ipaddress
+import logging
 import os
 import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from dotenv import dotenv_values
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 PROJECT_DIR = PACKAGE_DIR.parent
@@ -33,7 +27,10 @@ CONFIG_DIR = (PACKAGE_DIR if INSTALLED else PROJECT_DIR) / "config"
 def user_dir(environ: Mapping[str, str]) -> Path:
     """Return where an installed EmoStream keeps a user's data; this follows the XDG Base Directory convention."""
     base = Path(environ.get("XDG_DATA_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "emostream"
+    try:
+        return (base if base.is_absolute() else Path.home() / ".local" / "share") / "emostream"
+    except RuntimeError:
+        raise SystemExit("This user has no home directory: set HOME or XDG_DATA_HOME.") from None
 
 
 # Where .env is, and what a relative DATA_DIR starts from.
@@ -48,18 +45,60 @@ SUBSCRIBERS_PER_CLUSTER = 3
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations. It is no part of the contract with other people's processes.
 REGISTRY_TOPIC = "subscriber-registry"
-
+# A name in .env that is so like a setting's is a mistake; any other belongs to somebody else.
+NEAR_MISS = 0.8
 MAX_PORT = 65_535
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+YES_OR_NO = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
-HostPorts = Annotated[str, Meta(pattern=r"^[^\s:,]+:[0-9]{1,5}(,[^\s:,]+:[0-9]{1,5})*\Z")]
-RateLimit = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour))?\Z")]
-Origins = Annotated[str, Meta(pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)?\Z")]
-HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._*, -]*\Z")]
+
+
+def _meta(pattern: str, expected: str) -> Meta:
+    return Meta(pattern=rf"^({pattern})\Z", description=expected)
+
+
+def _list(item: str) -> str:
+    return f"{item}(,{item})*"
+
+
+# Each description says what was expected, for the sentence that refuses something else.
+TopicName = Annotated[str, _meta("[A-Za-z0-9._-]{1,249}", "1 to 249 of A-Z a-z 0-9 . _ -, for example emoji-topic")]
+HostPorts = Annotated[
+    str,
+    _meta(
+        _list(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:,/\[\]]+):[0-9]{1,5}"),
+        f"host:port, comma-separated, with ports to {MAX_PORT}, for example localhost:9092 or [::1]:9092",
+    ),
+]
+RateLimit = Annotated[str, _meta("|[1-9][0-9]{0,8}/(second|minute|hour)", "nothing, or for example 10/second")]
+Origins = Annotated[
+    str,
+    _meta(
+        r"|\*|" + _list(r"https?://[^\s,/*?#@]+"),
+        "* or web origins without a path, comma-separated, for example https://example.org",
+    ),
+]
+HostNames = Annotated[
+    str,
+    _meta(
+        "|" + _list(r"[A-Za-z0-9._*-]+"),
+        "host names, comma-separated, for example fans.example.org,*.example.net",
+    ),
+]
 # 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
-Emojis = Annotated[str, Meta(pattern=r"^([^\x00-\x1f\x7f-\x9f,]{1,64}(,[^\x00-\x1f\x7f-\x9f,]{1,64})*)?\Z")]
+Emojis = Annotated[
+    str,
+    _meta(
+        "|" + _list(r"[^\x00-\x1f\x7f-\x9f,]{1,64}"),
+        "emojis of at most 64 characters, comma-separated, for example 😊,😂",
+    ),
+]
+DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
+Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
+BasePort = Annotated[int, Meta(ge=1, le=65_500)]
 
 
 class SettingError(ValueError):
@@ -74,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     emoji_topic: TopicName
     main_topic: TopicName
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
-    bind_host: Annotated[str, Meta(min_length=1)]
+    bind_host: Text
     allowed_hosts: HostNames
     cors_origins: Origins
     app_port: TcpPort
@@ -89,32 +128,32 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     trusted_proxies: str
     api_key: str
     operator_key: str
-    spark_master: Annotated[str, Meta(min_length=1)]
+    spark_master: Text
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscriber: Annotated[int, Meta(ge=1, le=9)]
-    subscriber_base_port: Annotated[int, Meta(ge=1, le=65_500)]
-    stream_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    subscriber_base_port: BasePort
+    stream_base_port: BasePort
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
     evict_after_seconds: Annotated[float, Meta(gt=0, le=86_400)]
-    client_networks: Annotated[str, Meta(min_length=1)]
+    client_networks: Text
     verify_clients: Literal[0, 1]
     push_secret: str
     port: TcpPort
-    metrics_base_port: Annotated[int, Meta(ge=1, le=65_500)]
+    metrics_base_port: BasePort
     log_format: Literal["text", "json"]
-    data_dir: Annotated[str, Meta(min_length=1)]
+    data_dir: DirectoryPath
     drain_seconds: Annotated[float, Meta(ge=0, le=600)]
 
     @property
     def data_path(self) -> Path:
-        """DATA_DIR as an absolute path."""
-        return (HOME_DIR / self.data_dir).resolve()
+        """DATA_DIR as an absolute path. Raises RuntimeError or OSError if there is none."""
+        return (HOME_DIR / Path(self.data_dir).expanduser()).resolve()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -125,24 +164,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def bootstrap_servers(self) -> list[str]:
         """host:port of every broker: the named ones, or all that ./start.sh runs if these are more."""
         named = self.kafka_bootstrap_servers.split(",")
-        if self.brokers > len(named):
-            return [f"{host}:{port}" for host, port in map(self.broker_address, range(1, self.brokers + 1))]
-        return named
-
-    def broker_address(self, number: int) -> tuple[str, int]:
-        """Host and TCP port of a broker that ./start.sh runs, counted from 1; its controller has the next port."""
-        host, port = self.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
-        return host, int(port) + 2 * (number - 1)
+        host, port = named[0].rsplit(":", 1)
+        run_here = [f"{host}:{int(port) + 2 * number}" for number in range(self.brokers)]
+        return named if len(named) >= self.brokers else run_here
 
     @property
     def allowed_emojis(self) -> tuple[str, ...]:
         """The emojis in EMOJIS; empty if every emoji is allowed."""
-        return tuple(emoji.strip() for emoji in self.emojis.split(",") if emoji.strip())
+        return tuple(emoji for emoji in self.emojis.split(",") if emoji)
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
-        """The networks in TRUSTED_PROXIES. Raises ValueError."""
-        return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+        """The networks in TRUSTED_PROXIES."""
+        return _networks("TRUSTED_PROXIES", self.trusted_proxies)
 
     @property
     def push_key(self) -> bytes:
@@ -175,10 +209,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         """TCP port of the event streams of one subscriber of a cluster."""
         return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
 
-    def metrics_port(self, cluster: int = 0) -> int:
-        """TCP port of the metrics of a cluster's publisher; 0 stands for the main publisher."""
-        return self.metrics_base_port + cluster
-
     @property
     def environment(self) -> dict[str, str]:
         """The environment of this process with every setting in it: a child process gets the same settings."""
@@ -190,7 +220,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_host, self.bind_host)
 
 
-SETTING_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Settings))
+FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
+SETTING_NAMES = tuple(FIELDS)
+LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
+SECRETS = ("API_KEY", "PUSH_SECRET")
 
 
 def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
@@ -198,89 +231,108 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
 
     Raises SettingError for an unknown name or a value out of bounds.
     """
-    values: dict[str, str | None] = _read(DEFAULTS_FILE)
+    texts: dict[str, str | None] = {**dotenv_values(DEFAULTS_FILE, interpolate=False, encoding="utf-8")}
     if INSTALLED:
-        values["DATA_DIR"] = str(HOME_DIR)
-    values |= _read(LOCAL_FILE)
-    values |= {name: environ[name] for name in SETTING_NAMES if name in environ}
+        texts["DATA_DIR"] = str(HOME_DIR)
+    given = {name: environ[name] for name in SETTING_NAMES if name in environ}
+    # A process that another one of ours has started finds every setting in its environment.
+    texts |= (_local() if len(given) < len(SETTING_NAMES) else {}) | given
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
             raise SettingError(f"argument {argument!r}: expected KEY=VALUE, for example LINGER_MS=500")
-        values[_known(name.replace("-", "_").upper(), f"argument {argument!r}")] = value
-    try:
-        settings = msgspec.convert(values, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingError(_sentence(str(error), values)) from None
+        name = name.replace("-", "_").upper()
+        if name not in SETTING_NAMES:
+            hint = _meant(name, cutoff=0.6) or f"expected one of {', '.join(SETTING_NAMES)}"
+            raise SettingError(f"argument {argument!r}: there is no setting {name}; {hint}")
+        texts[name] = value
+    settings = Settings(**{name.lower(): _value(name, texts.get(name)) for name in SETTING_NAMES})
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
-    _ = settings.push_key  # raises SettingError
-    try:
-        for network in settings.client_networks.split(","):
-            ipaddress.ip_network(network)
-    except ValueError as error:
-        raise SettingError(f"CLIENT_NETWORKS={settings.client_networks!r}: expected networks ({error})") from None
+    _ = settings.push_key, settings.trusted_networks, _networks("CLIENT_NETWORKS", settings.client_networks)
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
-        raise SettingError(
-            f"KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers!r}: expected ports to {MAX_PORT}"
-        )
+        raise _refusal("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
     try:
-        _ = settings.trusted_networks
-    except ValueError as error:
-        raise SettingError(
-            f"TRUSTED_PROXIES={settings.trusted_proxies!r}: expected addresses and networks, for example "
-            f"127.0.0.1,10.0.0.0/8 ({error})"
-        ) from None
+        if "," in str(settings.data_path):
+            raise OSError("Spark takes a comma for the end of a path")
+    except (RuntimeError, OSError) as error:
+        raise SettingError(f"DATA_DIR={settings.data_dir!r}: expected a path that can be followed ({error})") from None
     return settings
 
 
-def _read(path: Path) -> dict[str, str | None]:
-    # interpolate=False: a `$` in a value is that character, as in every other source.
-    found = dotenv_values(path, interpolate=False)
-    return {_known(name, path.name): value for name, value in found.items()}
+def from_environment(environ: Mapping[str, str] = os.environ) -> str:
+    """Return which settings this environment holds, without the values of secret ones."""
+    found = [name for name in SETTING_NAMES if name in environ]
+    return ", ".join(f"{name}=(not shown)" if name in SECRETS else f"{name}={environ[name]}" for name in found)
 
 
-def _known(name: str, where: str) -> str:
-    if name in SETTING_NAMES:
-        return name
-    close = difflib.get_close_matches(name, SETTING_NAMES, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(SETTING_NAMES)}"
-    raise SettingError(f"{where}: there is no setting {name}; {hint}")
-
-
-def _sentence(error: str, values: Mapping[str, str | None]) -> str:
-    """Translate a message of msgspec into one that names the setting and its value."""
-    named = re.search(r"`\$\.(\w+)`", error)
-    if not named:
-        missing = re.search(r"required field `(\w+)`", error)
-        return f"{missing[1]} is not set: {DEFAULTS_FILE} should hold its default" if missing else error
-    name = named[1]
-    expected = error.split(" - at ")[0].split(", got")[0].replace("Expected", "expected").replace("`", "")
-    if expected.startswith("Invalid enum value"):
-        field = next(field for field in msgspec.structs.fields(Settings) if field.encode_name == name)
-        choices = [str(choice) for choice in _choices(field.type) if choice != ""]
-        expected = f"expected one of {', '.join(choices)}"
-    return f"{name}={values[name]!r}: {expected}"
-
-
-def _choices(literal: object) -> tuple[object, ...]:
-    return tuple(getattr(literal, "__args__", ()))
-
-
-def main() -> None:
-    """Print settings for a shell. A setting that cannot be used ends it with one sentence and exit status 2."""
-    wanted = [name for name in sys.argv[1:] if "=" not in name]
+def _local() -> dict[str, str | None]:
+    """Return the settings in .env, which may hold names of other programs, too. Raises SettingError."""
     try:
-        settings = load([argument for argument in sys.argv[1:] if "=" in argument])
-        shown = {name: str(value) for name, value in msgspec.to_builtins(settings).items()}
-        if wanted:
-            print("\n".join(shown[_known(name, "settings")] for name in wanted))
-        else:
-            print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in shown.items()))
-    except SettingError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        text = LOCAL_FILE.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{LOCAL_FILE}: expected a readable file of KEY=VALUE lines in UTF-8 ({error})") from None
+    # interpolate=False: a `$` in a value is that character, as in every other source.
+    found = dotenv_values(stream=StringIO(text), interpolate=False)
+    foreign = [name for name in found if name not in SETTING_NAMES]
+    for name in foreign:
+        if hint := _meant(name.replace("-", "_").upper(), NEAR_MISS):
+            raise SettingError(f"{LOCAL_FILE.name}: there is no setting {name}; {hint}")
+    if foreign:
+        logging.getLogger("emostream").warning("%s: ignored, no settings: %s", LOCAL_FILE, ", ".join(foreign))
+    return {name: value for name, value in found.items() if name in SETTING_NAMES}
 
 
-if __name__ == "__main__":
-    main()
+def _meant(name: str, cutoff: float) -> str:
+    close = difflib.get_close_matches(name, SETTING_NAMES, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _value(name: str, text: str | None) -> Any:
+    """Return the value of a setting. Spaces around it, and empty parts of a list, do not count. Raises SettingError."""
+    if text is None:
+        raise SettingError(f"{name} is not set: expected {name}=VALUE; {DEFAULTS_FILE} should hold its default")
+    value, kind = text.strip(" \t"), inspect.type_info(FIELDS[name])
+    if name in LISTS:
+        value = ",".join(part.strip(" \t") for part in value.split(",") if part.strip(" \t"))
+    if name == "CORS_ORIGINS":
+        # As browsers write an origin: lower case, no slash at the end, no default port.
+        parts = (part.rstrip("/") for part in value.lower().split(","))
+        value = ",".join(re.sub(r"^(http://.+):80$|^(https://.+):443$", r"\1\2", part) for part in parts)
+    if isinstance(kind, inspect.LiteralType):
+        value = value.lower()
+        if kind.values == (0, 1):
+            value = YES_OR_NO.get(value, value)
+    elif isinstance(kind, inspect.IntType | inspect.FloatType):
+        pattern = WHOLE_NUMBER if isinstance(kind, inspect.IntType) else NUMBER
+        value = re.sub("^0+(?=[0-9])", "", value) if pattern.fullmatch(value) else ""
+    try:
+        value.encode()
+        return msgspec.convert(value, FIELDS[name], strict=False)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise _refusal(name, text) from None
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise SettingError(
+            f"{name}={text!r}: expected addresses and networks, for example 127.0.0.1,10.0.0.0/8 ({error})"
+        ) from None
+
+
+def _refusal(name: str, text: str) -> SettingError:
+    kind = inspect.type_info(FIELDS[name])
+    if isinstance(kind, inspect.LiteralType):
+        expected = f"one of {', '.join(str(value) for value in kind.values if value != '')}"
+    elif isinstance(kind, inspect.IntType | inspect.FloatType):
+        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
+        expected = f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
+    else:
+        assert isinstance(kind, inspect.Metadata)  # noqa: S101 - every text has a description
+        expected = (kind.extra_json_schema or {})["description"]
+    return SettingError(f"{name}={text!r}: expected {expected}")

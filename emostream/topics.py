@@ -19,6 +19,7 @@ from kafka.errors import (
 
 from emostream.broker import PARTITIONS, admin_client, consumer, partitions
 from emostream.process import Log, StopFlag, stop_on_signals
+from emostream.roles import Address
 from emostream.settings import REGISTRY_TOPIC, START_COMMAND, TOPICS_COMMAND, Settings
 
 REMINDER_SECONDS = 5.0
@@ -38,11 +39,6 @@ def wait_for_topics(
     """
     wanted = list(topics)
     return _wait(lambda: _missing(settings, wanted), settings, stop, log, on_wait)
-
-
-def wait_for_broker(settings: Settings, stop: StopFlag, log: Log) -> bool:
-    """Return True when the broker answers, or False if a stop was requested first."""
-    return wait_for_topics(settings, (), stop, log)
 
 
 def _missing(settings: Settings, topics: Iterable[str]) -> str | None:
@@ -84,22 +80,21 @@ def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[s
         admin.close()
 
 
-def broker_missing(settings: Settings, number: int) -> bool:
-    """Whether this broker, one of those that ./start.sh runs, does not answer."""
-    host, port = settings.broker_address(number)
+def broker_answers(settings: Settings, address: Address) -> bool:
+    """Whether the broker at this address answers."""
     try:
-        _list_topics(settings, [f"{host}:{port}"])
+        _list_topics(settings, [str(address)])
     except RetriableError:
-        return True
-    return False
+        return False
+    return True
 
 
-def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, quiet: bool = False) -> bool:
+def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -> bool:
     """Create every topic that is missing; with `replace`, delete those that are there first.
 
     Returns False if a stop was requested before all were created.
     """
-    if not wait_for_broker(settings, stop, log):
+    if not wait_for_topics(settings, (), stop, log):
         return False
     admin = admin_client(settings)
     try:
@@ -113,8 +108,6 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log, q
         for name in settings.topics:
             if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
                 return False
-            if not quiet:
-                log.info("topic exists" if name in present else "topic created", topic=name, partitions=PARTITIONS)
     finally:
         admin.close()
     return wait_for_topics(settings, wanted, stop, log)
@@ -141,7 +134,11 @@ def _create(admin: KafkaAdminClient, name: str) -> str | None:
 
 def replace_topics(settings: Settings) -> int:
     """Replace every topic by an empty one; return the exit status of the command that does so."""
-    return 0 if create_topics(settings, replace=True, stop=stop_on_signals(), log=Log("topics")) else 1
+    log = Log("topics")
+    if not create_topics(settings, replace=True, stop=stop_on_signals(), log=log):
+        return 1
+    log.info("topics created", topics=",".join(settings.topics), partitions=PARTITIONS)
+    return 0
 
 
 class TopicWatch:

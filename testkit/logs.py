@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from emostream.process import key_values
+
 
 class Lines(logging.Handler):
     """Keeps the lines that are logged."""
@@ -15,7 +17,7 @@ class Lines(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.found.append(record.getMessage())
+        self.found.append(key_values(record.msg) if isinstance(record.msg, dict) else record.getMessage())
 
 
 @contextmanager

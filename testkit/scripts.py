@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from emostream.process import own_directory
 from testkit.ports import listening
 from testkit.settings import PROJECT_DIR, bare_environment
 from testkit.waiting import wait_until
@@ -68,8 +69,7 @@ def script(environment: Mapping[str, str], *command: str, **settings: object) ->
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Script]:
     """The same for any command. What it prints goes to a file in DATA_DIR/log."""
-    log_dir = Path(environment["DATA_DIR"]) / "log"
-    log_dir.mkdir(parents=True, exist_ok=True)
+    log_dir = own_directory(Path(environment["DATA_DIR"]) / "log")
     name = next(Path(part).stem for part in command if part != sys.executable)
     log_path = log_dir / f"{name}-{time.monotonic_ns()}.log"
     with log_path.open("wb") as log:

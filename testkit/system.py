@@ -39,7 +39,7 @@ class System:
         if not lines or not lines[0].startswith("process"):
             return {}
         columns = lines[0].split()[1:]
-        return {line.split()[0]: dict(zip(columns, line.split()[1:], strict=True)) for line in lines[1:]}
+        return {line.split()[0]: dict(zip(columns, line.split()[1:], strict=False)) for line in lines[1:]}
 
     def pid(self, name: str) -> int:
         return int(self.status()[name]["pid"])
@@ -113,7 +113,7 @@ def look_at(settings: Settings, supervisor: Supervisor) -> Sample:
     return {
         "seconds": time.monotonic(),
         "processes": processes,
-        "checkpoint_files": sum(len(names) for _, _, names in os.walk(data / "checkpoint")),
+        "checkpoint_files": sum(len(names) for _, _, names in os.walk(data / "spark" / "checkpoint")),
         "kafka_mb": round(kafka_mb, 1),
         "other_mb": round(megabytes(data) - kafka_mb, 1),
     }

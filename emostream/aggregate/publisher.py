@@ -50,7 +50,9 @@ def read_positions(settings: Settings, log: Log) -> Positions:
         for tp in all_partitions:
             committed = reader.committed(tp, metadata=True)
             if committed:
-                next_batch_id = max(next_batch_id, int(committed.metadata or 0) + 1)
+                # An operator who moves the offsets leaves no number there, or any text.
+                last = int(committed.metadata) if committed.metadata.isdecimal() else -1
+                next_batch_id = max(next_batch_id, last + 1)
             next_offsets[tp.partition] = resume_at(committed and committed.offset, oldest[tp], newest[tp])
             if committed and next_offsets[tp.partition] != committed.offset:
                 log.warning(
@@ -106,7 +108,7 @@ class BatchPublisher:
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on after the last committed one.
         """
-        started = time.time()
+        started = time.monotonic()
         by_emoji = count_events(events)
         rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
         if not rows:
@@ -114,9 +116,9 @@ class BatchPublisher:
         more = sum(row["emoji"] is not None for row in rows) > self._settings.max_emojis_per_batch
         # This reads the batch a second time. Only a flood of different emojis costs that.
         total = totals(by_emoji).collect()[0] if more else None
-        counted = time.time()
+        counted = time.monotonic()
         batch_id = self._next_batch_id
-        batch = summarize(rows, total, batch_id, round(counted * 1000), self._settings)
+        batch = summarize(rows, total, batch_id, round(time.time() * 1000), self._settings)
         try:
             self._commit_in_time(batch_id, batch)
         except (KafkaError, StepTimeout) as error:
@@ -131,7 +133,7 @@ class BatchPublisher:
             if self.start().next_batch_id == batch_id:
                 self._commit_in_time(batch_id, batch)
         self._next_batch_id = batch_id + 1
-        self._report(batch_id, batch, started, counted, time.time())
+        self._report(batch_id, batch, started, counted, time.monotonic())
 
     def _commit_in_time(self, batch_id: int, batch: CountedBatch) -> None:
         # If the coordinator of a transaction dies, kafka-python waits for ever. A commit that we stop waiting for does
@@ -159,8 +161,7 @@ class BatchPublisher:
         commit_transaction(producer, sent)
 
     def _report(self, batch_id: int, batch: CountedBatch, started: float, counted: float, committed: float) -> None:
-        """Add a published batch to the metrics and the log. The times are Unix seconds."""
-        self._query_metrics.next_offsets = {**self._query_metrics.next_offsets, **batch.next_offsets}
+        """Add a published batch to the metrics and the log."""
         self._query_metrics.emojis = len(batch.counts) + batch.cut_emojis
         for name, number in {
             "batches": 1, "transactions": 1, "counts": len(batch.counts), "events": batch.events,

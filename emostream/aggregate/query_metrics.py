@@ -1,8 +1,8 @@
-"""The main publisher's page of metrics: its own counts, the lag, and Spark's numbers of the last micro-batch."""
+"""The main publisher's numbers: its own counts, the lag, and Spark's numbers of the last micro-batch."""
 
 from __future__ import annotations
 
-import threading
+import json
 from collections.abc import Mapping
 
 from kafka.errors import KafkaError
@@ -14,44 +14,50 @@ from emostream.metrics.counters import Metrics
 from emostream.process import Log
 from emostream.settings import Settings
 
-END_OFFSETS_TIMEOUT_MS = 1_000  # whoever asks for the page waits this long
+END_OFFSETS_TIMEOUT_MS = 1_000
 
 
 class QueryMetrics:
-    """The metrics of a main publisher. They outlive a query that fails."""
+    """The numbers of a main publisher. They outlive a query that fails."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.metrics = Metrics(log, AGGREGATE)
-        self.next_offsets: Mapping[int, int] = {}  # where the next batch begins, by partition of EMOJI_TOPIC
         self.emojis: int | None = None  # in the last batch
+        self.next_offsets: Mapping[int, int] = {}  # up to where the query has read, by partition of EMOJI_TOPIC
+        self.lag: int | None = None  # how many records are still to be read; None if the broker does not answer
+        self.unread_partitions: str | None = None  # a sentence if EMOJI_TOPIC has others than those that are read
         self._settings = settings
-        self._end_offsets: EndOffsets | None = None
-        self._lock = threading.Lock()
+        self._ends: EndOffsets | None = None
         self._input: float | None = None
         self._processed: float | None = None
         self._steps: dict[str, float] = {}
         self.metrics.read(
-            lag=self.lag,
+            lag=lambda: self.lag,
             emojis=lambda: self.emojis,
             spark_input=lambda: self._input,
             spark_processed=lambda: self._processed,
             spark_step=lambda: self._steps,
         )
 
-    def lag(self) -> int | None:
-        """Return how many records of EMOJI_TOPIC are not counted yet; None if the broker does not answer."""
-        if not self.next_offsets:
-            return None
-        with self._lock:
-            try:
-                self._end_offsets = self._end_offsets or EndOffsets(self._settings, self._settings.emoji_topic)
-                ends = self._end_offsets.now(END_OFFSETS_TIMEOUT_MS)
-            except KafkaError:
-                return None
-        return sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
+    def measure(self) -> None:
+        """Ask the broker for the lag."""
+        try:
+            self._ends = self._ends or EndOffsets(self._settings, self._settings.emoji_topic)
+            ends = self._ends.now(END_OFFSETS_TIMEOUT_MS)
+            self.unread_partitions = self._ends.unread_partitions()
+        except KafkaError:
+            self.lag = None
+        else:
+            self.lag = sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
 
     def take(self, progress: StreamingQueryProgress | None) -> None:
         """Take Spark's numbers of the last micro-batch. One without records says nothing of how fast Spark is."""
-        if progress and progress.numInputRows:
+        if progress is None:
+            return
+        for source in progress.sources:
+            # These go beyond the last event: to the end of its transaction, and of those that were aborted.
+            for partitions in json.loads(source.endOffset).values():
+                self.next_offsets = {int(partition): offset for partition, offset in partitions.items()}
+        if progress.numInputRows:
             self._input, self._processed = progress.inputRowsPerSecond, progress.processedRowsPerSecond
             self._steps = {step: milliseconds / 1000 for step, milliseconds in progress.durationMs.items()}

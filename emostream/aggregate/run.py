@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+import time
 
 from kafka.errors import KafkaError
 from pyspark.errors import PySparkRuntimeError, StreamingQueryException
@@ -14,12 +14,26 @@ from pyspark.sql.streaming.query import StreamingQuery
 from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, read_events, warm_up
+from emostream.aggregate.watch import QueryWatch, Stalled
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
-from emostream.process import EXIT_FENCED, Heartbeat, Log, StepTimeout, StopFlag, stop_on_signals, within
+from emostream.process import (
+    EXIT_FENCED,
+    EXIT_STUCK,
+    Heartbeat,
+    Log,
+    StepTimeout,
+    StopFlag,
+    end_at_once,
+    fresh_directory,
+    stop_on_signals,
+    within,
+)
 from emostream.roles import main_publisher
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
+
+STOP_SECONDS = 10.0
 
 
 def run(settings: Settings) -> int:
@@ -36,24 +50,40 @@ def run(settings: Settings) -> int:
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
     serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
+    topics = [settings.emoji_topic, settings.main_topic]
+    watch = QueryWatch(settings.batch_seconds)
+    heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.
-            if not wait_for_topics(settings, [settings.emoji_topic, settings.main_topic], stop, log):
+            if not wait_for_topics(settings, topics, stop, log, heartbeat.not_ready):
                 break
-            publisher = None
+            publisher = query = None
             try:
                 publisher = BatchPublisher(settings, query_metrics, log)
                 query = _start_query(session, publisher, settings, log)
-                _follow(query, query_metrics, settings, stop, log)
-            except (StreamingQueryException, KafkaError, StepTimeout) as error:
+                watch.begin(time.monotonic())
+                _follow(query, watch, query_metrics, heartbeat, stop)
+                if stop.requested:
+                    heartbeat.end()
+                    _count_the_rest(query, settings, log)
+            except (StreamingQueryException, KafkaError, StepTimeout, Stalled) as error:
                 if publisher and publisher.fenced:
                     log.error("another main publisher has taken over; this one ends")
                     return EXIT_FENCED
-                log.error("the query failed; going on after the last committed batch", reason=_reason(error))
+                reason, pause_seconds = _reason(error), watch.pause_seconds()
+                log.error("the query failed; going on after the last committed batch",
+                          reason=reason, pause_seconds=pause_seconds)  # fmt: skip
+                heartbeat.not_ready(query_metrics.unread_partitions or f"the query failed: {reason}")
+                stop.wait(pause_seconds)
             finally:
+                if query:
+                    within(STOP_SECONDS, "stopping the query", query.stop)
                 if publisher:
                     publisher.close()
+    except StepTimeout as error:
+        log.error(f"{error}; this process ends so that a successor goes on")
+        end_at_once(EXIT_STUCK)
     finally:
         session.stop()
     log.info("stopped")
@@ -62,8 +92,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = settings.data_path / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)
@@ -74,20 +103,26 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
     )
 
 
-def _follow(query: StreamingQuery, query_metrics: QueryMetrics, settings: Settings, stop: StopFlag, log: Log) -> None:
-    """Beat while the query runs. At a stop, let it count what is on the topic. Raises StreamingQueryException."""
-    heartbeat = Heartbeat(settings, main_publisher(settings).name)
-    while not stop.requested:
-        if query.awaitTermination(1):
-            return
-        heartbeat.beat()
-        query_metrics.take(query.lastProgress)
-    heartbeat.end()
+def _follow(
+    query: StreamingQuery, watch: QueryWatch, query_metrics: QueryMetrics, heartbeat: Heartbeat, stop: StopFlag
+) -> None:
+    """Say whether the query does its work, until a stop is requested. Raises StreamingQueryException or Stalled."""
+    while not stop.requested and not query.awaitTermination(1):
+        progress, status = query.lastProgress, query.status
+        query_metrics.take(progress)
+        query_metrics.measure()
+        trouble = watch.trouble(
+            time.monotonic(), query_metrics.lag, progress.batchId if progress else None,
+            status["isTriggerActive"], status["message"],
+        )  # fmt: skip
+        heartbeat.not_ready(query_metrics.unread_partitions or trouble or "")
+
+
+def _count_the_rest(query: StreamingQuery, settings: Settings, log: Log) -> None:
     try:
         within(settings.drain_seconds + settings.batch_seconds, "counting the rest", query.processAllAvailable)
     except StepTimeout:
         log.warning("stopping before all events were counted; the next start counts them", topic=settings.emoji_topic)
-    query.stop()
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 
 from pyspark.sql import DataFrame, SparkSession
@@ -47,13 +48,23 @@ def make_session(settings: Settings) -> SparkSession:
         # waited 20 ms for a collection.
         .config(
             "spark.driver.extraJavaOptions",
-            f'-Djava.io.tmpdir="{work_dir}" -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData',
+            "-Djava.io.tmpdir=spark -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData",
         )
     )
-    if connector:
+    if connector and settings.spark_master.startswith("local"):
+        # In the paths of jars, %, [ and quotes mean something to Spark; here they are relative to DATA_DIR.
+        builder = builder.config("spark.driver.extraClassPath", "jars/connector/*")
+    elif connector:
         builder = builder.config("spark.jars", ",".join(connector))
     work_dir.mkdir(parents=True, exist_ok=True)
-    session = builder.getOrCreate()
+    # Otherwise Spark looks up the name of this machine, which need not resolve.
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    before = os.getcwd()
+    os.chdir(settings.data_path)  # where the JVM starts
+    try:
+        session = builder.getOrCreate()
+    finally:
+        os.chdir(before)
     session.sparkContext.setLogLevel("FATAL")  # the error that ends a query comes back as an exception anyway
     return session
 

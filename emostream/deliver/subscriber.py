@@ -22,7 +22,7 @@ from emostream.http.wsgi import serve_wsgi
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
-from emostream.process import EXIT_STUCK, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.process import Heartbeat, Log, StopFlag, bound_socket, exit_stuck, stop_on_signals
 from emostream.settings import REGISTRY_TOPIC, Settings
 from emostream.topics import TopicWatch, wait_for_topics
 
@@ -134,10 +134,10 @@ def run(settings: Settings) -> int:
         subscriber.drain(settings.drain_seconds)
     except KafkaError as error:
         log.error("the broker failed this subscriber; a successor goes on", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     except ThreadEnded as error:
         log.error("a thread of this subscriber has ended; a successor goes on", reason=error)
-        return EXIT_STUCK
+        return exit_stuck(stop)
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
     return 0

@@ -1,127 +1,42 @@
-"""One HTTP/1.1 connection, and what all connections of a server share: requests for an app, and its answers.
+"""One HTTP/1.1 connection → requests for an app, and its answers. All in one event loop.
 
 A server with threads or tasks spends more on a request than a tap needs. Here a request for which nobody has to wait is
-read, answered and written in one turn of the loop. What cannot be answered yet waits in its socket.
+read, answered and written in one turn of the loop, while all that belongs to it is still in the processor's cache. What
+cannot be answered yet waits in its socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from email.utils import formatdate
-from enum import Flag
 from functools import partial
 from typing import cast
 
-from emostream.http.head import HostCheck, any_host
-from emostream.http.messages import BUSY, FAILED, Answer, App, Request, TakeOver, refusal
-from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
-from emostream.process import Log
+from emostream.http.connections import REQUEST_SECONDS, Connections
+from emostream.http.messages import BUSY, FAILED, Answer, Request, TakeOver, refusal
+from emostream.http.protocol import (
+    BLOCKED,
+    BODY,
+    CLOSED,
+    CONTINUE,
+    ENDED,
+    IDLE,
+    PIECE_BYTES,
+    READY,
+    WORKING,
+    ServerProtocol,
+    answer_bytes,
+)
 
 SPARE_CONNECTIONS = 64  # beyond the most that are held, only to be told so
-LOOK_SECONDS_PER_CONNECTION = 20e-6  # between two looks for idle ones; a look takes well under a µs for each
 IDLE_SECONDS = 30.0
-REQUEST_SECONDS = 10.0
-# If we closed at once after our last answer, what the client still sends would make its kernel throw the answer away.
+# Between the end of our last answer and the end of the connection. If we closed at once, what the client still sends
+# would make its kernel throw our answer away.
 LINGER_SECONDS = 2.0
 MAX_WAITING = 32  # requests of one connection that wait for the answer to the one before them
-MISSING_SECONDS = 1.0  # after which a body that is missing makes room for one that has just begun
+# A body that has been missing for so long makes room for one that has just begun.
+MISSING_SECONDS = 1.0
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
-
-
-class Connections:
-    """All connections of one server, and the bounds that they share."""
-
-    def __init__(
-        self, app: App, log: Log, max_connections: int, max_requests: int, request_seconds: float = REQUEST_SECONDS,
-        check_host: HostCheck = any_host,
-    ) -> None:  # fmt: skip
-        """`max_requests` bounds the requests that are held. A request has `request_seconds` to come in."""
-        self.app = app
-        self.check_host = check_host
-        self.log = log
-        self.max_requests = max_requests
-        self.request_seconds = request_seconds
-        self.closing = False
-        self.date = ""
-        self.now = 0.0  # the loop's clock, a moment ago
-        # Requests that are held: a part of the body is missing, or the app works on the answer, or they wait for that.
-        self.in_flight = 0
-        self.missing_bodies: dict[ServerConnection, None] = {}  # the longest missing first
-        self.open: dict[ServerConnection, None] = {}  # in the order in which they came
-        self.max_connections = max_connections
-        self._idle: deque[tuple[float, ServerConnection]] = deque()  # as of the last look, the longest idle first
-        self._look_again = 0.0
-        self._closed_idle = 0  # since the last log line about it
-        self.none_open = asyncio.Event()
-        self._last_answer: tuple[Answer | None, bytes] = None, b""
-
-    def bytes_of(self, answer: Answer) -> bytes:
-        """An answer's bytes on a connection that goes on. Nearly all answers are the same object."""
-        if answer is not self._last_answer[0]:
-            self._last_answer = answer, answer_bytes(answer, self.date)
-        return self._last_answer[1]
-
-    def tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look at all connections now and then, which costs less than a timer for each request."""
-        loop.call_later(self.request_seconds / 10, self.tick, loop)
-        self.now = loop.time()
-        self.date = formatdate(usegmt=True)
-        self._last_answer = None, b""
-        for connection in list(self.open):
-            connection.end_if_overdue()
-        if self._closed_idle:
-            self.log.warning("too many connections; the longest idle ones were closed", closed=self._closed_idle)
-            self._closed_idle = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether no more requests can be held."""
-        return self.in_flight >= self.max_requests
-
-    def has_room(self) -> bool:
-        """Whether one more request can be held. The body that has been missing for the longest may make room."""
-        if self.busy and self.missing_bodies:
-            next(iter(self.missing_bodies)).end_if_missing()
-        return not self.busy
-
-    def add(self, connection: ServerConnection) -> int:
-        """Count a new connection; the longest idle one makes room for it. Returns how many there are too many."""
-        made_room = len(self.open) >= self.max_connections and self._close_longest_idle()
-        self.open[connection] = None
-        return 0 if made_room else max(0, len(self.open) - self.max_connections)
-
-    def remove(self, connection: ServerConnection) -> None:
-        """Forget a connection that has ended."""
-        self.open.pop(connection, None)
-        if self.closing and not self.open:
-            self.none_open.set()
-
-    def _close_longest_idle(self) -> bool:
-        clock = asyncio.get_running_loop().time()
-        if not self._idle and clock >= self._look_again:
-            self._look_again = clock + len(self.open) * LOOK_SECONDS_PER_CONNECTION
-            self._idle.extend(sorted(((one.since, one) for one in self.open if one.idle), key=lambda found: found[0]))
-        while self._idle:
-            since, connection = self._idle.popleft()
-            if connection.idle and connection.since == since and connection in self.open:
-                connection.finish()
-                self.remove(connection)
-                self._closed_idle += 1
-                return True
-        return False
-
-
-class AnswerState(Flag):
-    """What the next answer of a connection waits for; it may be both the app and the client."""
-
-    READY = 0  # nothing: the next request is answered at once
-    WORKING = 1  # the app, which works on it
-    BLOCKED = 2  # the client, which does not read the answers before it
-    ENDED = 4  # there is none: the last answer is sent
-
-
-READY, WORKING, BLOCKED, ENDED = AnswerState.READY, AnswerState.WORKING, AnswerState.BLOCKED, AnswerState.ENDED
 
 
 class ServerConnection(asyncio.Protocol):
@@ -138,7 +53,8 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or say that there are too many."""
         self._transport = cast(asyncio.Transport, transport)
-        peer: str = (transport.get_extra_info("peername") or ("",))[0]  # the client may have gone already
+        address = transport.get_extra_info("peername")
+        peer: str = address[0] if address else ""  # the client may have gone already
         self._protocol = ServerProtocol(peer, self._server.app.max_body_bytes, self._server.check_host)
         too_many = self._server.add(self)
         if too_many > SPARE_CONNECTIONS or self._server.closing:
@@ -180,10 +96,14 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and count the requests that nobody waits for any more."""
-        gone = len(self._waiting) + (self in self._server.missing_bodies)
+        gone = len(self._waiting)
         if self in self._server.missing_bodies:
             self._release_body()
-        self._drop_requests()
+            gone += 1
+        self._server.in_flight -= self._held
+        self._held = 0
+        self._waiting.clear()
+        self._protocol.close()
         if gone:
             self._server.app.gone(gone)
         self._server.remove(self)
@@ -214,8 +134,11 @@ class ServerConnection(asyncio.Protocol):
         if unread_bytes != self._unread_bytes:
             self._unread_bytes, self.since = unread_bytes, self._server.now
         waited_seconds = self._server.now - self.since
-        if unread_bytes or self.idle or ENDED in self._state:
-            if waited_seconds > (IDLE_SECONDS if unread_bytes or self.idle else LINGER_SECONDS):
+        if unread_bytes or self.idle:
+            if waited_seconds > IDLE_SECONDS:
+                self.abort()
+        elif ENDED in self._state:
+            if waited_seconds > LINGER_SECONDS:
                 self.abort()
         elif self._state is READY and waited_seconds > self._server.request_seconds:
             self._refuse(TOO_SLOW)
@@ -271,9 +194,12 @@ class ServerConnection(asyncio.Protocol):
             self._answer(request)
 
     def _answer(self, request: Request) -> None:
-        app, refused = self._server.app, request.refusal
+        app = self._server.app
         try:
-            answer = app.refusal(request, refused) if refused else app.answer(request, self._server.busy)
+            if request.refusal is None:
+                answer = app.answer(request, self._server.busy)
+            else:
+                answer = app.refusal(request, request.refusal)
         except Exception as error:  # noqa: BLE001 - not swallowed: it is logged, and answered 500
             answer = self._failed(request, error)
         if isinstance(answer, Answer):
@@ -285,16 +211,13 @@ class ServerConnection(asyncio.Protocol):
             self._server.in_flight += 1
             asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
 
-    def _drop_requests(self) -> None:
+    def _hand_over(self, new_owner: TakeOver) -> None:
+        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
+        self._state = ENDED
         self._server.in_flight -= self._held
         self._held = 0
         self._waiting.clear()
         self._protocol.close()
-
-    def _hand_over(self, new_owner: TakeOver) -> None:
-        """Give the connection away. It no longer counts here, and requests after this one get no answer."""
-        self._state = ENDED
-        self._drop_requests()
         self._server.remove(self)
         new_owner.take(self._transport)
 
@@ -332,10 +255,10 @@ class ServerConnection(asyncio.Protocol):
             return
         if self._protocol.state is CLOSED:
             self._end()
-        else:
-            if self._protocol.state is BODY:
-                self._hold_body()
-            self._transport.resume_reading()
+            return
+        if self._protocol.state is BODY:
+            self._hold_body()
+        self._transport.resume_reading()
 
     def _end(self) -> None:
         """Say no more. What still comes is thrown away until the client ends the connection, too."""

@@ -66,6 +66,7 @@ def metrics_app(page: MetricsPage, settings: Settings, name: str) -> WSGIApplica
             return Response(page.text(), content_type=CONTENT_TYPE)
         if request.path == "/livez":
             return said(200, status="live")
+        # A process that takes over from this one has the same file, so it must be this one's.
         reason = why_not_ready(settings, name, os.getpid())
         if reason is None:
             return said(200, status="ready")

@@ -8,7 +8,7 @@ a whole head are in head.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, Flag
 from http import HTTPStatus
 
 import httptools
@@ -40,6 +40,18 @@ class ReadState(Enum):
 
 
 IDLE, HEAD, BODY, CLOSED = ReadState  # a look-up in the class would cost as much as a call
+
+
+class AnswerState(Flag):
+    """What the next answer of a connection waits for; it may be both the app and the client."""
+
+    READY = 0  # nothing: the next request is answered at once
+    WORKING = 1  # the app, which works on it
+    BLOCKED = 2  # the client, which does not read the answers before it
+    ENDED = 4  # there is none: the last answer is sent
+
+
+READY, WORKING, BLOCKED, ENDED = AnswerState.READY, AnswerState.WORKING, AnswerState.BLOCKED, AnswerState.ENDED
 
 
 class ServerProtocol:

@@ -35,7 +35,13 @@ class RateLimit:
         if self.counted >= MAX_COUNTED:
             # A flood of invented names must not cost memory. All names begin anew.
             self._forget()
-        return 0 if self._limiter.hit(self._item, name, cost=cost) else self._wait_seconds(name)
+        if self._limiter.hit(self._item, name, cost=cost):
+            return 0
+        wait_seconds = self._wait_seconds(name)
+        if wait_seconds > self._item.get_expiry() + 1:  # the clock was set back, and the old time is far away
+            self._forget()
+            return self.take(name, cost)
+        return wait_seconds
 
     def exceeded(self, name: str) -> int:
         """Count nothing; returns 0, or how many seconds to wait until a `take` is allowed."""

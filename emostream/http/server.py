@@ -1,4 +1,4 @@
-"""A listener → connections, until the server closes. All in one event loop."""
+"""A bound socket → HTTP/1.1 connections, in one event loop."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import asyncio
 import socket
 from functools import partial
 
-from emostream.http.connection import Connections, ServerConnection
+from emostream.http.connection import ServerConnection
+from emostream.http.connections import Connections
 
 BACKLOG = 4_096
 
 
 class HttpServer(Connections):
-    """Accepts connections, and ends them all."""
+    """A listener and all of its connections."""
 
     async def listen(self, bound: socket.socket) -> None:
         """Accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
-        self.tick(loop)
+        self._tick(loop)
         self._listener = await loop.create_server(partial(ServerConnection, self), sock=bound, backlog=BACKLOG)
 
     async def close(self, timeout_seconds: float) -> None:
@@ -30,3 +31,7 @@ class HttpServer(Connections):
             await asyncio.wait([asyncio.ensure_future(self.none_open.wait())], timeout=timeout_seconds)
         for connection in list(self.open):
             connection.abort()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(self.request_seconds / 10, self._tick, loop)
+        self.look(loop.time())

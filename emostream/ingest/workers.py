@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import shutil
 import signal
 import socket
 import threading
@@ -30,7 +29,16 @@ from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
-from emostream.process import HEARTBEAT_SECONDS, Heartbeat, Log, StopFlag, bound_socket, stop_on_signals
+from emostream.process import (
+    HEARTBEAT_SECONDS,
+    Heartbeat,
+    Log,
+    StopFlag,
+    bound_socket,
+    fresh_directory,
+    own_directory,
+    stop_on_signals,
+)
 from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 from emostream.web import pages
@@ -60,11 +68,11 @@ def serve(settings: Settings) -> int:
     stop = stop_on_signals()
     if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
         return 0
-    # Workers share their port, also with whoever listens on it already; this says so instead.
-    # Workers whose main process was killed hold the port until they have drained.
+    # Workers share their port, even with another app that listens on it already. This test notices such an app. It
+    # waits for workers whose main process was killed, because they hold the port until they have drained.
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
-    shutil.rmtree(metrics_path(settings), ignore_errors=True)  # what an app of before had counted
-    # By fork, so that a worker is there in a moment; what cannot be shared, such as a producer, it makes itself.
+    fresh_directory(metrics_path(settings))  # without the counts of an earlier app
+    # A forked worker is there in a moment. What cannot be shared, such as a producer, it makes itself.
     new_worker = partial(get_context("fork").Process, target=work, args=(settings, os.getpid(), stop))
     workers = [new_worker() for _ in range(settings.app_workers)]
     for worker in workers:
@@ -128,7 +136,7 @@ async def _serve(settings: Settings, server: HttpServer, stop: StopFlag) -> None
 
 def metrics_path(settings: Settings) -> Path:
     """The folder in which each worker leaves its counts for the others."""
-    return settings.data_path / "run" / "metrics_app"
+    return own_directory(settings.data_path / "run") / "metrics_app"
 
 
 def _max_connections() -> int:

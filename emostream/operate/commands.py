@@ -1,40 +1,32 @@
-"""The commands of an operator: set up, start, stop, show. `./start.sh` and `emostream` pass them on to here."""
+"""The commands of an operator: set up, start, stop, show. Each takes settings and returns an exit status."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pwd import getpwuid
 
-from emostream.operate.jars import ensure_jars
 from emostream.operate.java import java_problem
-from emostream.operate.logs import follow
-from emostream.operate.start import start
-from emostream.operate.supervisor import Supervisor
-from emostream.operate.terminal import OperatingError, say
-from emostream.process import EXIT_BAD_SETTING, StopFlag, start_logging
-from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, load
+from emostream.operate.kafka import ensure_jars, prepare_brokers
+from emostream.operate.supervisor import SupervisedProcess, Supervisor
+from emostream.operate.terminal import OperatingError, ProgressLine, follow, say
+from emostream.process import Log, StopFlag, bound_socket, end_with_reader, own_directory, stop_on_signals
+from emostream.roles import Role, brokers, roles
+from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, from_environment
+from emostream.topics import create_topics
 
 CLIENT_COMMAND = "emostream client" if INSTALLED else ".venv/bin/python client.py"
-
-
-def operate(command: str, overrides: list[str], name: str = "") -> int:
-    """Do one of COMMANDS with these KEY=VALUE settings and return the exit status; `name` is for `logs`."""
-    start_logging()
-    try:
-        settings = load(overrides)
-        start_logging(settings.log_format)
-        return logs(settings, name) if command == "logs" else COMMANDS[command](settings)
-    except KeyboardInterrupt:
-        say(f"interrupted; {START_COMMAND} status shows what still runs")
-        return 130
-    except (SettingError, OperatingError) as error:
-        say(str(error))
-        return EXIT_BAD_SETTING if isinstance(error, SettingError) else 1
+MIN_OPEN_FILES = 1024
+READY_SECONDS = 120.0
+RESTART_SECONDS = 3.0
+MAX_RESTARTS = 3  # while `up` waits; one may be chance, for example on a machine that is busy with starting
 
 
 def setup(settings: Settings) -> int:
@@ -49,7 +41,7 @@ def kafka(settings: Settings) -> int:
     """Start only the brokers."""
     with one_at_a_time(settings):
         install(settings)
-        start(settings, only_kafka=True)
+        start(settings, brokers(settings))
     say(
         f"Kafka is ready at {settings.kafka_bootstrap_servers}; {TOPICS_COMMAND} creates the topics, "
         f"{START_COMMAND} down stops it."
@@ -61,7 +53,7 @@ def up(settings: Settings) -> int:
     """Start every process in the background."""
     with one_at_a_time(settings):
         install(settings)
-        start(settings)
+        start(settings, roles(settings))
     say(
         f"EmoStream is ready: http://{settings.bind_host}:{settings.app_port}/ in a browser, "
         f"or PORT=8001 {CLIENT_COMMAND} here, shows the stream."
@@ -77,7 +69,7 @@ def run(settings: Settings) -> int:
             joins = Supervisor(settings).running()
             if not joins:
                 at_the_end.callback(down, settings)
-            start(settings)
+            start(settings, roles(settings))
         if joins:
             say("EmoStream was running already; this client joins it, and leaves it running.")
         else:
@@ -103,28 +95,25 @@ def run_client(settings: Settings) -> int:
 def down(settings: Settings) -> int:
     """Stop every process, in the order of the data."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    supervisor = Supervisor(settings)
-    if supervisor.running():
-        supervisor.shutdown()
+    Supervisor(settings).shutdown()
     say("Everything is stopped.")
     return 0
 
 
 def status(settings: Settings) -> int:
-    """Print one line per process; return 0 if all are ready, else 1."""
+    """Print one line per process, with the reason if it is not ready; return 0 if all are ready, else 1."""
     processes = Supervisor(settings).processes()
+    end_with_reader()
     if not processes:
         print(f"nothing runs; {START_COMMAND} up starts it")
         return 1
     print(f"{'process':<20} {'state':<9} {'ready':<6} {'pid':>7} {'uptime':>9} {'restarts':>9}")
-    for process in processes:
-        hours, seconds = divmod(process.uptime_seconds, 3600)
-        uptime, ready = f"{hours}:{seconds // 60:02}:{seconds % 60:02}", "yes" if process.ready else "no"
-        print(
-            f"{process.name:<20} {process.state.lower():<9} {ready:<6} "
-            f"{process.pid:>7} {uptime:>9} {process.restarts:>9}"
-        )
-    return 0 if all(process.ready for process in processes) else 1
+    for one in processes:
+        hours, seconds = divmod(one.uptime_seconds, 3600)
+        uptime, ready = f"{hours}:{seconds // 60:02}:{seconds % 60:02}", "yes" if one.ready else "no"
+        line = f"{one.name:<20} {one.state.lower():<9} {ready:<6} {one.pid:>7} {uptime:>9} {one.restarts:>9}"
+        print(f"{line}  {one.reason or ''}".rstrip())
+    return 0 if all(one.ready for one in processes) else 1
 
 
 def logs(settings: Settings, name: str = "") -> int:
@@ -139,17 +128,35 @@ def logs(settings: Settings, name: str = "") -> int:
 
 
 def install(settings: Settings) -> None:
-    """Fetch the jars if they are missing. Raises OperatingError, also if there is no Java."""
-    if problem := java_problem():
+    """Fetch the jars if they are missing. Raises OperatingError, also if this machine lacks something."""
+    if problem := java_problem() or system_problem():
         raise OperatingError(problem)
     ensure_jars(settings)
 
 
+def system_problem() -> str | None:
+    """Return one sentence that says what to do if Kafka or Spark cannot run as this user."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files != resource.RLIM_INFINITY and most_files < MIN_OPEN_FILES:
+        return (
+            f"A process may open {most_files} files here (ulimit -Hn), and EmoStream needs {MIN_OPEN_FILES}. Raise the "
+            "limit, for example in /etc/security/limits.conf, and log in again."
+        )
+    try:
+        getpwuid(os.geteuid())
+    except KeyError:
+        return f"The user with the number {os.geteuid()} has no name here, and Spark needs one: add it to /etc/passwd."
+    return None
+
+
 @contextmanager
 def one_at_a_time(settings: Settings) -> Iterator[None]:
-    """Let calls that set up or start the system of one DATA_DIR do so one after the other."""
-    settings.data_path.mkdir(parents=True, exist_ok=True)
-    directory = os.open(settings.data_path, os.O_RDONLY)  # children do not inherit it, nor the lock
+    """Let calls that set up or start the system of one DATA_DIR do so one after the other. Raises SettingError."""
+    try:
+        settings.data_path.mkdir(parents=True, exist_ok=True)
+        directory = os.open(settings.data_path, os.O_RDONLY)  # children do not inherit it, nor the lock
+    except OSError as error:
+        raise SettingError(f"DATA_DIR={settings.data_dir!r}: expected a directory to write in ({error})") from None
     try:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,4 +168,78 @@ def one_at_a_time(settings: Settings) -> Iterator[None]:
         os.close(directory)
 
 
-COMMANDS = {"run": run, "up": up, "down": down, "status": status, "logs": logs, "setup": setup, "kafka": kafka}
+def start(settings: Settings, wanted: Sequence[Role]) -> None:
+    """Start what does not run yet of `wanted`, and return when all of it is ready.
+
+    Raises OperatingError or SettingError.
+    """
+    if taken := from_environment():
+        say(f"Settings from the environment: {taken}")
+    stop = stop_on_signals()
+    supervisor = Supervisor(settings)
+    if differing := supervisor.differing_settings(settings):
+        raise SettingError(
+            f"EmoStream runs already, with another {' and '.join(differing)}; "
+            f"{START_COMMAND} down, then up, changes that"
+        )
+    running = {process.name for process in supervisor.processes(find_reasons=False) if process.running}
+    kafka = brokers(settings)
+    check_ports(role for role in wanted if role.name not in running)
+    for name in ("run", "log", "spark/checkpoint"):
+        own_directory(settings.data_path / name)
+    if any(role.name not in running for role in kafka):
+        prepare_brokers(settings)
+    supervisor.launch(stop)
+    # All at once, so that the slow starts overlap: each process waits for the broker and its topics by itself.
+    supervisor.start(role.name for role in wanted)
+    await_ready(supervisor, kafka, stop)
+    if wanted == kafka:
+        return
+    if not create_topics(settings, replace=False, stop=stop, log=Log("start")):
+        raise OperatingError("stopped while starting")
+    await_ready(supervisor, wanted, stop)
+
+
+def check_ports(wanted: Iterable[Role]) -> None:
+    """Raise SettingError if a port that one of these processes needs is taken."""
+    for role in wanted:
+        for address in role.addresses:
+            bound_socket(address.host, address.port, address.setting).close()
+
+
+def await_ready(supervisor: Supervisor, wanted: Sequence[Role], stop: StopFlag) -> None:
+    """Return when all are ready. Raises OperatingError, with the end of the log, if one fails or takes too long."""
+    names = [role.name for role in wanted]
+    restarts = {process.name: process.restarts for process in supervisor.processes(find_reasons=False)}
+    ended: dict[str, float] = {}  # since when
+    with ProgressLine() as line:
+        while not stop.requested:
+            processes = [process for process in supervisor.processes() if process.name in names]
+            now = time.monotonic()
+            ended = {process.name: ended.get(process.name, now) for process in processes if process.pid == 0}
+            for process in processes:
+                again = process.restarts - restarts.get(process.name, 0)
+                if _failed(process, now - ended.get(process.name, now), again):
+                    tail = supervisor.log_tail(process.name)
+                    raise OperatingError(f"{process.name} failed; the end of its log:\n{tail}")
+            waiting = [process for process in processes if not process.ready]
+            if processes and not waiting:
+                return
+            if line.seconds > READY_SECONDS:
+                first = waiting[0]
+                raise OperatingError(
+                    f"{first.name} was not ready after {READY_SECONDS:g} s ({first.reason or first.state.lower()}); "
+                    f"the end of its log:\n{supervisor.log_tail(first.name)}"
+                )
+            shown = ", ".join(process.name for process in waiting[:2]) + (", ..." if len(waiting) > 2 else "")
+            ready = len(names) - len(waiting)
+            line.show(f"ready: {ready} of {len(names)}, waiting for {shown} ({line.seconds} s)")
+            stop.wait(0.2)
+    raise OperatingError("stopped while starting")
+
+
+def _failed(process: SupervisedProcess, ended_seconds: float, restarts: int) -> bool:
+    """Whether a process has failed for good."""
+    # EXITED is also the state of a process for a moment before supervisor starts it again.
+    exited = process.state == "EXITED" and ended_seconds > RESTART_SECONDS
+    return exited or process.state in ("FATAL", "UNKNOWN") or restarts >= MAX_RESTARTS

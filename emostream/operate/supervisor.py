@@ -16,25 +16,93 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from emostream.metrics.catalogue import SUPERVISED
 from emostream.metrics.counters import Metrics, Samples
-from emostream.operate.java import java
-from emostream.operate.supervisord_conf import supervisord_conf
+from emostream.operate.java import java_environment
 from emostream.operate.terminal import OperatingError, ProgressLine
-from emostream.process import Log, StopFlag, why_not_ready
+from emostream.process import Log, StopFlag, own_directory, why_not_ready
 from emostream.roles import STOP_ORDER, Role, roles
-from emostream.settings import CONFIG_DIR, INSTALLED, PROJECT_DIR, Settings
-from emostream.topics import broker_missing
+from emostream.settings import INSTALLED, PROJECT_DIR, Settings
+from emostream.topics import broker_answers
 
 # STARTING is supervisor's first two seconds, in which an exit counts as a failed start.
 RUNNING = ("RUNNING", "STARTING")
 SHOWN_LOG_LINES = 20
-# The longest path of a Unix socket has 107 characters on Linux and 103 on macOS.
-MAX_SOCKET_PATH = 103
+# The longest path of a Unix socket has 107 bytes. supervisord makes it with its process id behind the name.
+MAX_SOCKET_PATH = 107 - len(".4194304")
 # Settings that differ between the processes of one system.
 OF_ONE_PROCESS = ("CLUSTER_TOPIC", "SUBSCRIBER", "PORT")
 
+# To supervisord, % and quotes in a path mean something. So it runs in DATA_DIR and every path is relative to that, or
+# in a variable that the shell of a process expands.
+HEAD = """\
+[unix_http_server]
+file=run/supervisor.sock
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisord]
+logfile=log/supervisord.log
+pidfile=run/supervisord.pid
+childlogdir=log
+"""
+GROUP = """
+[group:{kind}]
+programs={names}
+priority={priority}
+"""
+# A process that exits is started again, after growing pauses if it fails at once, until it has failed ten times in a
+# row.
+PROGRAM = """
+[program:{name}]
+command=/bin/sh -c '{command}'
+autostart=false
+autorestart={autorestart}
+exitcodes=2
+startsecs=2
+startretries=10
+stopwaitsecs={stop_seconds}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile=log/{name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+BROKER = (
+    'exec "$JAVA" -Xms128m -Xmx512m -XX:+UseG1GC -XX:-UsePerfData -Dlog4j2.configurationFile=kafka/log4j2.properties'
+    ' -cp "jars/broker/*" kafka.Kafka kafka/broker_{number}.properties'
+)
+STAGE = 'cd "$DIRECTORY" && exec "$PYTHON" -m emostream {arguments}'
+BROKER_STOP_SECONDS = 30
+
+
+def configuration(settings: Settings) -> str:
+    """Return the text of supervisord's configuration file for the table of processes."""
+    table = roles(settings)
+    kinds = [kind for kind in STOP_ORDER if any(role.kind == kind for role in table)]
+    groups = [
+        # Supervisor stops what has the highest priority first.
+        GROUP.format(kind=kind, names=",".join(role.name for role in table if role.kind == kind), priority=priority)
+        for priority, kind in zip(range(len(kinds), 0, -1), kinds, strict=True)
+    ]
+    return HEAD + "".join(groups) + "".join(_program(role, settings) for role in table)
+
+
+def _program(role: Role, settings: Settings) -> str:
+    if role.kind == "kafka":
+        command, autorestart, stop_seconds = BROKER.format(number=role.number), "true", BROKER_STOP_SECONDS
+    else:
+        command = STAGE.format(arguments=" ".join(role.arguments))
+        # Not after exit status 2, which means a setting that cannot be used. But after 3: a process that was held up
+        # for longer than a transaction may take cannot tell that from being replaced.
+        autorestart = "unexpected"
+        # Longer than DRAIN_SECONDS, so that what a process has accepted goes out first.
+        stop_seconds = round(settings.drain_seconds + settings.batch_seconds + 15)
+    return PROGRAM.format(name=role.name, command=command, autorestart=autorestart, stop_seconds=stop_seconds)
+
 
 class SupervisedProcess(msgspec.Struct, frozen=True):
-    """One line of `status`."""
+    """One line of `status`. `reason` says why a process is not ready; it is None for one that is, or does not run."""
 
     name: str
     state: str
@@ -57,7 +125,6 @@ class Supervisor:
         self._settings = settings
         self._data = settings.data_path
         self._socket = self._data / "run" / "supervisor.sock"
-        self._log_file = self._data / "log" / "supervisord.log"
         self._settings_file = self._data / "run" / "settings.json"
         if self.running():
             # The settings that the processes were started with, whatever this call was given. Another version of
@@ -84,40 +151,33 @@ class Supervisor:
             return False
 
     def launch(self, stop: StopFlag) -> None:
-        """Start supervisord unless it runs. Raises OperatingError."""
+        """Start supervisord unless it runs. Raises OperatingError, or SettingError if DATA_DIR cannot be used."""
         if self.running():
             return
-        if len(str(self._socket)) > MAX_SOCKET_PATH:
-            raise OperatingError(f"DATA_DIR={self._data} is too long for a socket in it: {self._socket}")
-        for directory in ("run", "log"):
-            (self._data / directory).mkdir(parents=True, exist_ok=True)
-        for stale in (self._data / "run").glob("*.ready"):
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
+            raise OperatingError(
+                f"DATA_DIR={self._data} is too long: the socket in it, {self._socket}, may have {MAX_SOCKET_PATH} bytes"
+            )
+        run = own_directory(self._data / "run")
+        own_directory(self._data / "log")
+        for stale in run.glob("*.ready"):
             stale.unlink()
         self._settings_file.touch(mode=0o600)  # it holds keys and secrets
         self._settings_file.write_bytes(msgspec.json.encode(self._settings))
-        configuration = self._data / "run" / "supervisord.conf"
-        configuration.write_text(supervisord_conf(self._settings))
-        command = [sys.executable, "-m", "emostream.operate.supervisord", "-c", str(configuration)]
+        (run / "supervisord.conf").write_text(configuration(self._settings))
+        # Where the processes find the package: a checkout, or anywhere if it is installed.
+        directory = str(self._data if INSTALLED else PROJECT_DIR)
+        variables = {"DATA_DIR": str(self._data), "DIRECTORY": directory, "PYTHON": sys.executable}
         started = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+            [sys.executable, "-m", "emostream.operate.supervisord", str(self._data), "-c", "run/supervisord.conf"],
+            env=self._settings.environment | java_environment() | variables,
+            cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         if started.returncode != 0:
             raise OperatingError(f"supervisord did not start: {(started.stderr or started.stdout).strip()}")
         while not self.running():
             if stop.wait(0.1):
                 raise OperatingError("stopped while starting")
-
-    def _environment(self) -> dict[str, str]:
-        """Return the environment of supervisord and of all its processes."""
-        return {
-            **self._settings.environment,
-            "DATA_DIR": str(self._data),
-            "CONFIG_DIR": str(CONFIG_DIR),
-            # Where the processes find the package: a checkout, or anywhere if it is installed.
-            "DIRECTORY": str(self._data if INSTALLED else PROJECT_DIR),
-            "PYTHON": sys.executable,
-            "JAVA": java(),
-        }
 
     def start(self, names: Iterable[str]) -> None:
         """Start these processes, except those that run already."""
@@ -137,49 +197,39 @@ class Supervisor:
 
         Two calls at the same time both return when all is stopped.
         """
-        pid = None
-        with ProgressLine() as line:
-            try:
-                pid = self._rpc.getPID()
-                for kind in STOP_ORDER:
-                    self._stop(kind, line)
+        with suppress(FileNotFoundError, ValueError), ProgressLine() as line:
+            pid = int((self._data / "run" / "supervisord.pid").read_text())
+            with suppress(OSError, Fault):  # the other call was faster
                 self._rpc.shutdown()
-            except OSError:
-                pass  # the other call was faster
-            except Fault as fault:
-                if fault.faultCode != Faults.SHUTDOWN_STATE:
-                    raise
-            while pid is not None and _alive(pid):
+            while _alive(pid):
+                line.show(f"stopping ({line.seconds} s)")
                 time.sleep(0.1)
 
-    def _stop(self, kind: str, line: ProgressLine) -> None:
-        names = [role.name for role in self._roles.values() if role.kind == kind]
-        if names:
-            self._rpc.stopProcessGroup(kind, False)
-        while running := [process.name for process in self.running_or_not() if process.name in names and process.pid]:
-            line.show(f"stopping {running[0]} ({line.seconds} s)")
-            time.sleep(0.1)
+    def processes(self, find_reasons: bool = True, ask_brokers: bool = True) -> list[SupervisedProcess]:
+        """Return all processes, in the order of the data.
 
-    def processes(self, ask_brokers: bool = True) -> list[SupervisedProcess]:
-        """Return all processes, in the order of the data. A broker that is not asked is ready when it runs."""
-        return [
-            msgspec.structs.replace(one, ready=one.running and self._ready(one, ask_brokers))
-            for one in self.running_or_not()
-        ]
-
-    def running_or_not(self) -> list[SupervisedProcess]:
-        """Return all processes, in the order of the data, without finding out whether they are ready."""
+        `ready` and `reason` are only found out if `find_reasons`. A broker that is not asked is ready when it runs.
+        """
         try:
-            infos = self._rpc.getAllProcessInfo()
+            infos = {info["name"]: info for info in self._rpc.getAllProcessInfo()}
         except (OSError, Fault):
             return []
-        starts = self._starts()
-        found = {}
-        for info in infos:
-            name, running = info["name"], info["statename"] in RUNNING
-            uptime_seconds, restarts = info["now"] - info["start"] if running else 0, max(0, starts.get(name, 0) - 1)
-            found[name] = SupervisedProcess(name, info["statename"], info["pid"], uptime_seconds, restarts)
-        return [found[name] for name in self._roles if name in found]
+        starts, found = self._starts(), []
+        for name, role in self._roles.items():
+            if info := infos.get(name):
+                running = info["statename"] in RUNNING
+                reason = self._reason(role, info["pid"], ask_brokers) if running and find_reasons else None
+                found.append(SupervisedProcess(
+                    name, info["statename"], info["pid"], info["now"] - info["start"] if running else 0,
+                    max(0, starts.get(name, 0) - 1), running and find_reasons and reason is None, reason,
+                ))  # fmt: skip
+        return found
+
+    def _reason(self, role: Role, pid: int, ask_brokers: bool) -> str | None:
+        if role.kind != "kafka":
+            return why_not_ready(self._settings, role.name, pid)
+        answers = not ask_brokers or broker_answers(self._settings, role.addresses[0])
+        return None if answers else f"it does not answer at {role.addresses[0]}"
 
     def log_tail(self, name: str) -> str:
         """Return the end of a process's log."""
@@ -187,16 +237,10 @@ class Supervisor:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return "\n".join(f"    {line}" for line in lines[-SHOWN_LOG_LINES:]) or f"    (nothing in {path})"
 
-    def _ready(self, process: SupervisedProcess, ask_brokers: bool) -> bool:
-        role = self._roles[process.name]
-        if role.kind == "kafka":
-            return not ask_brokers or not broker_missing(self._settings, role.number)
-        return why_not_ready(self._settings, role.name, process.pid) is None
-
     def _starts(self) -> dict[str, int]:
         """Count how often this supervisord has started each process; only its log tells."""
         counts: dict[str, int] = {}
-        for line in self._log_file.read_text(errors="replace").splitlines():
+        for line in (self._data / "log" / "supervisord.log").read_text(errors="replace").splitlines():
             if "supervisord started with pid" in line:
                 counts.clear()
             elif "spawned: '" in line:
@@ -214,7 +258,7 @@ class SupervisedMetrics(Metrics):
 
     def samples(self) -> Samples:
         """Return the numbers of this moment."""
-        processes = Supervisor(self._settings).running_or_not()
+        processes = Supervisor(self._settings).processes(find_reasons=False)
         return {
             "restarts": {process.name: process.restarts for process in processes},
             "up": {process.name: float(process.running) for process in processes},

@@ -2,12 +2,15 @@
 
 supervisord looks at its children once a second, and starts an ended one a turn of its loop later: up to two seconds in
 which nobody does the work. Here the signal of a child's end wakes the loop up, and one turn does both.
+
+usage: python -m emostream.operate.supervisord DIRECTORY [options of supervisord]
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 
 from supervisor import supervisord
 
@@ -61,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.chdir(sys.argv.pop(1))  # paths in the configuration are relative to it
     main()

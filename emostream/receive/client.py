@@ -16,7 +16,7 @@ from emostream.process import Log, bound_socket, run_script, stop_on_signals
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
 from emostream.receive.screen import Screen, say, stop_when_told
-from emostream.receive.sender import Sender
+from emostream.receive.sender import TapSender
 from emostream.receive.stream_reader import StreamReader
 from emostream.receive.subscription import Subscription
 from emostream.settings import Settings
@@ -39,7 +39,7 @@ def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
     run_script(parser.format_help(), lambda settings: run(settings, options), options.settings)
 
 
-def metrics_of(screen: Screen, sender: Sender) -> Metrics:
+def metrics_of(screen: Screen, sender: TapSender) -> Metrics:
     """The counters of what this client has shown and sent, for GET /metrics."""
     metrics = Metrics(Log("receive"), RECEIVE)
     metrics.read(
@@ -53,7 +53,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
-    sender = Sender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
+    sender = TapSender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
     if options.send_only:
         sender.run()
         return 1 if sender.failed else 0

@@ -52,7 +52,8 @@ class Screen:
     def _print(self, out: TextIO, emoji: str, count: int) -> None:
         text = flow(emoji, count)
         try:
-            text.encode(out.encoding or "utf-8", out.errors or "strict")
+            # Every script lets Python replace what it cannot print, but that makes several ? of one emoji.
+            text.encode(out.encoding or "utf-8", "strict" if out.errors == "replace" else out.errors or "strict")
         except UnicodeEncodeError:
             text = flow("?", count).replace("×", "x")
             self._tell(f"this terminal cannot print emojis: its encoding is {out.encoding}, so each emoji is a ?")

@@ -13,7 +13,7 @@ from emostream.receive.screen import say
 from emostream.settings import SEED_EMOJIS
 
 
-class Sender:
+class TapSender:
     """Sends `events` random emojis, one every `interval_seconds`, and counts how many the app accepted."""
 
     def __init__(self, app_url: str, user_id: str, events: int, interval_seconds: float, stop: StopFlag) -> None:

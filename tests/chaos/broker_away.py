@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emostream.operate.supervisor import Supervisor
+from emostream.roles import broker
 from emostream.settings import load
-from emostream.topics import broker_missing
+from emostream.topics import broker_answers
 from testkit.broker import Broker
 from testkit.processes import resident_mb
 from testkit.settings import environment_for
@@ -69,7 +70,7 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     if how == "kill":
         supervisor.start(["kafka_1"])
         # A broker takes seconds to start, and longer on a busy machine; it is back when it answers.
-        wait_until("the broker answers", lambda: not broker_missing(settings, 1), 120)
+        wait_until("the broker answers", lambda: broker_answers(settings, broker(settings, 1).addresses[0]), 120)
     else:
         os.kill(broker_pid, signal.SIGCONT)
     back_ms = time.time() * 1000

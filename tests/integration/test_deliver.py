@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from kafka import KafkaProducer
 
 from emostream.process import why_not_ready
 from emostream.settings import load
@@ -332,6 +333,31 @@ def test_after_kill_9_clients_are_still_registered_miss_nothing_and_recognise_re
     by_key = dict(zip((headers["Idempotency-Key"] for headers in client.headers), numbers(client), strict=True))
     assert len(by_key) == len(set(numbers(client)))
     assert sorted(by_key.values()) == list(range(min(numbers(client)), len(written)))
+
+
+def test_registrations_of_earlier_versions_are_restored_and_two_spellings_are_one_client(empty_topics: Broker) -> None:
+    with http_client() as client:
+        other = client.url.replace("http", "HTTP").rstrip("/")
+        producer = KafkaProducer(bootstrap_servers=empty_topics.servers)
+        for url in (client.url, other, "http://[no-url/", "http://user:secret@127.0.0.1/"):
+            value = json.dumps({"client_url": url, "next_offsets": {"0": 0, "1": 0, "2": 0}}).encode()
+            producer.send("subscriber-registry", key=f"{CLUSTER}/1/{url}".encode(), value=value, partition=0)
+        producer.close()
+        with running(empty_topics) as subscriber:
+            assert subscriber.status()["clients"] == [client.url]
+            assert "cannot be one" in subscriber.process.log
+            empty_topics.produce(CLUSTER, [count(1)])
+            got(client, [1])
+            assert subscriber.post("register", other)[1] == {"status": "already_registered", "client_url": other}
+            assert subscriber.post("deregister", other) == (200, {"status": "deregistered", "client_url": other})
+            wait_until(
+                "the broker has noted it",
+                lambda: [record.value for record in empty_topics.read("subscriber-registry")][-1:] == [None],
+            )
+            subscriber.process.kill()
+        with running(empty_topics) as subscriber:
+            assert subscriber.status()["clients"] == []
+        assert numbers(client) == [1]
 
 
 def test_a_client_that_deregistered_stays_away_after_kill_9(empty_topics: Broker) -> None:

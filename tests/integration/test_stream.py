@@ -99,7 +99,7 @@ def test_clients_are_still_answered_while_more_streams_are_open_than_select_can_
     with running(empty_topics, base), ExitStack() as streams:
         for _ in range(1100):
             connection = streams.enter_context(socket.create_connection(("127.0.0.1", base + 1), timeout=10))
-            connection.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until("1,100 streams", lambda: call(f"http://127.0.0.1:{base}/status")[1]["streams"] == 1100)
         with http_client() as client:
             assert call(f"http://127.0.0.1:{base}/register", {"client_url": client.url})[0] == 200

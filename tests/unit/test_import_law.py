@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "records": set(),
     "process": {"settings"},
     "broker": {"settings", "process", "metrics"},
-    "topics": {"settings", "process", "broker"},
+    "topics": {"settings", "roles", "process", "broker"},
     "http": GROUND | {"metrics"},
     "metrics": {"settings", "process"},
     "discovery": BELOW,
@@ -44,8 +44,8 @@ KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer
 BUILDS_KAFKA_CLIENTS = {"broker", "ingest.producer"}
 # A stage that holds a client which broker built needs its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic"}
-# JAVA_HOME and NO_COLOR are no settings of ours.
-READS_ENVIRONMENT = {"settings", "operate.java", "operate.logs"}
+# JAVA_HOME, NO_COLOR and SPARK_LOCAL_IP are no settings of ours.
+READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java", "operate.terminal"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
@@ -129,3 +129,19 @@ def test_a_root_script_wires_one_stage(script: str) -> None:
     used = {room(module) for module in ours(SCRIPTS[script])}
     assert len(used & STAGES) == 1
     assert used - STAGES <= {"process"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_longer_than_a_reader_can_hold(module: str) -> None:
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_no_class_name_stands_twice() -> None:
+    names = [
+        node.name
+        for tree in MODULES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

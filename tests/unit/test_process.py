@@ -230,3 +230,14 @@ def test_a_heartbeat_says_why_a_process_is_not_ready_whatever_the_clock_says(
     now = runtime.boot_seconds()
     monkeypatch.setattr(runtime, "boot_seconds", lambda: now + 9.5)
     assert "no sign of life for" in str(why_not_ready(settings, "app", 4711))
+def test_a_process_says_why_it_is_not_ready_and_that_it_is_ready_again(tmp_path: Path) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    heartbeat = Heartbeat(settings, "app", pid=4711)
+    assert why_not_ready(settings, "app", 4711) == "starting, or waiting for the broker; see its log"
+    heartbeat.beat()
+    assert why_not_ready(settings, "app", 4711) is None
+    heartbeat.not_ready("the broker takes\nno events: ü")
+    assert why_not_ready(settings, "app", 4711) == "the broker takes no events: ü"
+    heartbeat.beat()
+    assert why_not_ready(settings, "app", 4711) is None
+    assert why_not_ready(settings, "app", 4712) == "starting, or waiting for the broker; see its log"

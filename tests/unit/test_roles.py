@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from configparser import RawConfigParser
+from pkgutil import resolve_name
 
 from emostream import __main__, roles
-from emostream.operate.supervisord_conf import supervisord_conf
+from emostream.operate.supervisor import configuration
 from emostream.roles import STOP_ORDER
 from testkit.settings import settings_with
 
@@ -40,13 +41,13 @@ def test_a_subscriber_is_told_which_one_it_is_and_finds_its_own_row() -> None:
 
 def test_every_process_but_a_broker_can_be_run_by_the_command_emostream() -> None:
     for role in roles.roles(settings_with()):
-        assert role.kind == "kafka" or __main__.find_stage(role.arguments[0])
+        assert role.kind == "kafka" or callable(resolve_name(__main__.PROCESSES[role.arguments[0]]))
 
 
 def configured(**settings: object) -> RawConfigParser:
     """What supervisord reads."""
     parser = RawConfigParser()
-    parser.read_string(supervisord_conf(settings_with(**settings)))
+    parser.read_string(configuration(settings_with(**settings)))
     return parser
 
 

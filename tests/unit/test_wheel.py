@@ -86,7 +86,7 @@ def test_the_number_of_brokers_is_checked(installed: Installed) -> None:
 
 
 def test_data_and_local_settings_are_in_the_users_own_directory(installed: Installed, tmp_path: Path) -> None:
-    ask = ("-m", "emostream.settings", "DATA_DIR", "LINGER_MS")
+    ask = ("-c", "from emostream.settings import load; print(load().data_path, load().linger_ms, sep='\\n')")
     (tmp_path / "emostream").mkdir()
     (tmp_path / "emostream" / ".env").write_text("LINGER_MS=7\n")
     assert installed.run("python", *ask).stdout == f"{installed.home}/.local/share/emostream\n500\n"

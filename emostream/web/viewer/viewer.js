@@ -65,7 +65,7 @@ function withoutEchoes(counts) {
 function tap(button) {
   const emoji = button.value;
   taps.add(emoji);
-  button.animate([{ backgroundColor: "var(--accent-soft)" }, {}], { duration: 400 });
+  button.animate([{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "var(--card)" }], { duration: 400 });
   if (reducedMotion.matches) return;
   button.querySelector(".emoji").animate(
     [{ transform: "scale(1)" }, { transform: "scale(1.35)", offset: 0.3 }, { transform: "scale(1)" }],

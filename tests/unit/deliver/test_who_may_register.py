@@ -76,6 +76,7 @@ def test_a_preflight_lets_a_page_read_with_the_headers_that_it_asks_for(path: st
     asked = "sentry-trace, baggage, traceparent, last-event-id"
     headers = EVIL | {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": asked}
     answer = http().options(path, headers=headers)
-    assert (answer.status_code, answer.headers["Access-Control-Allow-Headers"]) == (204, asked)
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Headers"].endswith(asked)
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "GET" in answer.headers["Access-Control-Allow-Methods"]

@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -611,7 +611,7 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
             client = Client(*await asyncio.open_connection("127.0.0.1", server.port, limit=1))
             asked = len(server.app.asked)
             # Until the kernels take no more, and then a little that stays here.
-            while not any(one._transport.get_write_buffer_size() for one in server.http.open):
+            while not any(cast(ServerConnection, one)._transport.get_write_buffer_size() for one in server.http.open):
                 client.send(b"GET /some HTTP/1.1\r\nHost: x\r\n\r\n")
                 await asyncio.sleep(0.001)
             client.send(more)
@@ -643,7 +643,7 @@ def test_an_idle_connection_keeps_nothing_of_its_last_request(served: Run) -> No
         client = await server.client(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
         await client.answer()
         (connection,) = server.http.open
-        protocol = connection._protocol
+        protocol = cast(ServerConnection, connection)._protocol
         kept = (protocol._target, protocol._body, protocol._headers, server.http.in_flight)
         assert kept == (b"", b"", {}, 0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from emostream.http import rate_limit
@@ -47,3 +49,17 @@ def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: p
     assert 1 <= limit.take("user-949") <= 3600
     assert limit.exceeded("user-949")
     assert not limit.exceeded("user-950")
+
+
+@pytest.mark.parametrize("step_seconds", [-3600, -120, 120])
+def test_a_limit_holds_for_its_window_even_if_the_clock_is_set(
+    step_seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    limit = RateLimit("2/second")
+    assert limit.take("u", 2) == 0
+    assert limit.take("u") == 1
+    monkeypatch.setattr(time, "time", lambda: now + step_seconds)
+    assert limit.take("u", 2) == 0
+    assert limit.take("u") == 1

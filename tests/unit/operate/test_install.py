@@ -1,4 +1,4 @@
-"""emostream.operate.java, jars and commands: what is installed, by whom, and what is said if that fails."""
+"""emostream.operate.java, kafka and commands: what is installed, by whom, and what is said if that fails."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from emostream.operate import commands, jars
+from emostream.operate import commands, java, kafka
 from emostream.operate.commands import one_at_a_time
-from emostream.operate.jars import IVY_FILE, ensure_jars
+from emostream.operate.kafka import IVY_FILE, ensure_jars
 from emostream.operate.terminal import OperatingError
 from testkit.scripts import run_python
 from testkit.settings import settings_with
@@ -42,10 +42,43 @@ def test_java_17_or_later_is_recent_enough(java_home: Path, version: str, recent
     assert len(checked.stderr.splitlines()) == (0 if recent else 1)
 
 
-def test_no_java_at_all_is_one_sentence_that_says_how_to_install_it() -> None:
-    checked = run_python("-m", "emostream.operate.java", PATH="/nowhere", JAVA_HOME="")
-    assert (checked.returncode, len(checked.stderr.splitlines())) == (1, 1)
-    assert "apt-get install openjdk" in checked.stderr
+def place_java(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("on_path", "in_usr_lib_jvm", "problem"),
+    [
+        ("", {}, "there is no Java"),
+        ("11.0.2", {}, "is Java 11."),
+        ("1.8.0_402", {"java-11": "11"}, "is Java 11."),
+        ("stub", {}, "does not run as Java"),
+        ("stub", {"java-21": "21.0.1"}, None),
+        ("", {"java-17": "17.0.9", "java-25": "25"}, None),
+        ("17.0.9", {"java-11": "11"}, None),
+    ],
+)
+def test_the_newest_java_is_found_or_one_sentence_says_how_to_install_it(
+    on_path: str, in_usr_lib_jvm: dict[str, str], problem: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # macOS and some Linux systems have a `java` that only says where to get Java.
+    says = {"stub": "echo The operation could not be completed. Unable to locate a Java Runtime. >&2; exit 1"}
+    if on_path:
+        place_java(tmp_path / "bin" / "java", says.get(on_path, f"echo 'openjdk version \"{on_path}\"' >&2"))
+    for name, version in in_usr_lib_jvm.items():
+        place_java(tmp_path / "jvm" / name / "bin" / "java", f"echo 'openjdk version \"{version}\"' >&2")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(java, "INSTALLED_HERE", tmp_path / "jvm")
+    found = java.java_problem()
+    if problem is None:
+        assert found is None
+    else:
+        assert found
+        assert problem in found
+        assert "apt-get install default-jre-headless" in found
 
 
 def test_jars_are_fetched_once_and_again_when_other_ones_are_wanted(
@@ -55,22 +88,22 @@ def test_jars_are_fetched_once_and_again_when_other_ones_are_wanted(
     write_java(java_home, FETCHES)
     ensure_jars(settings)
     found = tmp_path / "data" / "jars"
-    assert sorted(path.name for path in found.iterdir()) == ["broker", "ivy.xml"]
+    assert sorted(path.name for path in found.iterdir()) == [".emostream", "broker", "ivy.xml"]
     write_java(java_home, "exit 1")
     ensure_jars(settings)
     other = tmp_path / "ivy.xml"
     other.write_text(IVY_FILE.read_text().replace("4.4.0", "4.4.1"))
-    monkeypatch.setattr(jars, "IVY_FILE", other)
+    monkeypatch.setattr(kafka, "IVY_FILE", other)
     with pytest.raises(OperatingError):
         ensure_jars(settings)
-    assert not found.exists()
+    assert (found / "ivy.xml").read_text() != other.read_text()
 
 
 @pytest.mark.parametrize(
     ("printed", "advice"),
     [
         ("write error: No space left on device", "Make room, then run this again"),
-        ("Server access error: Connection refused", "Check the network or proxy, then run this again"),
+        ("Server access error: Connection refused", "Check the network, the proxy and the certificates"),
         ("something else", "Mend the cause, then run this again"),
     ],
 )

@@ -1,4 +1,4 @@
-"""emostream.operate.logs and ./start.sh logs: whose line it is, in colour on a terminal only."""
+"""emostream.operate.terminal and ./start.sh logs: whose line it is, in colour on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from emostream.operate.logs import with_names
+from emostream.operate.terminal import with_names
 from testkit.settings import PROJECT_DIR, bare_environment
 
 ESCAPE = "\x1b"

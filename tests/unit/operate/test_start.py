@@ -1,14 +1,17 @@
-"""emostream.operate.start and brokers: ports that are taken, and the id of a cluster."""
+"""emostream.operate.commands and kafka: ports that are taken, and the id of a cluster."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import pwd
+import resource
 import uuid
 
 import pytest
 
-from emostream.operate.brokers import new_cluster_id
-from emostream.operate.start import check_ports
+from emostream.operate.commands import check_ports, system_problem
+from emostream.operate.kafka import new_cluster_id
 from emostream.roles import roles
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server
@@ -27,3 +30,22 @@ def test_a_port_of_metrics_that_is_taken_is_found_before_anything_starts() -> No
             started = [role for role in roles(settings_with(METRICS_BASE_PORT=base_port)) if role.name == name]
             with pytest.raises(SettingError, match=f"^METRICS_BASE_PORT: cannot listen on 127.0.0.1:{other.port}"):
                 check_ports(started)
+
+
+@pytest.mark.parametrize(("files", "refused"), [(64, True), (256, True), (1023, True), (1024, False), (-1, False)])
+def test_too_few_files_are_one_sentence_that_says_how_many_are_needed(
+    files: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, files))
+    problem = system_problem()
+    assert (problem is not None) == refused
+    assert not problem or f"may open {files} files here (ulimit -Hn), and EmoStream needs 1024" in problem
+
+
+def test_a_user_without_a_name_is_told_that_spark_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert system_problem() is None
+    unused = next(uid for uid in range(60_000, 65_000) if uid not in {user.pw_uid for user in pwd.getpwall()})
+    monkeypatch.setattr(os, "geteuid", lambda: unused)
+    assert system_problem() == (
+        f"The user with the number {unused} has no name here, and Spark needs one: add it to /etc/passwd."
+    )

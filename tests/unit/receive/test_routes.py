@@ -12,7 +12,7 @@ from emostream.receive.client import metrics_of
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
 from emostream.receive.screen import Screen
-from emostream.receive.sender import Sender
+from emostream.receive.sender import TapSender
 from testkit.settings import settings_with
 
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
@@ -69,7 +69,7 @@ def test_a_subscriber_that_the_client_has_left_is_told_to_stop() -> None:
 def test_the_metrics_say_what_the_client_has_shown_and_sent() -> None:
     stop = StopFlag()
     screen = Screen(io.StringIO(), stop)
-    sender = Sender(NO_APP, "u", 1, 0, stop)
+    sender = TapSender(NO_APP, "u", 1, 0, stop)
     sender.sent, sender.failed = 3, 1
     membership = Membership(settings_with(), NO_APP, stop)
     client = create_app(screen, membership, MetricsPage(metrics_of(screen, sender)))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from emostream.process import StopFlag
-from emostream.receive.sender import Sender
+from emostream.receive.sender import TapSender
 from emostream.records import parse_request
 from testkit.http_servers import Answer, http_server
 
 
 def test_the_client_sends_what_the_app_accepts() -> None:
     with http_server(lambda _: Answer()) as app:
-        sender = Sender(app.url.rstrip("/"), "client-8001", 5, 0, StopFlag())
+        sender = TapSender(app.url.rstrip("/"), "client-8001", 5, 0, StopFlag())
         sender.run()
     assert [(asked.path, parse_request(asked.body).user_id) for asked in app.asked] == [
         ("/send-emoji", "client-8001")
@@ -20,6 +20,6 @@ def test_the_client_sends_what_the_app_accepts() -> None:
 
 def test_refused_taps_are_counted_apart() -> None:
     with http_server(lambda _: Answer(503)) as app:
-        sender = Sender(app.url.rstrip("/"), "client-8001", 2, 0, StopFlag())
+        sender = TapSender(app.url.rstrip("/"), "client-8001", 2, 0, StopFlag())
         sender.run()
     assert (sender.sent, sender.failed) == (0, 2)

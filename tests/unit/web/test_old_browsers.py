@@ -33,6 +33,8 @@ NEWER_APIS = {
     r"\bURLSearchParams\(.*\)\.size\b|\bURL\.canParse\(": 113,
     r"\bResizeObserverEntry\b|\bscheduler\.": 84,
     r"\b(dateStyle|timeStyle|notation): ": 76,
+    r"\bkeepalive: true": 81,  # together with a JSON body
+    r"\.animate\(\[[^\]]*\{\}": 84,  # a keyframe without the property that another has
 }
 # A browser drops a declaration or a whole rule that it does not understand.
 NEWER_STYLES = {

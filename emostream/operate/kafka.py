@@ -1,0 +1,152 @@
+"""What Kafka needs here: the jars from Maven Central, and the properties and the storage of each broker.
+
+Every path that Java gets is relative to DATA_DIR, so that DATA_DIR may have characters that mean something to Java.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import time
+import uuid
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from emostream.operate.java import java, java_environment
+from emostream.operate.terminal import OperatingError, ProgressLine, say
+from emostream.process import MARK, fresh_directory, own_directory
+from emostream.roles import brokers
+from emostream.settings import CONFIG_DIR, Settings
+
+IVY_FILE = CONFIG_DIR / "ivy.xml"
+SHOWN_LOG_LINES = 15
+NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost", "certificat")
+WHAT = "fetching the Kafka broker and Spark's connector"
+
+
+def ensure_jars(settings: Settings) -> None:
+    """Fetch the jars into DATA_DIR/jars unless those that config/ivy.xml names are there. Raises OperatingError."""
+    jars, data = settings.data_path / "jars", settings.data_path
+    # The copy of ivy.xml comes last, so whoever finds it there finds all that it names.
+    complete = jars / IVY_FILE.name
+    if complete.exists() and complete.read_bytes() == IVY_FILE.read_bytes():
+        return
+    own_directory(jars)
+    partial = fresh_directory(data / "jars.partial")
+    _fetch(settings, partial, own_directory(data / "log") / "ivy.log")
+    complete.unlink(missing_ok=True)
+    for fetched in partial.iterdir():
+        if fetched.name not in (MARK, "cache"):
+            shutil.rmtree(jars / fetched.name, ignore_errors=True)
+            fetched.rename(jars / fetched.name)
+    shutil.rmtree(partial)
+    shutil.copy(IVY_FILE, jars)
+
+
+def _fetch(settings: Settings, directory: Path, log: Path) -> None:
+    """Run the Ivy that pyspark brings."""
+    pyspark = find_spec("pyspark")  # does not import it, which takes a second
+    if pyspark is None or pyspark.origin is None:
+        raise OperatingError("pyspark is not installed: install EmoStream with what it requires")
+    command = [
+        java(), "-XX:-UsePerfData", *proxy_options(), f"-Divy.default.ivy.user.dir={directory / 'cache'}",
+        "-jar", str(next((Path(pyspark.origin).parent / "jars").glob("ivy-2*.jar"))), "-ivy", str(IVY_FILE),
+        # A cache of its own: Ivy fails on one that others have half filled.
+        "-cache", "cache", "-retrieve", "[conf]/[artifact]-[revision](-[classifier]).[ext]",
+    ]  # fmt: skip
+    environment = settings.environment | java_environment()
+    with (
+        ProgressLine() as line,
+        log.open("w") as output,
+        subprocess.Popen(
+            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as running,
+    ):
+        try:
+            while running.poll() is None:
+                line.show(f"{WHAT}: {line.seconds} s, {_megabytes(directory)} MB")
+                time.sleep(0.2)
+        finally:
+            running.terminate()
+    if running.returncode != 0:
+        raise OperatingError(_failure(log))
+    say(f"  {WHAT}: done in {line.seconds} s")
+
+
+def proxy_options() -> list[str]:
+    """Return the proxies that this environment names (https_proxy and its kin), as Java wants to be told."""
+    named = getproxies()
+    options = [f"-Dhttp.nonProxyHosts={named['no'].replace(',.', '|*.').replace(',', '|')}"] if "no" in named else []
+    for scheme in {"http", "https"} & set(named):
+        url = named[scheme]
+        proxy = urlsplit(url if "//" in url else f"//{url}")
+        options += [f"-D{scheme}.proxyHost={proxy.hostname}", f"-D{scheme}.proxyPort={proxy.port or 80}"]
+    return options
+
+
+def _megabytes(directory: Path) -> int:
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):  # Ivy has moved it meanwhile
+            total += path.stat().st_size
+    return total // 1_000_000
+
+
+def _failure(log: Path) -> str:
+    text = log.read_text(errors="replace")
+    shown = "\n".join(f"    {line}" for line in text.splitlines()[-SHOWN_LOG_LINES:])
+    if "No space left" in text:
+        cause = f"the disk of {log.parent.parent} is full. Make room, then run this again."
+    elif any(word in text.lower() for word in NETWORK_WORDS):
+        cause = (
+            "the download did not come through. Check the network, the proxy and the certificates, then run this "
+            f"again. Log: {log}"
+        )
+    else:
+        cause = f"see {log}. Mend the cause, then run this again."
+    return f"{shown}\n{WHAT} failed: {cause}"
+
+
+def prepare_brokers(settings: Settings) -> None:
+    """Write the properties of each broker, and format its storage the first time. Raises OperatingError."""
+    data, directory = settings.data_path, own_directory(settings.data_path / "kafka")
+    shutil.copy(CONFIG_DIR / "kafka-log4j2.properties", directory / "log4j2.properties")
+    cluster_id = directory / "cluster.id"
+    if not cluster_id.exists():
+        cluster_id.write_text(new_cluster_id())
+    voters = ",".join(f"{role.number}@{role.addresses[1]}" for role in brokers(settings))
+    for role in brokers(settings):
+        values = {
+            "NODE": role.number,
+            "LISTENERS": "PLAINTEXT://{},CONTROLLER://{}".format(*role.addresses),
+            "VOTERS": voters,
+            "DATA": f"kafka/{role.name.replace('kafka', 'broker')}",
+            "REPLICAS": settings.brokers,
+            "MIN_INSYNC": 2 if settings.brokers == 3 else 1,
+        }
+        text = (CONFIG_DIR / "kafka.properties").read_text()
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", str(value))
+        properties = f"{values['DATA']}.properties"
+        (data / properties).write_text(text)
+        if (data / str(values["DATA"]) / "meta.properties").exists():
+            continue
+        formatted = subprocess.run(
+            [java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", "jars/broker/*",
+             "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id.read_text(), "--config", properties,
+             "--ignore-formatted"],
+            cwd=data, env=settings.environment | java_environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        if formatted.returncode != 0:
+            raise OperatingError(f"the broker's storage could not be formatted: {formatted.stderr or formatted.stdout}")
+
+
+def new_cluster_id() -> str:
+    """Return a random id as Kafka makes them: 16 bytes in base64, of which the first character is no `-`."""
+    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass  # the command that formats the storage would take it for an option
+    return made

@@ -1,0 +1,278 @@
+"""What goes wrong with topics while our processes read them: each says what, is not ready meanwhile, and goes on after.
+
+The clock too: a virtual machine that was asleep, or NTP, sets it back.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from confluent_kafka import Producer
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import NewPartitions
+
+from emostream import broker as brokers
+from emostream.deliver.history import History
+from emostream.deliver.topic_reader import TopicReader
+from emostream.metrics.catalogue import DELIVER
+from emostream.metrics.counters import Metrics
+from emostream.process import Log, StopFlag, why_not_ready
+from emostream.route import Router
+from emostream.settings import Settings, load
+from testkit.broker import Broker
+from testkit.clock import SteppedClock
+from testkit.scripts import Script, script
+from testkit.waiting import wait_until
+
+READY_WITHIN_SECONDS = 10.0
+COUNT = b'{"emoji": "x", "count": 1}'
+
+
+@pytest.fixture
+def admin(empty_topics: Broker) -> Iterator[KafkaAdminClient]:
+    """An operator."""
+    client = KafkaAdminClient(bootstrap_servers=empty_topics.servers)
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brokers, "RETRY_SECONDS", 1.0)
+
+
+def corrupt(broker: Broker, topic: str, partition: int) -> None:
+    """Change the last byte of a partition on the broker's disk, which is the last byte of its last batch."""
+    (log,) = Path(broker.environment["DATA_DIR"]).glob(f"**/{topic}-{partition}/00000000000000000000.log")
+    data = log.read_bytes()
+    at = 0
+    while at + 12 <= len(data) and (size := struct.unpack_from(">i", data, at + 8)[0]):
+        at += 12 + size
+    with log.open("r+b") as file:
+        file.seek(at - 1)
+        file.write(bytes([data[at - 1] ^ 0xFF]))
+
+
+def produce_to_all(broker: Broker, topic: str, values: list[bytes]) -> None:
+    for partition in range(3):
+        broker.produce(topic, values, partition)
+
+
+class Reading:
+    """A reader of a topic in this process: turn after turn, and how many records it has read."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self.records = 0
+        self.reader: Router | TopicReader
+        log = Log("test")
+        if topic == settings.main_topic:
+            self.reader = Router(settings, log)
+            self.reader.start()
+        else:
+            self.reader = TopicReader(settings, topic, History(60, 1_000), Metrics(log, DELIVER), log)
+            self.reader.catch_up(StopFlag())
+
+    @property
+    def trouble(self) -> str | None:
+        return self.reader.consumer.trouble
+
+    def until(self, what: str, condition: Callable[[], Any]) -> Any:
+        def turn() -> Any:
+            self.records += self.reader.run_once(100)
+            return condition()
+
+        return wait_until(what, turn, READY_WITHIN_SECONDS)
+
+
+@pytest.fixture(params=["main-pub-topic", "cluster1-emoji-topic"])
+def topic(request: pytest.FixtureRequest) -> str:
+    """What a cluster publisher reads, and what a subscriber reads."""
+    return str(request.param)
+
+
+@pytest.fixture
+def reading(empty_topics: Broker, topic: str) -> Iterator[Reading]:
+    """A reader that waits for records."""
+    settings = load(["CLUSTER-TOPIC=cluster1-emoji-topic"], environ=empty_topics.environment)
+    found = Reading(settings, topic)
+    yield found
+    found.reader.close()
+
+
+def test_a_batch_that_cannot_be_read_is_named_and_holds_up_its_partition_only(
+    empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
+) -> None:
+    empty_topics.produce(topic, [COUNT, COUNT], partition=1)
+    reading.until("the first records", lambda: reading.records == 2)
+    empty_topics.produce(topic, [COUNT], partition=1)
+    corrupt(empty_topics, topic, 1)
+    empty_topics.produce(topic, [COUNT], partition=0)
+    trouble = reading.until("the trouble", lambda: reading.trouble)
+    assert trouble.startswith(f"{topic}: partition 1 cannot be read at offset 2 (CorruptRecordError")
+    reading.until("the record of the other partition", lambda: reading.records == 3)
+    empty_topics.produce(topic, [COUNT], partition=2)
+    reading.until("another one", lambda: reading.records == 4)
+    assert reading.trouble == trouble
+    admin.delete_records({TopicPartition(topic, 1): 3})  # as the sentence says
+    empty_topics.produce(topic, [COUNT], partition=1)
+    reading.until("what comes after it", lambda: reading.records == 5)
+    reading.until("no trouble", lambda: reading.trouble is None)
+
+
+def test_a_codec_without_its_library_is_such_a_batch(
+    empty_topics: Broker, topic: str, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer({"bootstrap.servers": empty_topics.servers, "compression.type": "zstd"})
+    with monkeypatch.context() as patch:
+        patch.setattr("kafka.codec.zstd", None)
+        for partition in range(3):
+            producer.produce(topic, COUNT * 100 + b" ", partition=partition)
+        producer.flush(30)
+        trouble = reading.until("the trouble", lambda: reading.trouble)
+        assert "cannot be read at offset 0 (UnsupportedCodecError" in trouble
+    reading.until("all records", lambda: reading.records == 3)
+    reading.until("no trouble", lambda: reading.trouble is None)
+
+
+def test_a_topic_with_more_partitions_than_are_read_is_not_ready(
+    admin: KafkaAdminClient, topic: str, reading: Reading
+) -> None:
+    reading.until("the lag", lambda: reading.reader.consumer.lag == 0)
+    assert reading.trouble is None
+    admin.create_partitions({topic: NewPartitions(6)})
+    trouble = reading.until("the trouble", lambda: reading.trouble)
+    assert trouble == f"{topic}: expected 3 partitions, found 6; only 3 partitions are read"
+
+
+def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
+    empty_topics: Broker, topic: str, reading: Reading
+) -> None:
+    produce_to_all(empty_topics, topic, [COUNT, COUNT])
+    reading.until("the first records", lambda: reading.records == 6)
+    empty_topics.replace_topics()
+    empty_topics.produce(topic, [COUNT], partition=0)
+    reading.until("the record of the new topic", lambda: reading.records == 7)
+    assert reading.trouble is None
+
+
+def test_records_that_were_deleted_before_they_were_read_are_passed_over(
+    empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
+) -> None:
+    produce_to_all(empty_topics, topic, [COUNT] * 5)
+    admin.delete_records({TopicPartition(topic, partition): 3 for partition in range(3)})
+    reading.until("what is left", lambda: reading.records >= 6 and reading.reader.consumer.lag == 0)
+    assert reading.trouble is None
+
+
+# --- the main publisher ---
+
+
+@dataclass
+class MainPublisher:
+    """A main publisher with a clock of its own, and what it says of itself."""
+
+    broker: Broker
+    script: Script
+    clock: SteppedClock
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why it is not ready; None if it is."""
+        return why_not_ready(load([], environ=self.broker.environment), "main_publisher", self.script.process.pid)
+
+    def until_ready(self) -> None:
+        wait_until("it is ready", lambda: self.not_ready is None, 60)
+
+    def until_not_ready(self) -> str:
+        return str(wait_until("it is not ready", lambda: self.not_ready, READY_WITHIN_SECONDS))
+
+    def counted(self, emoji: str) -> int:
+        counts = self.broker.counts("main-pub-topic")
+        return sum(count["events"] for count in counts if count["emoji"] == emoji)
+
+    def tap(self, emoji: str, partition: int = 0) -> None:
+        event = {"user_id": "u", "emoji": emoji, "timestamp": "2026-01-31T20:15:00+00:00"}
+        self.broker.produce("emoji-topic", [json.dumps(event).encode()], partition)
+
+    def counts(self, emoji: str, partition: int = 0, within_seconds: float = 30.0) -> None:
+        """Tap once, and wait until that is counted."""
+        self.tap(emoji, partition)
+        wait_until(f"{emoji} is counted", lambda: self.counted(emoji), within_seconds)
+
+
+@pytest.fixture(scope="module")
+def main_publisher(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainPublisher]:
+    """One for all tests of it, because Spark takes 15 s to start."""
+    broker.replace_topics()
+    clock = SteppedClock(tmp_path_factory.mktemp("clock"))
+    with script(broker.environment | clock.environment, "main_publisher.py") as running:
+        found = MainPublisher(broker, running, clock)
+        wait_until("it is ready", lambda: found.not_ready is None, 120)
+        found.counts("first")
+        yield found
+
+
+@pytest.mark.parametrize("seconds", [-120, 120, 0])
+def test_after_the_clock_was_set_there_is_a_micro_batch_within_seconds(
+    main_publisher: MainPublisher, seconds: int
+) -> None:
+    """From 0 to -120 s, from there to 120 s, and back."""
+    main_publisher.clock.step(seconds)
+    main_publisher.counts(f"after a step to {seconds} s", within_seconds=READY_WITHIN_SECONDS + 10)
+    main_publisher.until_ready()
+
+
+def test_the_lag_is_0_after_a_transaction_of_somebody_else(main_publisher: MainPublisher) -> None:
+    event = b'{"user_id": "u", "emoji": "of a transaction", "timestamp": "2026-01-31T20:15:00+00:00"}'
+    main_publisher.broker.produce_at_once("emoji-topic", [event])
+    wait_until("it is counted", lambda: main_publisher.counted("of a transaction"))
+    port = main_publisher.broker.environment["METRICS_BASE_PORT"]
+    page = f"http://127.0.0.1:{port}/metrics"
+    wait_until("no lag", lambda: "\nemostream_aggregate_lag_events 0.0\n" in requests.get(page, timeout=10).text, 15)
+
+
+def test_events_that_were_deleted_before_they_were_counted_are_passed_over(main_publisher: MainPublisher) -> None:
+    main_publisher.tap("deleted?")
+    with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
+        admin.delete_records({TopicPartition("emoji-topic", 0): -1})  # all that there are
+    main_publisher.counts("after deleted events")
+    main_publisher.until_ready()
+
+
+def test_a_topic_that_is_made_anew_is_counted_from_its_beginning(main_publisher: MainPublisher) -> None:
+    main_publisher.broker.replace_topics()
+    main_publisher.counts("in a new topic")
+    main_publisher.until_ready()
+
+
+def test_a_batch_that_cannot_be_read_is_not_ready_and_is_named(main_publisher: MainPublisher) -> None:
+    broker = main_publisher.broker
+    (before,) = [record.offset for record in broker.read("emoji-topic")][-1:]
+    main_publisher.script.process.send_signal(signal.SIGSTOP)  # so that it does not read the batch before it is corrupt
+    main_publisher.tap("corrupt")
+    corrupt(broker, "emoji-topic", 0)
+    main_publisher.script.process.send_signal(signal.SIGCONT)
+    wait_until("it says so", lambda: "emoji-topic-0" in str(main_publisher.not_ready), 30)
+    assert f"offset {before + 1}" in str(main_publisher.not_ready)
+    with KafkaAdminClient(bootstrap_servers=broker.servers) as admin:
+        admin.delete_records({TopicPartition("emoji-topic", 0): -1})
+    main_publisher.counts("after a corrupt batch", within_seconds=60)
+    main_publisher.until_ready()
+
+
+def test_a_topic_with_other_partitions_than_are_read_is_not_ready(main_publisher: MainPublisher) -> None:
+    with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
+        admin.create_partitions({"emoji-topic": NewPartitions(6)})
+    assert main_publisher.until_not_ready() == (
+        "emoji-topic: expected 3 partitions, found 6; only 3 partitions are read"
+    )
+    main_publisher.broker.replace_topics()
+    main_publisher.until_ready()
