@@ -136,6 +136,8 @@ def _registration() -> RegistrationRequest:
         raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
     try:
         Target.parse(url)
+    except UnicodeError:  # of the codec for international names, in words of Python
+        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} (no host can have it)") from None
     except ValueError as error:
         raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} ({error})") from None
     return found

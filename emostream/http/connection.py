@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -65,8 +66,7 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer the requests that are complete now."""
         protocol = self._protocol
-        for begin in range(0, len(data), PIECE_BYTES):
-            piece = data[begin : begin + PIECE_BYTES]  # costs nothing if it is all of the data
+        for piece in (data,) if len(data) <= PIECE_BYTES else _pieces(data):
             if protocol.state is CLOSED:
                 return
             was_idle = protocol.state is IDLE
@@ -271,3 +271,7 @@ class ServerConnection(asyncio.Protocol):
                 self.abort()
             else:
                 self._transport.resume_reading()
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[begin : begin + PIECE_BYTES] for begin in range(0, len(data), PIECE_BYTES))

@@ -28,6 +28,7 @@ from emostream.settings import Settings
 NDJSON = "application/x-ndjson"
 LIVE = json_answer(200, {"status": "live"})
 READY = json_answer(200, {"status": "ready"})
+JSON_BYTES = JSON.encode()
 BATCH = b"/send-emojis"
 # Path → the most bytes that a body may have, and its media types.
 POSTS = {b"/send-emoji": (MAX_BODY_BYTES, (JSON,)), BATCH: (MAX_BATCH_BODY_BYTES, (JSON, NDJSON))}
@@ -82,7 +83,8 @@ class IngestApi:
         if request.method != b"POST" or path not in POSTS:
             return self._health(request, path)
         max_body_bytes, media_types = POSTS[path]
-        media_type = _media_type(headers.get(b"content-type"))
+        content_type = headers.get(b"content-type")
+        media_type = JSON if content_type == JSON_BYTES else _media_type(content_type)
         if self._admission.needs_key and not self._shows_key(request):
             return self.refusal(request, refusals.NO_API_KEY)
         if media_type not in media_types:

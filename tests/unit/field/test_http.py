@@ -95,6 +95,8 @@ HEADS: dict[str, tuple[Callable[[str], bytes], Statuses]] = {
     "absolute with a bad address": (lambda t: head(f"http://[::1{t}"), 400),
     "authority": (lambda t: head("localhost:80"), 400),
     "asterisk": (lambda t: head("*"), 400),
+    "OPTIONS * of a strange Host": (lambda t: wire("OPTIONS", "*", "Host: evil.example"), 421),
+    "OPTIONS * without Host": (lambda t: wire("OPTIONS", "*"), 400),
     "OPTIONS *": (lambda t: wire("OPTIONS", "*", HOST), 204),
     "fragment": (lambda t: head(f"{t}#a"), 400),
     "relative": (lambda t: head(t[1:]), 400),
