@@ -127,6 +127,8 @@ def _registration() -> RegistrationRequest:
     body = request.get_data()
     try:
         found = msgspec.json.decode(body, type=RegistrationRequest)
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
     url = found.client_url

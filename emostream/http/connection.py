@@ -265,5 +265,9 @@ class ServerConnection(asyncio.Protocol):
         self._state = ENDED
         self.since = self._server.now
         if not self._transport.is_closing():
-            self._transport.write_eof()
-            self._transport.resume_reading()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client has gone
+                self.abort()
+            else:
+                self._transport.resume_reading()

@@ -120,12 +120,13 @@ class StreamServer:
             return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
         if request.method == b"HEAD":
             return self.refusal(request, Answer(200, b"", HEAD))
-        recent = dict(parse_qsl(query, keep_blank_values=True)).get(b"recent", b"0")
-        if not re.fullmatch(rb"[0-9]{1,4}", recent):
-            error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40].decode('latin-1')!r}"
+        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        recent = dict(asked).get("recent", "0")
+        if not re.fullmatch("[0-9]{1,4}", recent, re.ASCII):
+            error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40]!r}"
             return self.refusal(request, refusal(400, error))
         cors = self._cors.headers(request.header("origin"))
-        return TakeOver(partial(self._begin, cors, last_event_id(request, query), int(recent)))
+        return TakeOver(partial(self._begin, cors, last_event_id(request, asked), int(recent)))
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -283,14 +284,14 @@ class StreamServer:
         stream.transport.write(gap("what this stream has seen is not on this topic; it may have been replaced"))
 
 
-def last_event_id(request: Request, query: bytes) -> str:
+def last_event_id(request: Request, asked: list[tuple[str, str]]) -> str:
     """The id that a stream goes on after; empty for a new one. The header is newer than what is in the URL.
 
     An EventSource polyfill may be unable to send the header. It adds a parameter to the URL instead, so the last one
     counts: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure), `evs_last_event_id` (amvtek).
     """
-    in_url = b""
-    for name, value in parse_qsl(query):
-        if name.lower().replace(b"-", b"").replace(b"_", b"") in (b"lasteventid", b"evslasteventid"):
+    in_url = ""
+    for name, value in asked:
+        if value and name.lower().replace("-", "").replace("_", "") in ("lasteventid", "evslasteventid"):
             in_url = value
-    return (request.headers.get(b"last-event-id", b"").strip() or in_url.strip()).decode("latin-1")
+    return (request.header("last-event-id") or "").strip() or in_url.strip()

@@ -81,6 +81,7 @@ HEADS: dict[str, tuple[Callable[[str], bytes], Statuses]] = {
     "1.0 without Host": (lambda t: get(t, "Accept: */*", version="HTTP/1.0"), 200),
     "1.0 with a strange Host": (lambda t: get(t, "Host: evil.example", version="HTTP/1.0"), 421),
     # targets (RFC 9112 3.2)
+    "query that is no UTF-8": (lambda t: head(f"{t}?last_event_id=%00%ff&recent=60&%zz&=&"), 200),
     "query": (lambda t: head(f"{t}?a=b&c"), 200),
     "absolute": (lambda t: head(f"http://localhost:5000{t}"), 200),
     "absolute in capitals": (lambda t: head(f"HTTP://LOCALHOST{t}"), 200),

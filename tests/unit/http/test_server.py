@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import socket
@@ -257,6 +258,26 @@ class Written(asyncio.Transport):
 
     def abort(self) -> None:
         self.closing = True
+
+
+class Gone(Written):
+    """A transport whose client has gone, which no call back has said yet."""
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+def test_a_connection_whose_client_has_gone_ends_with_its_last_answer() -> None:
+    async def scenario() -> None:
+        server = HttpServer(Echo(), Log("test"), 1, 1)
+        connection, transport = ServerConnection(server), Gone()
+        connection.connection_made(transport)
+        connection.data_received(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert transport.closing
+        connection.connection_lost(None)
+        assert not server.open
+
+    asyncio.new_event_loop().run_until_complete(scenario())
 
 
 class Life:
