@@ -13,11 +13,12 @@ from testkit.http_calls import JSON
 from testkit.ports import free_port_block, listening
 from testkit.scripts import script
 from testkit.waiting import wait_until
-from tests.fuzz import ingest
+from tests.fuzz import delivery, ingest
 from tests.fuzz.cases import Case, good_request, request
 from tests.fuzz.ingest import canary, examples, exchange, judge, run, slow_clients
 
 CASES = 4_000
+DELIVERY_CASES = 3_000
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,13 @@ def test_no_request_stops_the_app_reveals_its_inside_or_loses_a_tap(empty_topics
     total = run(empty_topics, free_port_block(1), seed=1, numbers=range(CASES))
     assert total.cases == CASES
     assert len(total.taken) > CASES // 10, f"most cases are refused; answers {total.statuses}"
+    assert not total.findings, examples(total.findings)
+
+
+def test_no_request_stops_a_subscriber_its_streams_or_a_client(empty_topics: Broker) -> None:
+    total = delivery.run(empty_topics, seed=1, numbers=range(DELIVERY_CASES))
+    assert total.cases == DELIVERY_CASES
+    assert total.statuses[200] > DELIVERY_CASES // 10, f"most cases are refused; answers {total.statuses}"
     assert not total.findings, examples(total.findings)
 
 
