@@ -158,10 +158,11 @@ class ClientConnection(asyncio.Protocol):
     # What httptools calls.
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        if name.lower() == b"retry-after":
+        name = name.lower()
+        if name == b"retry-after":
             seconds = _seconds(value.decode("latin-1"))
             self._response.retry_after_seconds = self._response.retry_after_seconds if seconds is None else seconds
-        elif name.lower() == b"content-length":
+        elif name == b"content-length":
             self._announces_a_body = value.strip() != b"0"
 
     def on_headers_complete(self) -> None:

@@ -149,13 +149,15 @@ try bookworm/1024-files 'ulimit -n 1024; cycle'
 try bookworm/read-only MOUNT=read-only 'DATA_DIR=$HOME/data; export DATA_DIR; cycle'
 try bookworm/read-only-data MOUNT=read-only 'cycle'
 # Names resolve only at the proxy, so whatever goes past it fails.
+rm -f "$roots/proxy.log"
 python3 -u tests/hosts/proxy.py >"$roots/proxy.log" 2>/dev/null &
 proxy=$!
 trap 'kill $proxy' EXIT
 until read -r proxy_port <"$roots/proxy.log"; do sleep 0.1; done 2>/dev/null
 try bookworm/behind-proxy MOUNT=no-dns "https_proxy=http://127.0.0.1:$proxy_port" 'rm -rf .venv .data; cycle'
+# As root, start.sh installs Java itself.
+install trixie python3-venv
 try trixie/root USER=0:0 'moved "/root/emo stream"; cycle'
-install trixie python3-venv openjdk-25-jre-headless
 try trixie/java-25 cycle
 install trixie openjdk-21-jre-headless
 try trixie/java-21 'JAVA_HOME=$(echo /usr/lib/jvm/java-21-openjdk-*); export JAVA_HOME; cycle'

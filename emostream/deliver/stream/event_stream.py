@@ -45,11 +45,11 @@ class EventStream(asyncio.Protocol):
         transport.resume_reading()
 
     def stalled(self, now: float) -> bool:
-        """Whether the socket has taken nothing for too long."""
+        """Whether the socket of this slow stream has taken nothing for too long."""
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self.since = unsent_bytes, now
-        return self.slow and now - self.since > STALLED_SECONDS
+        return now - self.since > STALLED_SECONDS
 
     # What the event loop calls.
 

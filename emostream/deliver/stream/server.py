@@ -199,11 +199,16 @@ class StreamServer:
         return TURN_SECONDS if left is None else min(left, TURN_SECONDS)
 
     def _send_to_ready(self) -> None:
-        end, sent = self._batches.end, 0
-        news = self._batches.routed_ms(self._measured)
+        before, end, sent = self._measured, self._batches.end, 0
+        news = self._batches.routed_ms(before)
         self._measured = end
+        data = self._batches.events(before, merge=False) if end > before else b""
         for stream in self._ready():
-            if stream.cursor != end or stream.resume_after:
+            if data and stream.cursor == before and stream.resume_after is None:  # as nearly all are
+                stream.cursor = end
+                stream.transport.write(data)
+                sent += end - before
+            elif stream.cursor != end or stream.resume_after:
                 sent += self._send_events(stream, merge=False)
         self._counters.add("streamed", sent)
         if sent:
@@ -267,7 +272,7 @@ class StreamServer:
 
     def _settle_overdue(self, now: float) -> None:
         """Close streams that take nothing, and stop waiting for what does not come."""
-        for stream in [stream for stream in self._open if stream.stalled(now)]:
+        for stream in [stream for stream in self._open if stream.slow and stream.stalled(now)]:
             self._counters.add("streams_stalled")
             stream.transport.abort()
         for stream, until in list(self._ahead.items()):
