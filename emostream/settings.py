@@ -223,7 +223,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
 LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
-SECRETS = ("API_KEY", "PUSH_SECRET")
+SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET")
 
 
 def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
