@@ -183,6 +183,13 @@ def case(seed: int, number: int, ports: list[Port]) -> tuple[Port, Case]:
     return port, r.choice(KINDS)(r, port)
 
 
+def asked(port: Port, sent: Case) -> bytes:
+    """What a port answers to a case. Of many connections that come at once, some are closed without an answer."""
+    wanted = len(sent.statuses) if sent.statuses else None
+    received = exchange(port.number, sent.parts, wanted)
+    return received if received or not wanted else exchange(port.number, sent.parts, wanted)
+
+
 def judge(number: int, port: Port, sent: Case, received: bytes) -> Outcome:
     """What is wrong with the answers to a case."""
     outcome = Outcome(cases=1)
@@ -217,7 +224,7 @@ def canary(port: Port, number: int) -> Outcome:
     """A good request, which must be answered whatever else goes on."""
     began = time.monotonic()
     try:
-        received = exchange(port.number, [port.good], 1)
+        received = asked(port, Case("good", [port.good], statuses=[200]))
     except OSError as error:
         received = str(error).encode()
     if received.startswith(b"HTTP/1.1 200"):
@@ -231,11 +238,8 @@ def canary(port: Port, number: int) -> Outcome:
 def run_case(ports: list[Port], seed: int, number: int) -> Outcome:
     """One connection, and now and then a canary on every port."""
     port, sent = case(seed, number, ports)
-    wanted = len(sent.statuses) if sent.statuses else None
     try:
-        received = exchange(port.number, sent.parts, wanted)
-        if wanted and not received:  # of many connections that come at once, some are closed without an answer
-            received = exchange(port.number, sent.parts, wanted)
+        received = asked(port, sent)
     except OSError as error:
         what = f"case {number}, {port.process}, {sent.kind}: the port cannot be reached: {error}"
         return Outcome(1, findings=[what])
@@ -300,8 +304,7 @@ def main() -> None:
         if args.only is not None:
             with processes(broker) as (ports, _):
                 port, sent = case(args.seed, args.only, ports)
-                received = exchange(port.number, sent.parts, len(sent.statuses) if sent.statuses else None)
-                print(f"{port.process}: {sent}\n{received!r}")
+                print(f"{port.process}: {sent}\n{asked(port, sent)!r}")
             return
         began = time.monotonic()
         total = run(broker, args.seed, range(args.cases), args.slow)
