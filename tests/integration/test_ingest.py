@@ -374,7 +374,7 @@ def test_a_worker_that_lost_a_thread_is_replaced(empty_topics: Broker, thread: s
     with script(empty_topics.environment, "-c", BREAKING, thread, str(tmp_path / "once")) as app:
         serving(empty_topics, app)
         assert call(url, tap("before"))[0] == 200
-        app.wait_for("the worker ends, and a new one is started")
+        app.wait_for("a worker has ended; a new one is started")
         app.wait_for("msg=drained")
 
         def answered() -> bool:
