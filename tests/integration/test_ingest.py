@@ -185,7 +185,7 @@ def test_the_events_of_a_batch_are_on_emoji_topic_one_by_one(broker: Broker, app
 
 def raw(url: str, *parts: bytes) -> tuple[socket.socket, bytes]:
     """A connection over which these bytes were sent, and the head that they begin with."""
-    head = b"POST /send-emoji HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /send-emoji HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     connection = socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0])), timeout=30)
     connection.sendall(head + b"".join(parts))
     return connection, head
@@ -347,7 +347,7 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
 # The app, of which one worker's producer fails once in a thread: at what `broken` names, after a tap.
 BREAKING = """
 import os, sys
-from emostream.ingest import master, producer
+from emostream.ingest import producer, workers
 from emostream.process import run_script
 
 name, once = sys.argv[1:3]
@@ -364,7 +364,7 @@ def broken(self, *args, **named):
     return method(self, *args, **named)
 
 setattr(producer.BoundedProducer, name, broken)
-run_script("", master.serve, [])
+run_script("", workers.serve, [])
 """
 
 
