@@ -223,7 +223,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
 LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
-SECRETS = ("API_KEY", "PUSH_SECRET")
+SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET")
 
 
 def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
@@ -333,6 +333,5 @@ def _refusal(name: str, text: str) -> SettingError:
         least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
         expected = f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
     else:
-        assert isinstance(kind, inspect.Metadata)  # noqa: S101 - every text has a description
-        expected = (kind.extra_json_schema or {})["description"]
+        expected = (getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8")
     return SettingError(f"{name}={text!r}: expected {expected}")

@@ -25,7 +25,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LARGE_HEAD = refusal(
     431, f"expected a head of at most {MAX_HEADERS} lines and {MAX_HEAD_BYTES} bytes, got a larger one"
 )
-LONG_TARGET = refusal(414, f"expected a target of at most {MAX_HEAD_BYTES} bytes, got a longer one")
+LONG_TARGET = refusal(
+    414, f"expected a target and headers of at most {MAX_HEAD_BYTES} bytes in all, got a long target and more"
+)
 UTF8_BOM = b"\xef\xbb\xbf"
 CUT_OFF = refusal(400, "expected a whole request, got only the beginning of one")
 

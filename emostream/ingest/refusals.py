@@ -1,7 +1,7 @@
 """What a refused request to ingest is told, and why.
 
-Two kinds of text lie elsewhere: what is wrong inside a tap (emostream.records, which checks it), and what is wrong with
-HTTP itself (emostream.http).
+Two kinds of text are elsewhere: what is wrong inside a tap (emostream/records.py, which checks it), and what is wrong
+with HTTP itself (emostream/http/).
 """
 
 from __future__ import annotations
@@ -23,13 +23,28 @@ NOT_ACKNOWLEDGED = retry(
 )
 
 
+def invalid(reason: object) -> Answer:
+    """The body is not a tap, or not a batch of taps."""
+    return refusal(400, str(reason))
+
+
+def too_many_taps(limit: str, whose: str, retry_after_seconds: int) -> Answer:
+    """More taps than RATE_LIMIT_USER or RATE_LIMIT_ADDRESS allows."""
+    return retry(429, f"expected at most {limit} {whose}, got more", retry_after_seconds)
+
+
+def buffer_full(reason: object) -> Answer:
+    """The producer's buffer takes no more events; ingest/producer.py says why."""
+    return retry(503, f"try again: {reason}")
+
+
 def emoji_not_allowed(allowed: Sequence[str], emoji: str) -> str:
-    """The reason why a tap is invalid whose emoji is not in EMOJIS."""
+    """The tap's emoji is not in EMOJIS."""
     return f"emoji_type: expected one of {' '.join(allowed)}, got {emoji}"
 
 
 def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:
-    """No event of a batch was good. The status is that of the event that may become good later, else of the first."""
+    """No event of a batch was good. The status is the highest of all events: 503 or 429 if a retry may help."""
     worst = max((answer for _, answer in refused), key=lambda answer: answer.status)
     error = f"expected at least one good event, got {len(refused)} bad"
     kept = [header for header in worst.headers if header[0] == "retry-after"]

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from emostream.http.messages import Answer, json_answer, refusal, retry
+from emostream.http.messages import Answer, json_answer
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission, TooManyTaps
 from emostream.ingest.producer import BoundedProducer, BufferFull, Receipt
@@ -52,7 +52,7 @@ class TapHandler:
             parts = split_batch(body, lines)
         except InvalidRecord as error:
             self._counters.add("refused_invalid")
-            return refusal(400, str(error)), None
+            return refusals.invalid(error), None
         receipt = Receipt() if self.waits else None
         taken = [self._take(part, parse_merged_request, address, receipt) for part in parts]
         refused = [(index, answer) for index, answer in enumerate(taken) if isinstance(answer, Answer)]
@@ -76,12 +76,11 @@ class TapHandler:
             self._producer.send(encode(event), receipt)
             return event.count
         except InvalidRecord as error:
-            reason, answer = "invalid", refusal(400, str(error))
+            reason, answer = "invalid", refusals.invalid(error)
         except TooManyTaps as error:
-            expected = f"expected at most {error.limit} {error.whose}, got more"
-            reason, answer = "rate", retry(429, expected, error.retry_after_seconds)
+            reason, answer = "rate", refusals.too_many_taps(error.limit, error.whose, error.retry_after_seconds)
         except BufferFull as error:
-            reason, answer = "full", retry(503, f"try again: {error}")
+            reason, answer = "full", refusals.buffer_full(error)
         self._counters.add(f"refused_{reason}")
         return answer
 

@@ -203,7 +203,9 @@ def _keep(
             )
         if was_away and not api.broker_away:
             log.info("the broker takes events again")
-        if not api.broker_away:
+        if api.broker_away:
+            heartbeat.not_ready("the broker takes no events")
+        else:
             heartbeat.beat()
         workers.publish()
         api.counters.log_if_due()

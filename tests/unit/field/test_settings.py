@@ -85,6 +85,7 @@ REFUSED = [
     ("DATA_DIR", "~nobody-of-this-name/x", "path"),
     ("DATA_DIR", "bytes-\udcff", "path"),
     ("BIND_HOST", "", "at least one character"),
+    ("API_KEY", "\udcff", "a text in UTF-8"),
 ]  # fmt: skip
 
 
