@@ -214,5 +214,6 @@ def _keep(
             # After an error that cannot be retried a producer may refuse every record. Without its thread nobody learns
             # what the broker has. An orphan would keep the port from the next app, and nobody would stop it.
             ending = True
-            log.error("the worker ends", reason="its producer has failed" if failed else "the main process is gone")
+            reason = "its producer has failed" if failed else "the app's main process is gone"
+            log.error("the worker ends, and a new one is started" if failed else "the worker ends too", reason=reason)
             os.kill(os.getpid(), signal.SIGTERM)

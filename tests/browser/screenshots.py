@@ -108,7 +108,7 @@ def watching(port: int, viewers: int) -> Iterator[None]:
     streams = [socket.create_connection(("127.0.0.1", port)) for _ in range(viewers)]
 
     def read(stream: socket.socket) -> None:
-        stream.sendall(b"GET /stream HTTP/1.1\r\nHost: here\r\n\r\n")
+        stream.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while stream.recv(65_536):
             pass
 

@@ -118,6 +118,19 @@ def test_a_request_that_has_begun_is_the_last_one_when_the_server_finishes() -> 
     assert (fed(GET, idle), [request.body for request in fed(b"hello" + GET, begun)]) == ([], [b"hello"])
 
 
+@pytest.mark.parametrize("more", [b"Transfer-Encoding: gzip, chunked", b"Content-Encoding: br", b"Connection: Upgrade"])
+def test_a_head_like_the_one_before_is_not_taken_for_good(more: bytes) -> None:
+    one = protocol()
+    assert [request.refusal for request in fed(GET + GET, one)] == [None, None]
+    bad = more != b"Connection: Upgrade"
+    [request] = fed(GET[:-2] + more + b"\r\n\r\n" + (b"0\r\n\r\n" if b"Transfer" in more else b""), one)
+    assert (request.refusal is not None) == bad
+    other = protocol()
+    for data, status in ((GET, None), (GET.replace(b"Host: x", b"Host: a, b"), 400)):
+        [request] = fed(data, other)
+        assert (request.refusal.status if request.refusal else None) == status
+
+
 def test_a_client_that_waits_for_100_continue_is_told_once_and_only_before_its_body() -> None:
     waits, sends = protocol(), protocol()
     head = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
