@@ -140,7 +140,7 @@ class Chaos:
             assert time.monotonic() - began < RECOVERY_SECONDS, f"not back: {pending}"
             # To ask a broker takes longer than some of them take to come back.
             ask_brokers = any(name.startswith("kafka_") for name in pending)
-            for process in self.supervisor.processes(ask_brokers):
+            for process in self.supervisor.processes(ask_brokers=ask_brokers):
                 if process.name in pending and process.ready and process.pid != before[process.name].pid:
                     pending.discard(process.name)
                     if process.name in killed:
