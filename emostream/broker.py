@@ -36,6 +36,8 @@ RETRY_SECONDS = 5.0
 METADATA_AGE_MS = 5_000  # so that a change of a topic's partitions is noticed within 10 s
 POSITION_TIMEOUT_MS = 100
 TRANSACTION_TIMEOUT_MS = 10_000
+# A step of a transaction takes 10 to 50 ms, or as long as three brokers need to notice that one has died.
+TRANSACTION_SECONDS = 6.0
 LONGEST_TIMEOUT_MS = 2**31 - 1
 
 SentRecord: TypeAlias = FutureRecordMetadata  # what KafkaProducer.send returns

@@ -14,6 +14,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from emostream.broker import (
+    TRANSACTION_SECONDS,
     AssignedConsumer,
     Polled,
     SentRecord,
@@ -45,7 +46,6 @@ from emostream.settings import Settings
 from emostream.topics import TopicWatch, wait_for_topics
 
 POLL_MS = 500
-TRANSACTION_SECONDS = 6.0  # it takes 10 to 50 ms, or as long as three brokers need to notice that one has died
 
 
 class Router:

@@ -46,8 +46,12 @@ def _missing(settings: Settings, topics: Iterable[str]) -> str | None:
     try:
         absent = set(topics) - set(_list_topics(settings))
     except RetriableError as error:
-        return f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
+        return _no_broker(settings, error)
     return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
+
+
+def _no_broker(settings: Settings, error: RetriableError) -> str:
+    return f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
 
 
 def _wait(
@@ -60,7 +64,7 @@ def _wait(
         try:
             what = missing()
         except RetriableError as error:
-            what = f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
+            what = _no_broker(settings, error)
         if what is None:
             return True
         if on_wait:

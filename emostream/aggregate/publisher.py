@@ -19,13 +19,19 @@ from pyspark.sql import DataFrame
 
 from emostream.aggregate.counting import CountedBatch, count_events, largest, summarize, totals
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.broker import commit_transaction, consumer, is_fenced, partitions, transactional_producer
+from emostream.broker import (
+    TRANSACTION_SECONDS,
+    commit_transaction,
+    consumer,
+    is_fenced,
+    partitions,
+    transactional_producer,
+)
 from emostream.process import Log, StepTimeout, within
 from emostream.records import encode
 from emostream.settings import Settings
 
 GROUP = "main-publisher"  # the transactional id, and the consumer group that the offsets are committed to
-TRANSACTION_SECONDS = 6.0  # takes 20 to 50 ms, or as long as three brokers need to notice that one has died
 
 
 @dataclass(frozen=True)
