@@ -26,7 +26,7 @@ from emostream.deliver.stream.resume import EventId
 from emostream.http.cors import Cors, Headers
 from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
-from emostream.http.server import HttpServer
+from emostream.http.server import BACKLOG, HttpServer
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
@@ -40,7 +40,6 @@ TURN_SECONDS = 0.5
 CLOSE_SECONDS = 1.0
 FULL_RETRY_SECONDS = 5
 RECORDS_AT_ONCE = 5_000
-BACKLOG = 4_096
 COMMENT = b":\n\n"
 HELLO = b"retry: 1000\n"
 HEAD = (

@@ -11,6 +11,7 @@ import msgspec
 from flask import Blueprint, Response, abort, request
 
 from emostream.discovery import Directory
+from emostream.http.messages import JSON
 from emostream.operate.dashboard.counts_reader import TopicUnreadable
 from emostream.operate.dashboard.scrape import Scraper
 from emostream.operate.dashboard.timeline import (
@@ -24,7 +25,6 @@ from emostream.operate.dashboard.timeline import (
 from emostream.settings import Settings
 
 NAME = "dashboard"
-JSON = "application/json"
 CSV = "text/csv; charset=utf-8; header=present"
 RETRY_AFTER_SECONDS = 2
 
