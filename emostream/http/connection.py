@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from functools import partial
 from typing import cast
+
+import msgspec
 
 from emostream.http.connections import REQUEST_SECONDS, Connections
 from emostream.http.messages import BUSY, FAILED, Answer, Request, TakeOver, refusal
@@ -66,11 +67,11 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer the requests that are complete now."""
         protocol = self._protocol
-        for piece in (data,) if len(data) <= PIECE_BYTES else _pieces(data):
+        for begin in range(0, len(data), PIECE_BYTES):
             if protocol.state is CLOSED:
                 return
             was_idle = protocol.state is IDLE
-            complete = protocol.receive(piece)
+            complete = protocol.receive(data[begin : begin + PIECE_BYTES])
             if was_idle or complete:
                 self.since = self._server.now
             if complete:
@@ -164,7 +165,7 @@ class ServerConnection(asyncio.Protocol):
             request = self._waiting[most]
             while len(self._waiting) > most:
                 self._waiting.pop()
-            self._waiting.append(request._replace(body=b"", refusal=request.refusal or BUSY))
+            self._waiting.append(msgspec.structs.replace(request, body=b"", refusal=request.refusal or BUSY))
             self._protocol.close()
         self._server.in_flight += len(self._waiting) - self._held
         self._held = len(self._waiting)
@@ -271,7 +272,3 @@ class ServerConnection(asyncio.Protocol):
                 self.abort()
             else:
                 self._transport.resume_reading()
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    return (data[begin : begin + PIECE_BYTES] for begin in range(0, len(data), PIECE_BYTES))

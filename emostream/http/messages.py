@@ -23,7 +23,7 @@ class Answer:
     error: str = ""
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
     `target` begins with a slash. `peer` is the client's IP address. A request with a `refusal`

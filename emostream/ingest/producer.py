@@ -86,6 +86,10 @@ class BoundedProducer:
                 "reconnect.backoff.max.ms": 1_000,
                 "enable.idempotence": True,
                 "acks": "all",
+                # If a request fails, the broker refuses those that were on their way after it. librdkafka then begins a
+                # new producer epoch, in which the broker no longer knows what it has of the other partitions: an event
+                # sent again would be there twice. https://github.com/confluentinc/librdkafka/issues/4953
+                "max.in.flight.requests.per.connection": 1,
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
                 # With the default, twice the linger, a whole micro-batch would go to one partition, so to one reader.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -208,7 +209,7 @@ def test_a_header_with_an_underscore_does_not_replace_the_one_with_hyphens(
     ],
 )  # fmt: skip
 def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop, target: bytes, status: int) -> None:
-    assert loop.run_until_complete(App().ask(asking()._replace(target=target))).status == status
+    assert loop.run_until_complete(App().ask(msgspec.structs.replace(asking(), target=target))).status == status
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_a_target_may_be_written_in_several_ways(loop: asyncio.AbstractEventLoop
         ("buffer", asking(method="GET", path="/"), 503), ("buffer", asking(pairs=[]), 415),
         ("buffer", asking(method="POST", path="/metrics"), 503), ("buffer", asking(method="GET", path="/metrics"), 503),
         *(("broker", asking(b"", "GET", path), 200) for path in ("/livez", "/readyz")),
-        ("broker", asking(b"", "GET", "/metrics")._replace(peer="127.0.0.1"), 200),
+        ("broker", msgspec.structs.replace(asking(b"", "GET", "/metrics"), peer="127.0.0.1"), 200),
     ],
 )  # fmt: skip
 def test_a_busy_server_refuses_only_requests_that_would_have_to_wait(
