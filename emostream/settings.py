@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     brokers: Literal[0, 1, 3]
     emoji_topic: TopicName
     main_topic: TopicName
+    partitions: Annotated[int, Meta(ge=1, le=10_000)]
     cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
     bind_host: Text
     allowed_hosts: HostNames

@@ -17,7 +17,8 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from emostream.broker import PARTITIONS, admin_client, consumer, partitions
+from emostream.broker import admin_client, consumer
+from emostream.consumers import partitions
 from emostream.process import Log, StopFlag, stop_on_signals
 from emostream.roles import Address
 from emostream.settings import REGISTRY_TOPIC, START_COMMAND, TOPICS_COMMAND, Settings
@@ -110,7 +111,10 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
                 return False
             present = set()
         for name in settings.topics:
-            if name not in present and not _wait(lambda name=name: _create(admin, name), settings, stop, log):  # type: ignore[misc]
+            # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
+            configs = COMPACTED if name == REGISTRY_TOPIC else {}
+            topic = NewTopic(name, settings.partitions, replication_factor=-1, topic_configs=configs)
+            if name not in present and not _wait(lambda topic=topic: _create(admin, topic), settings, stop, log):  # type: ignore[misc]
                 return False
     finally:
         admin.close()
@@ -122,17 +126,15 @@ def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
     return f"the broker is deleting {', '.join(sorted(left))}" if left else None
 
 
-def _create(admin: KafkaAdminClient, name: str) -> str | None:
+def _create(admin: KafkaAdminClient, topic: NewTopic) -> str | None:
     try:
-        # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
-        configs = COMPACTED if name == REGISTRY_TOPIC else {}
-        admin.create_topics([NewTopic(name, PARTITIONS, replication_factor=-1, topic_configs=configs)])
+        admin.create_topics([topic])
     except TopicAlreadyExistsError:
-        return f"the broker is still deleting {name}"
+        return f"the broker is still deleting {topic.name}"
     except UnknownTopicOrPartitionError:
-        return f"the broker does not know {name} yet"
+        return f"the broker does not know {topic.name} yet"
     except InvalidReplicationFactorError as error:  # a busy broker does not count until it reports back
-        return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
+        return f"there are not enough brokers for {topic.name} yet ({error.args[0] if error.args else error})"
     return None
 
 
@@ -141,7 +143,7 @@ def replace_topics(settings: Settings) -> int:
     log = Log("topics")
     if not create_topics(settings, replace=True, stop=stop_on_signals(), log=log):
         return 1
-    log.info("topics created", topics=",".join(settings.topics), partitions=PARTITIONS)
+    log.info("topics created", topics=",".join(settings.topics), partitions=settings.partitions)
     return 0
 
 
@@ -172,8 +174,8 @@ class TopicWatch:
     def _check(self) -> str | None:
         try:
             self._reader = self._reader or consumer(self._settings, group_id=None)
-            wanted = [tp for topic in self._topics for tp in partitions(topic)]
-            self._reader.end_offsets(wanted, timeout_ms=CHECK_TIMEOUT_MS)
+            found = partitions(self._reader, *self._topics)
+            self._reader.end_offsets(found, timeout_ms=CHECK_TIMEOUT_MS)
         except Exception as error:  # noqa: BLE001 - not swallowed: whatever it is, it is why this is not ready
             with suppress(KafkaError):
                 if missing := _missing(self._settings, self._topics):

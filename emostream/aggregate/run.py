@@ -13,7 +13,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.aggregate.publisher import BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.aggregate.spark import make_session, read_events, warm_up
+from emostream.aggregate.spark import make_session, new_checkpoint, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, Stalled
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
@@ -25,7 +25,6 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
-    fresh_directory,
     stop_on_signals,
     within,
 )
@@ -74,7 +73,7 @@ def run(settings: Settings) -> int:
                 reason, pause_seconds = _reason(error), watch.pause_seconds()
                 log.error("the query failed; going on after the last committed batch",
                           reason=reason, pause_seconds=pause_seconds)  # fmt: skip
-                heartbeat.not_ready(query_metrics.unread_partitions or f"the query failed: {reason}")
+                heartbeat.not_ready(f"the query failed: {reason}")
                 stop.wait(pause_seconds)
             finally:
                 if query:
@@ -92,7 +91,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
+    checkpoint = new_checkpoint(settings)
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)
@@ -115,7 +114,7 @@ def _follow(
             time.monotonic(), query_metrics.lag, progress.batchId if progress else None,
             status["isTriggerActive"], status["message"],
         )  # fmt: skip
-        heartbeat.not_ready(query_metrics.unread_partitions or trouble or "")
+        heartbeat.not_ready(trouble or "")
 
 
 def _count_the_rest(query: StreamingQuery, settings: Settings, log: Log) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from emostream.aggregate.counting import count_events, largest, read_records
+from emostream.process import fresh_directory
 from emostream.settings import Settings
 
 WARM_UP_BATCHES = 5
@@ -78,6 +80,22 @@ def warm_up(session: SparkSession) -> None:
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
         largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
+
+
+def new_checkpoint(settings: Settings) -> Path:
+    """Return the folder in which the next query notes its progress, empty."""
+    return fresh_directory(_checkpoint(settings))
+
+
+def planned_offsets(settings: Settings, spark_batch_id: int) -> dict[int, int]:
+    """Return up to where a micro-batch reads each partition. Spark writes it to its checkpoint before the batch."""
+    text = (_checkpoint(settings) / "offsets" / str(spark_batch_id)).read_text(encoding="utf-8")
+    (offsets,) = json.loads(text.splitlines()[-1]).values()  # by topic
+    return {int(partition): offset for partition, offset in offsets.items()}
+
+
+def _checkpoint(settings: Settings) -> Path:
+    return settings.data_path / "spark" / "checkpoint"
 
 
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:

@@ -148,7 +148,7 @@ class RegisteredClients:
             next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # A difference of offsets, so it includes the markers between transactions.
         skipped = sum(
-            max(0, start - registration.next_offsets.get(partition, start)) for partition, start in starts.items()
+            max(0, start - registration.next_offsets.get(partition, 0)) for partition, start in starts.items()
         )
         position, history = Position(next_offsets, merging), self._history
         start = Start(history.start, position, self._topic_reader.generation, history.end)

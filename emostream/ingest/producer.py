@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from emostream.broker import PARTITIONS
+from emostream.broker import METADATA_AGE_MS
 from emostream.process import Log
 from emostream.settings import Settings
 
@@ -95,7 +95,9 @@ class BoundedProducer:
                 # With the default, twice the linger, a whole micro-batch would go to one partition, so to one reader.
                 "sticky.partitioning.linger.ms": STICKY_MS,
                 # A batch for one partition leaves with so many records, so on all together FULL_BATCH_EVENTS can wait.
-                "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
+                "batch.num.messages": FULL_BATCH_EVENTS // settings.partitions,
+                # By default it would write to new partitions only after five minutes.
+                "topic.metadata.refresh.interval.ms": METADATA_AGE_MS,
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": self._max_buffered,
                 "delivery.report.only.error": not receipts,

@@ -10,7 +10,7 @@ from testkit.settings import PROJECT_DIR
 
 PACKAGE = PROJECT_DIR / "emostream"
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
-GROUND = {"settings", "roles", "records", "broker", "topics", "process"}
+GROUND = {"settings", "roles", "records", "broker", "consumers", "topics", "process"}
 BELOW = GROUND | {"http", "metrics"}
 # A room is a folder or a file of emostream/. Inside a folder, files import each other freely, but never in a circle.
 MAY_IMPORT = {
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "records": set(),
     "process": {"settings"},
     "broker": {"settings", "process", "metrics"},
-    "topics": {"settings", "roles", "process", "broker"},
+    "consumers": {"settings", "process", "metrics", "broker"},
+    "topics": {"settings", "roles", "process", "broker", "consumers"},
     "http": GROUND | {"metrics"},
     "metrics": {"settings", "process"},
     "discovery": BELOW,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from emostream.deliver.history import Record
-from emostream.deliver.stream.resume import EventId, Progress
+from emostream.deliver.stream.resume import EventId, Progress, covers, reach
 from emostream.deliver.sums import Sum, known
 from emostream.records import encode
 
@@ -106,7 +106,7 @@ class MicroBatches:
             batch_id = record.count.batch_id
             if record.partition in self._lost:
                 self._lost.remove(record.partition)
-                self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset)
+                reach(self._forgotten, record.partition, record.offset)
                 self._forgotten_batch_id = max(self._forgotten_batch_id, -1 if batch_id is None else batch_id)
             if batch_id is None or batch_id < 0:
                 self._close_all()  # to keep the order
@@ -131,7 +131,7 @@ class MicroBatches:
         while self._closed:
             self._forget_oldest()
         self.first += 1
-        self._lost = set(range(len(self._forgotten)))
+        self._lost = set(range(len(self._progress.offsets)))
 
     def close_due(self, now: float) -> float | None:
         """Close micro-batches that are whole or have waited enough; returns the seconds until the next is due.
@@ -186,10 +186,8 @@ class MicroBatches:
     def why_gap(self, event_id: EventId) -> str | None:
         """Why a stream that goes on after this id misses something; None when it misses nothing."""
         kept = "what happened since this stream ended is no longer kept"
-        if self._progress.has_same_offsets(event_id):
-            return kept if any(map(int.__lt__, event_id.offsets, self._forgotten)) else None
         if event_id.cluster == self._progress.cluster:
-            return "the topic has another number of partitions than when this stream ended"
+            return None if covers(event_id.offsets, self._forgotten) else kept
         if event_id.batch_id is None:
             return "this is another cluster, and the last event of the stream has no batch_id to go on from"
         if self._forgotten_batch_id > event_id.batch_id:
@@ -230,7 +228,7 @@ class MicroBatches:
         parts: list[tuple[int | None, list[Record]]] = []
         for batch in self._closed:
             unseen = [record for record in batch.records if record.offset >= seen[record.partition]]
-            covers_seen = all(map(int.__ge__, batch.event_id.offsets, seen))
+            covers_seen = covers(batch.event_id.offsets, seen)
             if covers_seen and not parts and len(unseen) == len(batch.records):
                 made.append(batch.event)
                 continue
@@ -245,9 +243,12 @@ class MicroBatches:
 
     def _seen_offsets(self, event_id: EventId) -> list[int]:
         """Per partition of this topic, the offset after the last record that a stream with this id has seen."""
-        if self._progress.has_same_offsets(event_id):
-            return list(map(max, self._forgotten, event_id.offsets))
         offsets, seen = list(self._forgotten), True
+        reach(offsets, len(self._progress.offsets) - 1, 0)  # of every partition that has a record in self._closed
+        if event_id.cluster == self._progress.cluster:
+            for partition, offset in enumerate(event_id.offsets):
+                reach(offsets, partition, offset)
+            return offsets
         for batch in self._closed:
             if batch.batch_id is not None:  # counts without an id go with the micro-batch before them
                 seen = event_id.batch_id is None or batch.batch_id <= event_id.batch_id
@@ -282,7 +283,7 @@ class MicroBatches:
         self._records -= len(oldest.records)
         self._progress.forget(oldest.batch_id)
         for record in oldest.records:
-            self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset + 1)
+            reach(self._forgotten, record.partition, record.offset + 1)
         if oldest.batch_id is not None:
             self._forgotten_batch_id = oldest.batch_id
 
