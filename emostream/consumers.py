@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TypeAlias
-from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -27,6 +26,7 @@ from emostream.settings import Settings
 LAG_EVERY_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 METADATA_TIMEOUT_MS = 3_000
+METADATA_PAUSE_SECONDS = 0.1
 POSITION_TIMEOUT_MS = 100
 POSITIONS_TIMEOUT_MS = 5_000
 
@@ -50,11 +50,18 @@ def partitions(client: KafkaConsumer, *topics: str, timeout_ms: int = METADATA_T
             return [tp for topic in topics for tp in known_partitions(client, topic)]
         if not left_ms:
             raise UnknownTopicOrPartitionError(", ".join(missing))
+        time.sleep(METADATA_PAUSE_SECONDS)
 
 
 def known_partitions(client: KafkaConsumer, topic: str) -> list[TopicPartition]:
     """Return the partitions that a topic had METADATA_AGE_MS ago at most; none if it was missing then."""
     return [TopicPartition(topic, number) for number in sorted(client._cluster.partitions_for_topic(topic) or ())]
+
+
+def topic_id(client: KafkaConsumer, topic: str) -> str:
+    """Return what distinguishes a topic from a former one of the same name; empty if an old broker does not say."""
+    found = client._cluster.topic_id(topic)
+    return str(found) if found and found.int else ""
 
 
 def where_to_go_on(
@@ -89,6 +96,7 @@ class EndOffsets:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         """Connect to the broker. Raises KafkaError."""
+        self.topic_id = ""  # of the last answer; another one if the topic was made anew
         self._topic = topic
         self._client: KafkaConsumer = consumer(settings, group_id=None)
         self._lock = threading.Lock()
@@ -97,6 +105,7 @@ class EndOffsets:
         """Return the offset of the next record of each partition. Raises KafkaError."""
         with self._lock:
             found = partitions(self._client, self._topic, timeout_ms=timeout_ms)
+            self.topic_id = topic_id(self._client, self._topic)
             return {tp.partition: end for tp, end in self._client.end_offsets(found, timeout_ms=timeout_ms).items()}
 
 
@@ -118,7 +127,7 @@ class AssignedConsumer:
         self._due = 0.0
         self._unreadable: dict[TopicPartition, tuple[int, str]] = {}  # the offset of the batch, and a sentence
         self._retry_at: dict[TopicPartition, float] = {}
-        self._topic_id: UUID | None = None
+        self._topic_id = ""
         self.client: KafkaConsumer = consumer(settings, group_id)
         self.assigned = partitions(self.client, topic)
         self.client.assign(self.assigned)
@@ -144,6 +153,8 @@ class AssignedConsumer:
             polled = self.client.poll(timeout_ms=timeout_ms)
         except OffsetOutOfRangeError as error:
             out_of_range = error.args[0]
+            with suppress(KafkaError):
+                partitions(self.client, self._topic)  # so that a topic that was made anew is known as such
         except Exception as error:  # a decoder may raise anything; what is not about a batch is raised again
             # kafka-python says nowhere else which batch it could not decode.
             batch = self.client._fetcher._next_partition_records
@@ -202,11 +213,11 @@ class AssignedConsumer:
 
     def _made_anew(self) -> bool:
         # kafka-python compares leader epochs. Those of two topics of one name say nothing, and records would be lost.
-        topic_id = self.client._cluster.topic_id(self._topic)
-        if not topic_id or topic_id == self._topic_id or not known_partitions(self.client, self._topic):
+        found = topic_id(self.client, self._topic)
+        if found in ("", self._topic_id) or not known_partitions(self.client, self._topic):
             return False
-        before, self._topic_id = self._topic_id, topic_id
-        return before is not None
+        before, self._topic_id = self._topic_id, found
+        return before != ""
 
     def _hold_up(self, held: TopicPartition, offset: int, error: Exception) -> None:
         # After such an error kafka-python turns in a circle for ever; only a new client goes on.

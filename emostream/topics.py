@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from kafka import KafkaAdminClient, KafkaConsumer
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import (
     InvalidReplicationFactorError,
     KafkaError,
@@ -27,6 +27,7 @@ REMINDER_SECONDS = 5.0
 # With a second for each broker that is asked, a problem is known within 10 s.
 CHECK_SECONDS = 2.0
 CHECK_TIMEOUT_MS = 3_000
+MIN_MESSAGE_BYTES = 1_048_588  # Kafka's default; our producers send as much at once
 # Small segments, because Kafka never compacts the newest one.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 
@@ -45,10 +46,34 @@ def wait_for_topics(
 def _missing(settings: Settings, topics: Iterable[str]) -> str | None:
     """What is missing of the broker and these topics, and what to do; None if nothing is."""
     try:
-        absent = set(topics) - set(_list_topics(settings))
+        admin = admin_client(settings)
+        try:
+            absent = set(topics) - set(admin.list_topics())
+            if absent:
+                return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them"
+            return next(_unfit(admin, topics), None)
+        finally:
+            admin.close()
     except RetriableError as error:
         return _no_broker(settings, error)
-    return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
+
+
+def _unfit(admin: KafkaAdminClient, topics: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each setting of a topic with which the broker would refuse or delete records of ours."""
+    resources = [ConfigResource("topic", name) for name in topics]
+    for name, found in admin.describe_configs(resources, config_filter="all").get("topic", {}).items():
+        if not found:  # whoever may not read the settings of a topic may use it all the same
+            continue
+        policy, max_bytes = found["cleanup.policy"]["value"], int(found["max.message.bytes"]["value"])
+        # The newest registration of a client is kept for ever. All other records have no key, or one of many records.
+        wanted = "compact" if name == REGISTRY_TOPIC else "delete"
+        if policy != wanted:
+            yield f"{name}: expected cleanup.policy={wanted}, found {policy}; kafka-configs changes it"
+        if max_bytes < MIN_MESSAGE_BYTES:
+            yield (
+                f"{name}: expected max.message.bytes of at least {MIN_MESSAGE_BYTES}, found {max_bytes}; "
+                "kafka-configs changes it"
+            )
 
 
 def _no_broker(settings: Settings, error: RetriableError) -> str:

@@ -27,7 +27,7 @@ from emostream.broker import (
     is_fenced,
     transactional_producer,
 )
-from emostream.consumers import partitions, where_to_go_on
+from emostream.consumers import partitions, topic_id, where_to_go_on
 from emostream.process import Log, StepTimeout, within
 from emostream.records import encode
 from emostream.settings import Settings
@@ -41,6 +41,7 @@ class Positions:
 
     next_offsets: Mapping[int, int]
     next_batch_id: int
+    topic_id: str = ""
 
 
 def read_positions(settings: Settings, log: Log) -> Positions:
@@ -52,15 +53,18 @@ def read_positions(settings: Settings, log: Log) -> Positions:
     try:
         ended_at: dict[TopicPartition, int | None] = {}
         next_batch_id = 0
-        for tp in partitions(reader, settings.emoji_topic):
+        found = partitions(reader, settings.emoji_topic)
+        found_id = topic_id(reader, settings.emoji_topic)
+        for tp in found:
             committed = reader.committed(tp, metadata=True)
-            ended_at[tp] = committed and committed.offset
-            if committed:
-                # An operator who moves the offsets leaves no number there, or any text.
-                last = int(committed.metadata) if committed.metadata.isdecimal() else -1
-                next_batch_id = max(next_batch_id, last + 1)
+            # An operator who moves the offsets leaves no number there, or any text.
+            last_batch_id, _, of_topic = (committed.metadata if committed else "").partition(" ")
+            if last_batch_id.isdecimal():
+                next_batch_id = max(next_batch_id, int(last_batch_id) + 1)
+            # Spark may have read some events of a topic that was made anew before we noticed it.
+            ended_at[tp] = committed.offset if committed and of_topic in ("", found_id) else None
         go_on = where_to_go_on(reader, ended_at, log)
-        return Positions({tp.partition: offset for tp, offset in go_on.items()}, next_batch_id)
+        return Positions({tp.partition: offset for tp, offset in go_on.items()}, next_batch_id, found_id)
     finally:
         reader.close()
 
@@ -75,6 +79,7 @@ class BatchPublisher:
         self._log = log
         self._producer: KafkaProducer = transactional_producer(settings, GROUP)
         self._next_batch_id = 0
+        self._topic_id = ""
         self.fenced = False
 
     def close(self) -> None:
@@ -92,7 +97,8 @@ class BatchPublisher:
             TRANSACTION_SECONDS, "reading the positions", lambda: read_positions(self._settings, self._log)
         )
         self._next_batch_id = positions.next_batch_id
-        self._query_metrics.next_offsets = positions.next_offsets
+        self._topic_id = positions.topic_id
+        self._query_metrics.begin(positions.next_offsets, positions.topic_id)
         return positions
 
     def publish(self, events: DataFrame, spark_batch_id: int) -> None:
@@ -155,8 +161,9 @@ class BatchPublisher:
         sent = [
             producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count)) for count in batch.counts
         ]
+        metadata = f"{batch_id} {self._topic_id}"
         offsets = {
-            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(batch_id), -1)
+            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, metadata, -1)
             for partition, offset in next_offsets.items()
         }
         producer.send_offsets_to_transaction(offsets, GROUP)

@@ -24,8 +24,10 @@ class QueryMetrics:
         self.metrics = Metrics(log, AGGREGATE)
         self.emojis: int | None = None  # in the last batch
         self.next_offsets: Mapping[int, int] = {}  # up to where the query has read, by partition of EMOJI_TOPIC
+        self.made_anew = False  # EMOJI_TOPIC is not the one that the query reads
         self.lag: int | None = None  # how many records are still to be read; None if the broker does not answer
         self._settings = settings
+        self._topic_id = ""
         self._ends: EndOffsets | None = None
         self._input: float | None = None
         self._processed: float | None = None
@@ -38,11 +40,16 @@ class QueryMetrics:
             spark_step=lambda: self._steps,
         )
 
+    def begin(self, next_offsets: Mapping[int, int], topic_id: str) -> None:
+        """A query begins to read the topic with this id at these offsets."""
+        self.next_offsets, self._topic_id, self.made_anew = next_offsets, topic_id, False
+
     def measure(self) -> None:
         """Ask the broker for the lag."""
         try:
             self._ends = self._ends or EndOffsets(self._settings, self._settings.emoji_topic)
             ends = self._ends.now(END_OFFSETS_TIMEOUT_MS)
+            self.made_anew = self._ends.topic_id != self._topic_id
         except KafkaError:
             self.lag = None
         else:

@@ -35,6 +35,10 @@ from emostream.topics import wait_for_topics
 STOP_SECONDS = 10.0
 
 
+class TopicMadeAnew(Exception):
+    """The topic that a query reads is gone, and there is another one of its name, whose offsets start over."""
+
+
 def run(settings: Settings) -> int:
     """Count events until SIGTERM or SIGINT, then count the rest of the topic. Return the exit status."""
     log = Log("aggregate")
@@ -66,7 +70,7 @@ def run(settings: Settings) -> int:
                 if stop.requested:
                     heartbeat.end()
                     _count_the_rest(query, settings, log)
-            except (StreamingQueryException, KafkaError, StepTimeout, Stalled) as error:
+            except (StreamingQueryException, KafkaError, StepTimeout, Stalled, TopicMadeAnew) as error:
                 if publisher and publisher.fenced:
                     log.error("another main publisher has taken over; this one ends")
                     return EXIT_FENCED
@@ -105,11 +109,16 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
 def _follow(
     query: StreamingQuery, watch: QueryWatch, query_metrics: QueryMetrics, heartbeat: Heartbeat, stop: StopFlag
 ) -> None:
-    """Say whether the query does its work, until a stop is requested. Raises StreamingQueryException or Stalled."""
+    """Say whether the query does its work, until a stop is requested.
+
+    Raises StreamingQueryException, Stalled or TopicMadeAnew.
+    """
     while not stop.requested and not query.awaitTermination(1):
         progress, status = query.lastProgress, query.status
         query_metrics.take(progress)
         query_metrics.measure()
+        if query_metrics.made_anew:
+            raise TopicMadeAnew("the topic of events was made anew; reading it from its beginning")
         trouble = watch.trouble(
             time.monotonic(), query_metrics.lag, progress.batchId if progress else None,
             status["isTriggerActive"], status["message"],

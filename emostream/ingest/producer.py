@@ -14,6 +14,7 @@ from emostream.process import Log
 from emostream.settings import Settings
 
 FULL_BATCH_EVENTS = 20_000  # with so many waiting, a batch leaves before the end of the linger
+SMALLEST_BATCH_EVENTS = 1_000  # however many partitions share them
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 
@@ -95,7 +96,7 @@ class BoundedProducer:
                 # With the default, twice the linger, a whole micro-batch would go to one partition, so to one reader.
                 "sticky.partitioning.linger.ms": STICKY_MS,
                 # A batch for one partition leaves with so many records, so on all together FULL_BATCH_EVENTS can wait.
-                "batch.num.messages": FULL_BATCH_EVENTS // settings.partitions,
+                "batch.num.messages": max(FULL_BATCH_EVENTS // settings.partitions, SMALLEST_BATCH_EVENTS),
                 # By default it would write to new partitions only after five minutes.
                 "topic.metadata.refresh.interval.ms": METADATA_AGE_MS,
                 "message.timeout.ms": 0,
