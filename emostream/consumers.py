@@ -13,6 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     CorruptRecordError,
     KafkaError,
+    LogTruncationError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
@@ -148,31 +149,35 @@ class AssignedConsumer:
             del self._retry_at[tp]
             self.client.resume(tp)
         polled: Polled = {}
-        out_of_range: dict[TopicPartition, int | None] = {}
+        ended_at: dict[TopicPartition, int | None] = {}
+        truncated = False
         try:
             polled = self.client.poll(timeout_ms=timeout_ms)
         except OffsetOutOfRangeError as error:
-            out_of_range = error.args[0]
-            with suppress(KafkaError):
-                partitions(self.client, self._topic)  # so that a topic that was made anew is known as such
+            ended_at = error.args[0]
+        except LogTruncationError as error:
+            ended_at = {tp: same and same.offset for tp, same in error.divergent_offsets.items()}
+            truncated = True
         except Exception as error:  # a decoder may raise anything; what is not about a batch is raised again
             # kafka-python says nowhere else which batch it could not decode.
             batch = self.client._fetcher._next_partition_records
             if not batch or (isinstance(error, KafkaError) and not isinstance(error, UNREADABLE_ERRORS)):
                 raise
             self._hold_up(batch.topic_partition, batch.next_fetch_offset, error)
+        if ended_at:
+            with suppress(KafkaError):
+                partitions(self.client, self._topic)  # so that a topic that was made anew is known as such
         if self._made_anew():
             self._log.warning("the topic was made anew; reading it from its beginning", topic=self._topic)
             self.generation += 1
-            self.client.resume(*self._retry_at)
             self._retry_at.clear()
             self._unreadable.clear()
-            self._read_from_beginning(known_partitions(self.client, self._topic), [])
+            # The old client would go on with what it knows of the old topic, such as where that ended.
+            self._reconnect(known_partitions(self.client, self._topic))
+            self.client.seek_to_beginning()
             polled = {}  # of the old topic, or read again
-        elif out_of_range:
-            go_on = where_to_go_on(self.client, out_of_range, self._log)
-            self.generation += any(offset < (out_of_range[tp] or 0) for tp, offset in go_on.items())
-            self._seek(go_on)
+        elif ended_at:
+            self._go_on(ended_at, truncated)
         else:
             self._take_up_new_partitions()
         if now >= self._due:
@@ -186,6 +191,18 @@ class AssignedConsumer:
         go_on = where_to_go_on(self.client, committed, self._log)
         self._seek(go_on)
         return go_on
+
+    def _go_on(self, ended_at: Mapping[TopicPartition, int | None], truncated: bool) -> None:
+        """Go on in partitions that have no record where reading ended, or another one than they had."""
+        go_on = where_to_go_on(self.client, ended_at, self._log)
+        if truncated:
+            for tp, offset in go_on.items():
+                self._log.warning(
+                    "the broker has lost records that were read; going on with those that it has written since",
+                    topic=tp.topic, partition=tp.partition, offset=offset,
+                )  # fmt: skip
+        self.generation += truncated or any(offset < (ended_at[tp] or 0) for tp, offset in go_on.items())
+        self._seek(go_on)
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return the offset of the next record to read, of each partition where it is known."""
@@ -203,13 +220,15 @@ class AssignedConsumer:
                 "the topic has more partitions; reading the new ones from their first record",
                 topic=self._topic, before=len(self.assigned), now=len(found),
             )  # fmt: skip
-            self._read_from_beginning(found, self.assigned)
+            self.client.assign(found)
+            self.client.seek_to_beginning(*set(found).difference(self.assigned))
+            self.assigned = found
 
-    def _read_from_beginning(self, found: list[TopicPartition], known: list[TopicPartition]) -> None:
-        """Read the partitions `found` from now on, those that are not in `known` from their beginning."""
-        self.assigned = found
-        self.client.assign(found)
-        self.client.seek_to_beginning(*[tp for tp in found if tp not in known])
+    def _reconnect(self, assigned: list[TopicPartition]) -> None:
+        self.client.close(autocommit=False, timeout_ms=1_000)
+        self.client = consumer(self._settings, self._group_id)
+        self.client.assign(assigned)
+        self.assigned = assigned
 
     def _made_anew(self) -> bool:
         # kafka-python compares leader epochs. Those of two topics of one name say nothing, and records would be lost.
@@ -222,9 +241,7 @@ class AssignedConsumer:
     def _hold_up(self, held: TopicPartition, offset: int, error: Exception) -> None:
         # After such an error kafka-python turns in a circle for ever; only a new client goes on.
         positions = {tp: self.client.position(tp) for tp in self.assigned}
-        self.client.close(autocommit=False, timeout_ms=1_000)
-        self.client = consumer(self._settings, self._group_id)
-        self.client.assign(self.assigned)
+        self._reconnect(self.assigned)
         self._seek(positions)
         self._retry_at[held] = time.monotonic() + RETRY_SECONDS
         self.client.pause(*self._retry_at)

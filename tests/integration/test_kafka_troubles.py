@@ -174,13 +174,18 @@ def test_a_topic_that_is_made_anew_with_fewer_partitions_is_read_from_its_beginn
 def test_records_that_were_deleted_before_they_were_read_are_passed_over(
     empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
 ) -> None:
-    reading.until("all is read", lambda: reading.reader.consumer.lag == 0)
-    produce_to_all(empty_topics, topic, [COUNT] * 5)
+    produce_to_all(empty_topics, topic, [COUNT])
+    reading.until("the first records", lambda: reading.records == 3)
+    client, assigned = reading.reader.consumer.client, reading.reader.consumer.assigned
+    client.pause(*assigned)  # so that it does not read the others before they are deleted
+    reading.until("no fetch is under way", lambda: not client._fetcher._nodes_with_pending_fetch_requests)
+    produce_to_all(empty_topics, topic, [COUNT] * 4)
     admin.delete_records({TopicPartition(topic, partition): 3 for partition in range(3)})
+    client.resume(*assigned)
     with logged() as lines:
-        reading.until("what is left", lambda: reading.records == 6 and reading.reader.consumer.lag == 0)
+        reading.until("what is left", lambda: reading.records == 9 and reading.reader.consumer.lag == 0)
     for partition in range(3):
-        said = f"topic={topic} partition={partition} ended_at=0 oldest=3 newest=5"
+        said = f"topic={topic} partition={partition} ended_at=1 oldest=3 newest=5"
         assert any("cannot go on where reading ended" in line and line.endswith(said) for line in lines)
     assert reading.trouble is None
 

@@ -8,8 +8,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from kafka import TopicPartition
-from kafka.errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from emostream import consumers
 from emostream.consumers import AssignedConsumer, EndOffsets, partitions
@@ -73,8 +73,8 @@ class FakeClient:
     def highwater(self, tp: TopicPartition) -> int:
         return self.topic[tp.partition][1]
 
-    def resume(self, *_: TopicPartition) -> None:
-        pass
+    def close(self, autocommit: bool, timeout_ms: int) -> None:
+        self.positions = {}
 
     def poll(self, timeout_ms: int) -> Any:
         answer = self.answers.pop(0) if self.answers else {}
@@ -148,6 +148,19 @@ def test_what_is_not_there_any_more_is_passed_over_with_a_sentence(
     assert reader.generation == generation  # of offsets that start over
     (line,) = lines
     assert line.endswith(f"topic={TOPIC} partition=1 ended_at=4 oldest={oldest} newest={newest}")
+
+
+def test_after_an_election_that_lost_records_reading_goes_on_with_those_that_were_written_since(
+    client: FakeClient, reader: AssignedConsumer
+) -> None:
+    client.answers.append(LogTruncationError({tp(1): OffsetAndMetadata(2, "", 0)}))
+    with logged() as lines:
+        assert reader.poll(0) == {}
+    assert client.positions == {tp(0): 4, tp(1): 2, tp(2): 4}
+    assert reader.generation == 1
+    (line,) = lines
+    assert "the broker has lost records" in line
+    assert line.endswith(f"topic={TOPIC} partition=1 offset=2")
 
 
 def test_a_topic_that_is_made_anew_with_fewer_partitions_is_read_from_its_beginning(
