@@ -20,7 +20,7 @@ from kafka.producer.future import FutureRecordMetadata
 
 from emostream.settings import Settings
 
-METADATA_AGE_MS = 2_000  # so that a reader takes up new partitions within 5 s
+METADATA_AGE_MS = 2_000  # so that new partitions are read and written within 5 s
 TRANSACTION_TIMEOUT_MS = 10_000
 # A step of a transaction takes 10 to 50 ms, or as long as three brokers need to notice that one has died.
 TRANSACTION_SECONDS = 6.0
@@ -52,6 +52,7 @@ def _client_options(settings: Settings) -> dict[str, object]:
         "bootstrap_servers": settings.bootstrap_servers,
         # Reconnect within a second after the broker is back. By default the pause grows to 30 s.
         "reconnect_backoff_max_ms": 1_000,
+        "metadata_max_age_ms": METADATA_AGE_MS,
     }
 
 
@@ -129,7 +130,6 @@ def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
         # Reading never goes on somewhere else without a word: `where_to_go_on` says where, and logs it.
         auto_offset_reset="none",
         max_poll_records=2_000,
-        metadata_max_age_ms=METADATA_AGE_MS,
     )
 
 
