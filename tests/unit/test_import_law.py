@@ -44,7 +44,7 @@ LIBRARY_ROOMS = {
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}
 BUILDS_KAFKA_CLIENTS = {"broker", "ingest.producer"}
 # A stage that holds a client which broker built needs its type, and the values that its methods take.
-KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic"}
+KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic", "ConfigResource"}
 # JAVA_HOME, NO_COLOR and SPARK_LOCAL_IP are no settings of ours.
 READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java", "operate.terminal"}
 
