@@ -132,7 +132,7 @@ class BatchPublisher:
             if self.start().next_batch_id == batch_id:
                 self._commit_in_time(batch_id, batch, next_offsets)
         self._next_batch_id = batch_id + 1
-        self._report(batch_id, batch, started, counted, time.monotonic())
+        committed = time.monotonic()
         if batch.bad_records:
             # This reads the batch a second time, too.
             offsets = {row["partition"]: row["offset"] for row in first_bad_offsets(events).collect()}
@@ -140,6 +140,7 @@ class BatchPublisher:
                 "skipped records that are not events", topic=self._settings.emoji_topic, records=batch.bad_records,
                 first_offset_of_each_partition=json.dumps(offsets, sort_keys=True),
             )  # fmt: skip
+        self._report(batch_id, batch, started, counted, committed)
 
     def _commit_in_time(self, batch_id: int, batch: CountedBatch, next_offsets: Mapping[int, int]) -> None:
         # If the coordinator of a transaction dies, kafka-python waits for ever. A commit that we stop waiting for does

@@ -89,6 +89,7 @@ def new_checkpoint(settings: Settings) -> Path:
 
 def planned_offsets(settings: Settings, spark_batch_id: int) -> dict[int, int]:
     """Return up to where a micro-batch reads each partition. Spark writes it to its checkpoint before the batch."""
+    # A line with the version, one with Spark's own notes, and one for each source, of which we have one.
     text = (_checkpoint(settings) / "offsets" / str(spark_batch_id)).read_text(encoding="utf-8")
     (offsets,) = json.loads(text.splitlines()[-1]).values()  # by topic
     return {int(partition): offset for partition, offset in offsets.items()}
