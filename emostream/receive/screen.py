@@ -28,8 +28,6 @@ class Screen:
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._seen: dict[int, None] = {}  # the oldest first
-        self.records = 0
-        self.repeats = 0
 
     def show(self, record_key: str | None, emoji: str, count: int) -> None:
         """Print a record unless it was printed before.
@@ -40,12 +38,10 @@ class Screen:
             if record_key is not None:
                 record = hash((record_key, emoji, count))
                 if record in self._seen:
-                    self.repeats += 1
                     return
                 self._seen[record] = None
                 if len(self._seen) > REMEMBERED_RECORDS:
                     del self._seen[next(iter(self._seen))]
-            self.records += 1
             if self._out:
                 self._print(self._out, emoji, count)
 

@@ -107,7 +107,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     def show_subscribers() -> Response:
         host = _host() or settings.client_host
         host = f"[{host}]" if ":" in host else host
-        listing = SubscriberList([subscriber.entry(host) for subscriber in directory.now()])
+        listing = SubscriberList(directory.now(host))
         return Response(
             msgspec.json.encode(listing), mimetype="application/json", headers={"Cache-Control": "no-store"}
         )

@@ -44,8 +44,8 @@ KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer
 BUILDS_KAFKA_CLIENTS = {"broker", "ingest.producer"}
 # A stage that holds a client which broker built needs its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic"}
-# JAVA_HOME, NO_COLOR and SPARK_LOCAL_IP are no settings of ours.
-READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java", "operate.terminal"}
+# JAVA_HOME and SPARK_LOCAL_IP are no settings of ours.
+READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())

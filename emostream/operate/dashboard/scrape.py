@@ -117,10 +117,10 @@ class Scraper:
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
-        evicted = {state.port: state.evicted for state in self._directory.now()}
+        evicted = self._directory.evictions()
         processes = []
         for role in roles(self._settings):
-            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.port, ()))
+            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.name, ()))
             if one := known.get(role.name):
                 view.state, view.ready, view.restarts = one.state, one.ready, one.restarts
                 view.uptime_seconds, view.reason = one.uptime_seconds, one.reason

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
 from emostream.receive import membership as membership_module
 from emostream.receive import subscription
@@ -221,7 +220,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Screen(io.StringIO(), StopFlag()), membership, MetricsPage()).test_client()
+        client = create_app(Screen(io.StringIO(), StopFlag()), membership).test_client()
         pushed: list[int] = []
 
         def push() -> None:

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from emostream.discovery import Eviction, SubscriberState
+from emostream import roles
+from emostream.discovery import SubscriberStatus
 from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import SupervisedProcess
@@ -111,8 +112,8 @@ class Operated:
         monkeypatch.setattr(scrape, "fetch", self._fetch)
         monkeypatch.setattr(scrape, "supervised", self._supervised)
         monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
-        evicted = (Eviction("http://gone/", "it answered 410 Gone", 1),)
-        directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
+        evicted = [{"client_url": "http://gone/", "reason": "it answered 410 Gone", "at_ms": 1}]
+        directory = FakeDirectory({roles.subscriber(settings_with(), 1, 2): SubscriberStatus(0, evicted=evicted)})
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
     def _fetch(self, url: str, _operator_key: str) -> scrape.ScrapedPage | None:
