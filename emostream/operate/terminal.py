@@ -1,4 +1,4 @@
-"""What an operator sees: sentences, one line of progress, and logs as they grow."""
+"""What happens → what an operator sees in the terminal: sentences, progress, logs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ SHOWN_LINES = 20
 
 
 class OperatingError(SystemExit):
-    """Ends a command with status 1 and this text on standard error: what went wrong, where, and what to do about it."""
+    """Ends a command with status 1 and a text on standard error: what went wrong, and what to do."""
 
 
 def say(text: str) -> None:
-    """Print for the operator; standard output is only for what was asked for."""
+    """Print a sentence on standard error. Standard output has only what the operator asked for."""
     with suppress(OSError):  # nobody reads it
         print(text, file=sys.stderr, flush=True)
 
 
+def log_tail(path: Path) -> str:
+    """Return the end of a log, indented."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(f"    {line}" for line in lines[-SHOWN_LINES:]) or f"    (nothing in {path})"
+
+
 class ProgressLine:
-    """One line that a terminal keeps rewriting; anywhere else, a new line every 10 seconds. Wiped at the end."""
+    """Shows progress: on a terminal in one line, which it deletes at the end; elsewhere a new line every 10 seconds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
