@@ -8,6 +8,7 @@ import pytest
 
 from emostream.http.access import AllowedHosts, Operators
 from emostream.http.messages import Answer, Request
+from emostream.operate.dashboard import counts_reader
 from testkit.settings import settings_with
 from tests.unit.field.ports import Port, Reply, every_port, talk
 
@@ -24,6 +25,11 @@ OTHER_CALLS = [
     ("app", "/livez"), ("app", "/readyz"), ("app", "/dashboard"), ("app", "/"), ("app", "/subscribers"),
     ("app", "/openapi.json"), ("subscriber", "/status"), ("publisher", "/livez"), ("stream", "/stream"),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts_reader, "BROKER_SECONDS", 0.1)  # no broker runs
 
 
 @pytest.fixture(scope="module")

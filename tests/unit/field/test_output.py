@@ -34,6 +34,13 @@ def run_in_shell(command: str, data_dir: Path, **environment: str) -> subprocess
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What each command prints into an ordinary pipe."""
+    data_dir = tmp_path_factory.mktemp("d")
+    return {name: run_in_shell(command, data_dir) for name, command in COMMANDS.items() if name != "logs"}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_reader_that_has_enough_is_no_error(command: str, tmp_path: Path) -> None:
     # `true` reads nothing and is gone before the command prints; `sleep` lets it be gone.
@@ -46,12 +53,14 @@ def test_a_reader_that_has_enough_is_no_error(command: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "logs"])
-def test_a_closed_stream_changes_nothing(command: str, closed: str, tmp_path: Path) -> None:
-    usual, ended = run_in_shell(COMMANDS[command], tmp_path), run_in_shell(f"{COMMANDS[command]} {closed}", tmp_path)
+def test_a_closed_stream_changes_nothing(
+    command: str, closed: str, usual: dict[str, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    ended = run_in_shell(f"{COMMANDS[command]} {closed}", tmp_path)
     if ".sh" not in command:  # the shell's own commands fail without a stream
-        assert ended.returncode == usual.returncode
+        assert ended.returncode == usual[command].returncode
     assert "Traceback" not in ended.stderr
-    assert ended.stdout in ("", usual.stdout)
+    assert ended.stdout in ("", usual[command].stdout)
 
 
 @pytest.mark.parametrize("encoding", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"PYTHONIOENCODING": "latin-1"},
@@ -59,9 +68,9 @@ def test_a_closed_stream_changes_nothing(command: str, closed: str, tmp_path: Pa
                                       "PYTHONCOERCECLOCALE": "0"}], ids=str)  # fmt: skip
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "logs"])
 def test_a_terminal_that_cannot_show_a_character_shows_the_rest(
-    command: str, encoding: dict[str, str], tmp_path: Path
+    command: str, encoding: dict[str, str], usual: dict[str, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    usual, ended = run_in_shell(COMMANDS[command], tmp_path), run_in_shell(COMMANDS[command], tmp_path, **encoding)
+    ended = run_in_shell(COMMANDS[command], tmp_path, **encoding)
     assert "Traceback" not in ended.stderr
-    assert ended.returncode == usual.returncode
-    assert len(ended.stdout.splitlines()) == len(usual.stdout.splitlines())
+    assert ended.returncode == usual[command].returncode
+    assert len(ended.stdout.splitlines()) == len(usual[command].stdout.splitlines())
