@@ -45,7 +45,7 @@ SUBSCRIBERS_PER_CLUSTER = 3
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations. It is no part of the contract with other people's processes.
 REGISTRY_TOPIC = "subscriber-registry"
-# A name in .env that is so like a setting's is a mistake; any other belongs to somebody else.
+# If a name in .env is this similar to the name of a setting, it is a typing error. Other names are another program's.
 NEAR_MISS = 0.8
 MAX_PORT = 65_535
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
@@ -235,7 +235,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     if INSTALLED:
         texts["DATA_DIR"] = str(HOME_DIR)
     given = {name: environ[name] for name in SETTING_NAMES if name in environ}
-    # A process that another one of ours has started finds every setting in its environment.
+    # One of our processes may have started this one. Then every setting is in the environment, and .env is not needed.
     texts |= (_local() if len(given) < len(SETTING_NAMES) else {}) | given
     for argument in arguments:
         name, separator, value = argument.partition("=")
