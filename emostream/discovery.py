@@ -18,11 +18,9 @@ from emostream import roles
 from emostream.roles import Role
 from emostream.settings import Settings
 
-# The first number is the time to connect, the second the time to answer. A subscriber on this machine answers in
-# milliseconds, so one that hangs is noticed soon.
+# The time to connect, and the time to answer. A subscriber on this machine answers in milliseconds, or it hangs.
 TIMEOUT_SECONDS = (1.0, 1.0)
-# A client is in less of a hurry, and there may be a network in between.
-CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)
+CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)  # between a client and a subscriber may be a network
 ASK_AGAIN_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -43,7 +41,7 @@ class SubscriberStatus(msgspec.Struct):
     stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     streams: Annotated[int, Meta(ge=0)] | None = None
     available_streams: Annotated[int, Meta(ge=0)] | None = None
-    evicted: Any = ()  # evictions; a foreign subscriber may mean something else by it
+    evicted: Any = ()  # a subscriber of somebody else may use this name for something else
 
     def evictions(self) -> tuple[Eviction, ...]:
         """The subscriber's last evictions."""
@@ -90,7 +88,7 @@ def least_loaded_first(found: Iterable[SubscriberEntry]) -> list[SubscriberEntry
 
 
 def direct_session() -> requests.Session:
-    """A session that uses no proxies and no credentials of the environment."""
+    """Return a session that takes no proxies and no credentials from the environment."""
     session = requests.Session()
     session.trust_env = False
     return session
@@ -99,7 +97,7 @@ def direct_session() -> requests.Session:
 def ask(
     session: requests.Session, role: Role, host: str, timeout_seconds: tuple[float, float]
 ) -> SubscriberStatus | None:
-    """Return what a subscriber answers to GET /status; None if it gives no answer, or something else."""
+    """Return a subscriber's answer to GET /status; None if there is no answer or another one."""
     return _get(session, f"http://{host}:{role.port}/status", timeout_seconds, SubscriberStatus)
 
 
@@ -112,13 +110,13 @@ def ask_each(settings: Settings, session: requests.Session) -> list[SubscriberEn
 
 
 def ask_app(app_url: str, session: requests.Session) -> list[SubscriberEntry]:
-    """Ask the app for its list. It is empty when the app does not answer, or has no such list."""
+    """Ask the app for its list. Without an answer, the list is empty."""
     found = _get(session, f"{app_url}/subscribers", CLIENT_TIMEOUT_SECONDS, SubscriberList)
     return found.subscribers if found else []
 
 
 def _get(session: requests.Session, url: str, timeout_seconds: tuple[float, float], kind: type[T]) -> T | None:
-    """Return what a URL answers, as `kind`; None if it answers nothing, or something else."""
+    """Return the answer of a URL as `kind`; None if there is no answer or another one."""
     try:
         answer = session.get(url, timeout=timeout_seconds)
         answer.raise_for_status()

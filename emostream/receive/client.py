@@ -1,4 +1,4 @@
-"""Pushes from a subscriber, or its stream → emojis in a terminal; and the taps that the same viewer sends."""
+"""Pushes from a subscriber, or its stream → emojis in a terminal. The client also sends taps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
+    """Send and receive until `unsub`, SIGINT or SIGTERM. Return the exit status."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
     sender = TapSender(app_url, f"client-{settings.port}", options.events, options.interval, stop)

@@ -12,9 +12,9 @@ from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_chall
 
 
 def create_app(screen: Screen, membership: Membership) -> Flask:
-    """POST / accepts one record: 204, also for a repeat; 400 if it is not a count.
+    """POST / takes one record: 204, also for a repeat; 400 if it is no count. A challenge is sent back.
 
-    A subscriber that this client has left gets 410, which tells it to stop. A challenge is echoed.
+    A subscriber that this client has left gets 410, so that it stops.
     """
     app = Flask("emostream.receive.client")
     app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
