@@ -9,7 +9,6 @@ import secrets
 import shutil
 import subprocess
 import time
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,7 +65,7 @@ def _fetch(settings: Settings, directory: Path, log: Path) -> None:
     ):
         try:
             while running.poll() is None:
-                line.show(f"{WHAT}: {line.seconds} s, {_megabytes(directory)} MB")
+                line.show(f"{WHAT} ({line.seconds} s)")
                 time.sleep(0.2)
         finally:
             running.terminate()
@@ -84,14 +83,6 @@ def proxy_options() -> list[str]:
         proxy = urlsplit(url if "//" in url else f"//{url}")
         options += [f"-D{scheme}.proxyHost={proxy.hostname}", f"-D{scheme}.proxyPort={proxy.port or 80}"]
     return options
-
-
-def _megabytes(directory: Path) -> int:
-    total = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):  # Ivy has just moved it
-            total += path.stat().st_size
-    return total // 1_000_000
 
 
 def _failure(log: Path) -> str:
