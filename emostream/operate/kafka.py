@@ -22,7 +22,7 @@ from emostream.settings import CONFIG_DIR, Settings
 
 IVY_FILE = CONFIG_DIR / "ivy.xml"
 NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost", "certificat")
-WHAT = "fetching the Kafka broker and Spark's connector"
+FETCHING = "fetching the Kafka broker and Spark's connector"
 
 
 def ensure_jars(settings: Settings) -> None:
@@ -65,13 +65,13 @@ def _fetch(settings: Settings, directory: Path, log: Path) -> None:
     ):
         try:
             while running.poll() is None:
-                line.show(f"{WHAT} ({line.seconds} s)")
+                line.show(f"{FETCHING} ({line.seconds} s)")
                 time.sleep(0.2)
         finally:
             running.terminate()
     if running.returncode != 0:
         raise OperatingError(_failure(log))
-    say(f"  {WHAT}: done in {line.seconds} s")
+    say(f"  {FETCHING}: done in {line.seconds} s")
 
 
 def proxy_options() -> list[str]:
@@ -93,7 +93,7 @@ def _failure(log: Path) -> str:
         advice = f"Check the network, the proxy and the certificates, then run this again. Log: {log}"
     else:
         advice = f"see {log}. Mend the cause, then run this again."
-    return f"{log_tail(log)}\n{WHAT} failed: {advice}"
+    return f"{log_tail(log)}\n{FETCHING} failed: {advice}"
 
 
 def prepare_brokers(settings: Settings) -> None:

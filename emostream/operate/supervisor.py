@@ -33,7 +33,7 @@ OF_ONE_PROCESS = ("CLUSTER_TOPIC", "SUBSCRIBER", "PORT")
 
 # In a path, % and quotes mean something to supervisord. So it runs in DATA_DIR, and each path is relative to that or in
 # a variable that the shell expands.
-HEAD = """\
+MAIN_SECTIONS = """\
 [unix_http_server]
 file=run/supervisor.sock
 chmod=0700
@@ -46,18 +46,19 @@ logfile=log/supervisord.log
 pidfile=run/supervisord.pid
 childlogdir=log
 """
-GROUP = """
+GROUP_SECTION = """
 [group:{kind}]
 programs={names}
 priority={priority}
 """
-# supervisord restarts a process that exits. If one exits within startsecs, supervisord waits longer before each restart
-# and gives up after the tenth.
-PROGRAM = """
+# supervisord restarts a process that exits, but not after status 2: its settings cannot be used. It does restart after
+# 3, "replaced by another process", because a process that was only held up for too long ends with 3, too. If one exits
+# within startsecs, supervisord waits longer before each restart, and gives up after the tenth.
+PROGRAM_SECTION = """
 [program:{name}]
 command=/bin/sh -c '{command}'
 autostart=false
-autorestart={autorestart}
+autorestart=unexpected
 exitcodes=2
 startsecs=2
 startretries=10
@@ -68,37 +69,33 @@ stdout_logfile=log/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """
-BROKER = (
+BROKER_COMMAND = (
     'exec "$JAVA" -Xms128m -Xmx512m -XX:+UseG1GC -XX:-UsePerfData -Dlog4j2.configurationFile=kafka/log4j2.properties'
     ' -cp "jars/broker/*" kafka.Kafka kafka/broker_{number}.properties'
 )
-STAGE = 'cd "$DIRECTORY" && exec "$PYTHON" -m emostream {arguments}'
+STAGE_COMMAND = 'cd "$DIRECTORY" && exec "$PYTHON" -m emostream {arguments}'
 BROKER_STOP_SECONDS = 30
 
 
 def configuration(settings: Settings) -> str:
     """Return the text of supervisord's configuration file for the table of processes."""
     table = roles(settings)
-    kinds = [kind for kind in STOP_ORDER if any(role.kind == kind for role in table)]
-    groups = [
-        # Supervisor stops what has the highest priority first.
-        GROUP.format(kind=kind, names=",".join(role.name for role in table if role.kind == kind), priority=priority)
-        for priority, kind in zip(range(len(kinds), 0, -1), kinds, strict=True)
-    ]
-    return HEAD + "".join(groups) + "".join(_program(role, settings) for role in table)
+    text = MAIN_SECTIONS
+    # supervisord stops the group with the highest priority first.
+    for priority, kind in enumerate(reversed(STOP_ORDER), start=1):
+        if names := ",".join(role.name for role in table if role.kind == kind):
+            text += GROUP_SECTION.format(kind=kind, names=names, priority=priority)
+    return text + "".join(_program(role, settings) for role in table)
 
 
 def _program(role: Role, settings: Settings) -> str:
     if role.kind == "kafka":
-        command, autorestart, stop_seconds = BROKER.format(number=role.number), "true", BROKER_STOP_SECONDS
+        command, stop_seconds = BROKER_COMMAND.format(number=role.number), BROKER_STOP_SECONDS
     else:
-        command = STAGE.format(arguments=" ".join(role.arguments))
-        # Do not restart after exit status 2: the settings cannot be used. Do restart after 3, although it means that
-        # another process took over: a process that was only held up for too long ends with 3 as well.
-        autorestart = "unexpected"
+        command = STAGE_COMMAND.format(arguments=" ".join(role.arguments))
         # Longer than DRAIN_SECONDS, so that a process can send what it has accepted.
         stop_seconds = round(settings.drain_seconds + settings.batch_seconds + 15)
-    return PROGRAM.format(name=role.name, command=command, autorestart=autorestart, stop_seconds=stop_seconds)
+    return PROGRAM_SECTION.format(name=role.name, command=command, stop_seconds=stop_seconds)
 
 
 class SupervisedProcess(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from supervisor import poller, supervisord
 
 # supervisord itself waits a second. It sees in one turn of its loop that a process has ended, and starts it in the
 # next, so nobody would do the work for up to two seconds. A turn costs 0.2 ms.
-TURN_SECONDS = 0.1
+LOOP_SECONDS = 0.1
 
 
 class QuickPoller(poller.Poller):  # type: ignore[misc]
@@ -20,7 +20,7 @@ class QuickPoller(poller.Poller):  # type: ignore[misc]
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
         """Return the file descriptors that can be read, and those that can be written."""
-        found: tuple[list[int], list[int]] = super().poll(min(timeout, TURN_SECONDS))
+        found: tuple[list[int], list[int]] = super().poll(min(timeout, LOOP_SECONDS))
         return found
 
 

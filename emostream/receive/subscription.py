@@ -10,7 +10,7 @@ from emostream.process import StopFlag
 from emostream.receive.screen import say
 from emostream.settings import Settings
 
-RETRY_SECONDS = 1.0
+FIND_AGAIN_SECONDS = 1.0
 
 
 class Subscription(ABC):
@@ -35,7 +35,7 @@ class Subscription(ABC):
             if not told:
                 say(f"no subscriber has a free {self.needs}; waiting for one")
                 told = True
-            self._stop.wait(RETRY_SECONDS * (0.5 + random.random()))
+            self._stop.wait(FIND_AGAIN_SECONDS * (0.5 + random.random()))
         return False
 
     def _find_now(self) -> bool:

@@ -21,12 +21,12 @@ from emostream.operate.supervisor import SupervisedProcess, Supervisor
 from emostream.roles import roles
 from emostream.settings import Settings
 
-FRESH_SECONDS = 1.0
+OVERVIEW_SECONDS = 1.0
 SCRAPE_TIMEOUT_SECONDS = (0.5, 1.0)  # to connect, and between two pieces of an answer
 TOTAL_SECONDS = 2.0  # for all processes together
 MAX_PAGE_BYTES = 2_000_000
 MAX_SERIES = 3_000
-MAX_CLIENTS = 50  # the slowest clients of each subscriber
+MAX_NAMED_CLIENTS = 50  # the slowest clients of each subscriber
 PREFIXES = ("emostream_", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds")
 CLIENT_FIELDS = {
     "emostream_deliver_client_behind_records": "behind_records",
@@ -89,10 +89,10 @@ class Scraper:
         self._settings = settings
         self._directory = directory
         self._own_page = own_page
-        self._overview = CachedAnswer(lambda: msgspec.json.encode(self._ask()), FRESH_SECONDS)
+        self._overview = CachedAnswer(lambda: msgspec.json.encode(self._ask()), OVERVIEW_SECONDS)
 
     def now(self) -> bytes:
-        """Return an Overview in JSON. It is at most FRESH_SECONDS old, or somebody is refreshing it."""
+        """Return an Overview in JSON. It is at most OVERVIEW_SECONDS old, or somebody is refreshing it."""
         return self._overview.get()
 
     def _ask(self) -> Overview:
@@ -183,7 +183,7 @@ def parse(text: bytes) -> ScrapedPage:
                 page.series[_named(name, labels)] = value
     behind = [client for client in clients.values() if client.behind_records > 0 or client.failing_seconds > 0]
     behind.sort(key=lambda client: (-client.failing_seconds, -client.behind_records, client.client_url))
-    page.clients = behind[:MAX_CLIENTS]
+    page.clients = behind[:MAX_NAMED_CLIENTS]
     return page
 
 

@@ -21,8 +21,8 @@ WINDOW_MINUTES = 30
 BUCKET_SECONDS = 10
 BUCKETS = WINDOW_MINUTES * 60 // BUCKET_SECONDS
 SHOWN_EMOJIS = 6
-FRESH_SECONDS = 2.0
-READ_SECONDS = 8.0
+TIMELINE_SECONDS = 2.0
+READ_TIMELINE_SECONDS = 8.0
 # How long after the end of its micro-batch a count may still arrive on the topic.
 LATE_SECONDS = 1.5
 MAX_CSV_MINUTES = 360
@@ -55,7 +55,7 @@ class Timeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._view = CachedAnswer(lambda: self._read(time.time()), FRESH_SECONDS)
+        self._view = CachedAnswer(lambda: self._read(time.time()), TIMELINE_SECONDS)
         self._next_offsets: dict[int, int] = {}
         self._buckets: dict[int, Counter[str]] = {}
         self._read_at = float("-inf")
@@ -69,7 +69,7 @@ class Timeline:
         if time.monotonic() - self._read_at > WINDOW_MINUTES * 60:
             self._next_offsets, self._buckets = {}, {}
         since_ms = (current - BUCKETS - 1) * BUCKET_SECONDS * 1000
-        for row in read_counts(self._settings, since_ms, self._next_offsets, READ_SECONDS):
+        for row in read_counts(self._settings, since_ms, self._next_offsets, READ_TIMELINE_SECONDS):
             bucket = self._buckets.setdefault(row.time_ms // (BUCKET_SECONDS * 1000), Counter())
             bucket[row.emoji] += row.count if row.events is None else row.events
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > current - BUCKETS - 2}

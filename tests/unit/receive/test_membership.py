@@ -95,7 +95,7 @@ def kept(cluster: Cluster) -> Iterator[None]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership_module, "CONFIRM_SECONDS", 0.02)
     monkeypatch.setattr(membership_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(subscription, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(subscription, "FIND_AGAIN_SECONDS", 0.02)
 
 
 def test_the_client_registers_where_most_slots_are_free() -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from emostream import roles
 from emostream.discovery import SubscriberStatus
 from emostream.operate.dashboard import scrape
-from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
+from emostream.operate.dashboard.scrape import MAX_NAMED_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import SupervisedProcess
 from emostream.settings import Settings
 from testkit.doubles import FakeDirectory
@@ -59,7 +59,7 @@ def test_clients_that_are_behind_are_named_the_worst_first() -> None:
 def test_of_very_many_clients_only_the_worst_are_named() -> None:
     lines = [f'emostream_deliver_client_behind_records{{client_url="http://{n}/"}} {n}\n' for n in range(200)]
     found = parse("".join(lines).encode()).clients
-    assert len(found) == MAX_CLIENTS
+    assert len(found) == MAX_NAMED_CLIENTS
     assert found[0].client_url == "http://199/"
 
 
@@ -177,7 +177,7 @@ def test_a_process_that_was_started_by_hand_is_not_reported_as_stopped(
 
 
 def test_everybody_who_looks_at_the_same_time_gets_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "FRESH_SECONDS", 1000.0)
+    monkeypatch.setattr(scrape, "OVERVIEW_SECONDS", 1000.0)
     system = Operated(monkeypatch)
     first = system.scraper.now()
     assert system.scraper.now() == first
