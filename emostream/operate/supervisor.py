@@ -1,11 +1,13 @@
-"""The supervisord of one DATA_DIR: start it and its processes, ask how they are, stop them."""
+"""The table of processes → a supervisord in DATA_DIR: start it and its processes, ask how they are, stop them."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -137,7 +139,7 @@ class Supervisor:
         return ServerProxy("http://localhost", SupervisorTransport(None, None, f"unix://{self._socket}")).supervisor
 
     def differing_settings(self, settings: Settings) -> list[str]:
-        """Return the names of the settings that the processes were started with other values of."""
+        """Return the names of the settings whose values are different in the running processes."""
         ours, theirs = msgspec.to_builtins(settings), msgspec.to_builtins(self._settings)
         return [name for name in ours if ours[name] != theirs[name] and name not in OF_ONE_PROCESS]
 
@@ -212,13 +214,12 @@ class Supervisor:
         starts, found = self._starts(), []
         for name, role in self._roles.items():
             if info := infos.get(name):
-                running = info["statename"] in RUNNING
-                reason = self._reason(role, info["pid"], ask_brokers) if running and find_reasons else None
-                found.append(SupervisedProcess(
-                    name, info["statename"], info["pid"],
-                    info["now"] - info["start"] if running else 0, max(0, starts.get(name, 0) - 1),
-                    running and find_reasons and reason is None, reason, 0 if running else info["now"] - info["stop"],
-                ))  # fmt: skip
+                state, pid, now = info["statename"], info["pid"], info["now"]
+                running, restarts = state in RUNNING, max(0, starts[name] - 1)
+                reason = self._reason(role, pid, ask_brokers) if running and find_reasons else None
+                ready = running and find_reasons and reason is None
+                up, ended = (now - info["start"], 0) if running else (0, now - info["stop"])
+                found.append(SupervisedProcess(name, state, pid, up, restarts, ready, reason, ended))
         return found
 
     def _reason(self, role: Role, pid: int, ask_brokers: bool) -> str | None:
@@ -231,16 +232,10 @@ class Supervisor:
         """Return the end of a process's log."""
         return log_tail(self._data / "log" / f"{name}.log")
 
-    def _starts(self) -> dict[str, int]:
+    def _starts(self) -> Counter[str]:
         """Return how often this supervisord has started each process. Only its log says that."""
-        counts: dict[str, int] = {}
-        for line in (self._data / "log" / "supervisord.log").read_text(errors="replace").splitlines():
-            if "supervisord started with pid" in line:
-                counts.clear()
-            elif "spawned: '" in line:
-                name = line.split("'")[1]
-                counts[name] = counts.get(name, 0) + 1
-        return counts
+        log = (self._data / "log" / "supervisord.log").read_text(errors="replace")
+        return Counter(re.findall(r"spawned: '(\w+)'", log.rpartition("supervisord started with pid")[2]))
 
 
 class SupervisedMetrics(Metrics):
