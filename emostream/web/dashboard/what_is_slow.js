@@ -1,5 +1,5 @@
-// The page's figures → one sentence that answers "what is slow now?", and everything else worth saying.
-// Every limit beyond which something is called slow is at the top of this file.
+// The page's figures → one sentence that answers "what is slow now?", and other findings.
+// The limits for "slow" are at the top of this file.
 
 import { count, duration, list } from "./format.js";
 
@@ -113,7 +113,7 @@ function* late({ tapToScreen, stages, stream, batchSeconds }) {
   yield { level: "slow", text: `p99 is ${duration(tapToScreen.p99)} from tap to screen${where}` };
 }
 
-/** What is worth saying although the system is well. */
+/** Findings that do not make the system slow or broken. */
 function* asides({ slow, processes, evicted, atMs, refused }) {
   if (slow.length === 1) yield { level: "well", text: `1 client is slow: ${slow[0].client_url}` };
   if (slow.length > 1) yield { level: "well", text: `${slow.length} clients are slow` };
