@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pwd import getpwuid
+from typing import NoReturn
 
 from emostream.operate.java import java_problem
 from emostream.operate.kafka import ensure_jars, prepare_brokers
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
-from emostream.operate.terminal import OperatingError, ProgressLine, follow, say
+from emostream.operate.terminal import SHOWN_LINES, OperatingError, ProgressLine, say
 from emostream.process import Log, StopFlag, bound_socket, end_with_reader, own_directory, stop_on_signals
 from emostream.roles import Role, brokers, roles
 from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, from_environment
@@ -112,15 +113,16 @@ def status(settings: Settings) -> int:
     return 0 if all(one.ready for one in processes) else 1
 
 
-def logs(settings: Settings, name: str = "") -> int:
-    """Follow the log of one process, or of all."""
+def logs(settings: Settings, name: str = "") -> NoReturn:
+    """Show the end of the log of one process, or of all, and what is added, until interrupted."""
     directory = settings.data_path / "log"
     paths = sorted(path for path in directory.glob("*.log") if name in ("", path.stem))
     if not paths:
         raise OperatingError(
             f"There is no log of {name or 'any process'} in {directory}; {START_COMMAND} status names the processes."
         )
-    return follow(paths)
+    end_with_reader()
+    os.execvp("tail", ["tail", "-n", str(SHOWN_LINES), "-F", *map(str, paths)])  # noqa: S606 - no shell is wanted
 
 
 def install(settings: Settings) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
-
-from emostream.process import end_with_reader
 
 REPEAT_SECONDS = 10.0
 SHOWN_LINES = 20
@@ -58,9 +53,3 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def follow(paths: Sequence[Path]) -> NoReturn:
-    """Show the ends of these log files, and what is added to them, until interrupted."""
-    end_with_reader()
-    os.execvp("tail", ["tail", "-n", str(SHOWN_LINES), "-F", *map(str, paths)])  # noqa: S606 - no shell is wanted

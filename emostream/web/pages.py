@@ -36,13 +36,11 @@ class WebFile:
     body: bytes
     gzipped: bytes
     mimetype: str
-    etag: str
 
     @classmethod
     def of(cls, body: bytes, suffix: str) -> WebFile:
         """Compress a body once, for all who ask for it."""
-        etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-        return cls(body, gzip.compress(body, mtime=0), TYPES[suffix], etag)
+        return cls(body, gzip.compress(body, mtime=0), TYPES[suffix])
 
     def answer(self, cache_control: str) -> Response:
         """200 with the file, or 304 if the browser already has it."""
@@ -54,8 +52,7 @@ class WebFile:
         response.headers["Cache-Control"] = cache_control
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        # The plain and the compressed body are two representations, so each has its own ETag.
-        response.set_etag(f"{self.etag}-gzip" if compressed else self.etag)
+        response.add_etag()
         response.make_conditional(request)
         return response
 
@@ -64,7 +61,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     """Return the routes. Each page and file is read, rendered and compressed once."""
     paths = [path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html"]
     files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in paths}
-    version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=6).hexdigest()
+    version = hashlib.blake2b(b"".join(file.body for file in files.values()), digest_size=6).hexdigest()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(WEB_DIR), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
