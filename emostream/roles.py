@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
 
+CLUSTERS = range(1, len(CLUSTER_TOPICS) + 1)
 # Processes of one kind stop together, in the order of the data. The brokers stop last because all others need them.
 STOP_ORDER = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")
 
@@ -86,7 +87,7 @@ def brokers(settings: Settings) -> list[Role]:
 def subscribers(settings: Settings) -> list[Role]:
     """Return every subscriber of every cluster."""
     numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-    return [subscriber(settings, cluster, number) for cluster in _clusters() for number in numbers]
+    return [subscriber(settings, cluster, number) for cluster in CLUSTERS for number in numbers]
 
 
 def roles(settings: Settings) -> list[Role]:
@@ -95,10 +96,6 @@ def roles(settings: Settings) -> list[Role]:
         *brokers(settings),
         app(settings),
         main_publisher(settings),
-        *(cluster_publisher(settings, cluster) for cluster in _clusters()),
+        *(cluster_publisher(settings, cluster) for cluster in CLUSTERS),
         *subscribers(settings),
     ]
-
-
-def _clusters() -> range:
-    return range(1, len(CLUSTER_TOPICS) + 1)
