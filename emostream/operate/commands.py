@@ -80,7 +80,7 @@ def run(settings: Settings) -> int:
 def run_client(settings: Settings) -> int:
     """Run the client in this terminal until it ends or a signal comes; return its exit status."""
     stop = StopFlag()
-    stop.listen(patient=True)  # the client gets a second Ctrl-C too, and ends; the rest of the work here goes on
+    stop.listen(patient=True)  # a second Ctrl-C ends the client, but not this process: it must still stop the others
     command = [sys.executable, "-m", "emostream", "client"]
     with subprocess.Popen(command, env=settings.environment) as client:
         while client.poll() is None and not stop.wait(0.1):
