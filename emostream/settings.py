@@ -136,10 +136,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscribers: Annotated[int, Meta(ge=1, le=99)]
     subscriber: Annotated[int, Meta(ge=1, le=999)]
-    subscriber_port: PortOrNone
     subscriber_base_port: BasePort
-    stream_port: PortOrNone
+    subscriber_port: PortOrNone
     stream_base_port: BasePort
+    stream_port: PortOrNone
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
