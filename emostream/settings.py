@@ -179,6 +179,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         return _networks("TRUSTED_PROXIES", self.trusted_proxies)
 
     @property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """The networks in CLIENT_NETWORKS."""
+        return _networks("CLIENT_NETWORKS", self.client_networks)
+
+    @property
     def push_key(self) -> bytes:
         """The bytes of PUSH_SECRET; empty if it is not set. Raises SettingError."""
         name, _, key = self.push_secret.partition("whsec_")
@@ -249,7 +254,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     settings = Settings(**{name.lower(): _value(name, texts.get(name)) for name in SETTING_NAMES})
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
-    _ = settings.push_key, settings.trusted_networks, _networks("CLIENT_NETWORKS", settings.client_networks)
+    _ = settings.push_key, settings.trusted_networks, settings.allowed_networks
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise _refusal("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
     try:

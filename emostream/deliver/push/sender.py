@@ -54,6 +54,9 @@ class Attempt(NamedTuple):
     retry_after_seconds: float = 0.0  # what the client asks us to wait
 
 
+TAKEN = Attempt(None)  # made once, because every push pays for it
+
+
 class Sender:
     """The connection to one client."""
 
@@ -70,7 +73,7 @@ class Sender:
         except PushError as error:
             return Attempt(str(error))
         if 200 <= answer.status < 300:
-            return Attempt(None)
+            return TAKEN
         if answer.status == HTTPStatus.GONE:
             return Attempt(GONE)
         return Attempt(f"it answered {answer.status}", answer.retry_after_seconds or 0.0)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from emostream.deliver.push.allowed_networks import NEVER, AllowedNetworks, Forbidden, embedded, resolve
 from testkit.settings import settings_with
 
-DEFAULT = AllowedNetworks(settings_with().client_networks)
-EVERYWHERE = AllowedNetworks("0.0.0.0/0,::/0")
+DEFAULT = AllowedNetworks(settings_with().allowed_networks)
+EVERYWHERE = AllowedNetworks(settings_with(CLIENT_NETWORKS="0.0.0.0/0,::/0").allowed_networks)
 
 # As in the table of stripe/smokescreen, and more: address, by default, where CLIENT_NETWORKS is everything.
 TABLE = [
@@ -119,7 +119,7 @@ def test_an_address_in_never_is_refused_although_its_network_is_allowed(
     network: ipaddress.IPv4Network, at: int
 ) -> None:
     address = network[at % network.num_addresses]
-    assert not AllowedNetworks(f"{network},{network.supernet()}").allows(str(address))
+    assert not AllowedNetworks([network, network.supernet()]).allows(str(address))
 
 
 def test_only_the_allowed_addresses_of_a_host_are_used() -> None:
