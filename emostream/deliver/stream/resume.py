@@ -1,8 +1,8 @@
 """How far a stream has come → the id of an event; that id → where a new stream resumes.
 
-All subscribers of a cluster read the same topic, so there a stream resumes exactly, by offsets. Another cluster has other
-offsets but the same micro-batches, so there a stream resumes after the newest micro-batch that it has seen. If it has not
-seen all of that micro-batch, or of one before it, then something is missing there. The id says so.
+All subscribers of a cluster read the same topic, so there a stream resumes exactly, by offsets. Another cluster has
+other offsets but the same micro-batches, so there a stream resumes after the newest micro-batch that it has seen. If it
+has not seen all of that one, or of one before it, then something is missing there. The id says so.
 """
 
 from __future__ import annotations
