@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream.settings import Settings
 
 # Processes of one kind are stopped together, in this order: it is that of the data, and all of them need the brokers.
 STOP_ORDER = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")
@@ -65,18 +65,22 @@ def main_publisher(settings: Settings) -> Role:
 
 def cluster_publisher(settings: Settings, cluster: int) -> Role:
     """Route, for one cluster."""
-    arguments = ("cluster-publisher", f"CLUSTER_TOPIC={CLUSTER_TOPICS[cluster - 1]}")
+    arguments = ("cluster-publisher", f"CLUSTER_TOPIC={settings.cluster_topics[cluster - 1]}")
     address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_base_port + cluster)
     return Role(f"cluster_publisher_{cluster}", "cluster_publisher", arguments, (address,), cluster)
 
 
 def subscriber(settings: Settings, cluster: int, number: int) -> Role:
     """Deliver, one of a cluster's; its event streams are at the second port."""
-    topic = CLUSTER_TOPICS[cluster - 1]
-    arguments = ("subscriber", f"CLUSTER_TOPIC={topic}", f"SUBSCRIBER={number}")
-    addresses = (
-        Address("SUBSCRIBER_BASE_PORT", settings.bind_host, settings.subscriber_port(topic, number)),
-        Address("STREAM_BASE_PORT", settings.bind_host, settings.stream_port(topic, number)),
+    arguments = ("subscriber", f"CLUSTER_TOPIC={settings.cluster_topics[cluster - 1]}", f"SUBSCRIBER={number}")
+    addresses = tuple(
+        Address(f"{name}_PORT", settings.bind_host, port)
+        if port
+        else Address(f"{name}_BASE_PORT", settings.bind_host, base_port + 10 * (cluster - 1) + number)
+        for name, port, base_port in (
+            ("SUBSCRIBER", settings.subscriber_port, settings.subscriber_base_port),
+            ("STREAM", settings.stream_port, settings.stream_base_port),
+        )
     )
     return Role(f"subscriber_{cluster}_{number}", "subscriber", arguments, addresses, cluster, number)
 
@@ -88,8 +92,8 @@ def brokers(settings: Settings) -> list[Role]:
 
 def subscribers(settings: Settings) -> list[Role]:
     """Every subscriber of every cluster."""
-    numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-    return [subscriber(settings, cluster, number) for cluster in _clusters() for number in numbers]
+    numbers = range(1, settings.subscribers + 1)
+    return [subscriber(settings, cluster, number) for cluster in _clusters(settings) for number in numbers]
 
 
 def roles(settings: Settings) -> list[Role]:
@@ -98,10 +102,10 @@ def roles(settings: Settings) -> list[Role]:
         *brokers(settings),
         app(settings),
         main_publisher(settings),
-        *(cluster_publisher(settings, cluster) for cluster in _clusters()),
+        *(cluster_publisher(settings, cluster) for cluster in _clusters(settings)),
         *subscribers(settings),
     ]
 
 
-def _clusters() -> range:
-    return range(1, len(CLUSTER_TOPICS) + 1)
+def _clusters(settings: Settings) -> range:
+    return range(1, settings.clusters + 1)

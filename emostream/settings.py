@@ -39,8 +39,6 @@ DEFAULTS_FILE = CONFIG_DIR / "emostream.env"
 LOCAL_FILE = HOME_DIR / ".env"
 # How messages name the commands.
 START_COMMAND, TOPICS_COMMAND = ("emostream", "emostream topics") if INSTALLED else ("./start.sh", "./topic.sh")
-CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
-SUBSCRIBERS_PER_CLUSTER = 3
 # The emojis that the client sends, and the buttons of the viewer's page if EMOJIS is empty.
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations. It is no part of the contract with other people's processes.
@@ -98,6 +96,7 @@ Emojis = Annotated[
 DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
 Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
+PortOrNone = Annotated[int, Meta(ge=0, le=MAX_PORT)]
 BasePort = Annotated[int, Meta(ge=1, le=65_500)]
 
 
@@ -112,7 +111,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     brokers: Literal[0, 1, 3]
     emoji_topic: TopicName
     main_topic: TopicName
-    cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
+    clusters: Annotated[int, Meta(ge=1, le=99)]
+    cluster_topic: str
     bind_host: Text
     allowed_hosts: HostNames
     cors_origins: Origins
@@ -134,8 +134,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
-    subscriber: Annotated[int, Meta(ge=1, le=9)]
+    subscribers: Annotated[int, Meta(ge=1, le=99)]
+    subscriber: Annotated[int, Meta(ge=1, le=999)]
+    subscriber_port: PortOrNone
     subscriber_base_port: BasePort
+    stream_port: PortOrNone
     stream_base_port: BasePort
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
@@ -158,7 +161,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def topics(self) -> tuple[str, ...]:
         """Every topic, in the order of the data."""
-        return (self.emoji_topic, self.main_topic, *CLUSTER_TOPICS, REGISTRY_TOPIC)
+        return (self.emoji_topic, self.main_topic, *self.cluster_topics, REGISTRY_TOPIC)
+
+    @property
+    def cluster_topics(self) -> tuple[str, ...]:
+        """The topic of each cluster."""
+        return tuple(f"cluster{number}-emoji-topic" for number in range(1, self.clusters + 1))
 
     @property
     def bootstrap_servers(self) -> list[str]:
@@ -198,21 +206,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC. Raises SettingError if it is not set."""
         if not self.cluster_topic:
-            raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(CLUSTER_TOPICS)}")
+            raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(self.cluster_topics)}")
         return self.cluster_topic
 
     @property
     def cluster(self) -> int:
         """Number of the cluster that CLUSTER_TOPIC belongs to, from 1. Raises SettingError if it is not set."""
-        return CLUSTER_TOPICS.index(self.required_cluster_topic()) + 1
-
-    def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of one subscriber of a cluster; subscribers count from 1."""
-        return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
-
-    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of the event streams of one subscriber of a cluster."""
-        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+        return self.cluster_topics.index(self.required_cluster_topic()) + 1
 
     @property
     def environment(self) -> dict[str, str]:
@@ -252,6 +252,18 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
             raise SettingError(f"argument {argument!r}: there is no setting {name}; {hint}")
         texts[name] = value
     settings = Settings(**{name.lower(): _value(name, texts.get(name)) for name in SETTING_NAMES})
+    if settings.cluster_topic not in ("", *settings.cluster_topics):
+        raise SettingError(
+            f"CLUSTER_TOPIC={settings.cluster_topic!r}: expected one of {', '.join(settings.cluster_topics)}"
+        )
+    last = 10 * (settings.clusters - 1) + settings.subscribers
+    for name, port in (
+        ("SUBSCRIBER_BASE_PORT", settings.subscriber_base_port + last),
+        ("STREAM_BASE_PORT", settings.stream_base_port + last),
+        ("METRICS_BASE_PORT", settings.metrics_base_port + settings.clusters),
+    ):
+        if port > MAX_PORT:
+            raise SettingError(f"{name}: expected ports to {MAX_PORT} for all CLUSTERS and SUBSCRIBERS, got {port}")
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
     _ = settings.push_key, settings.trusted_networks, settings.allowed_networks

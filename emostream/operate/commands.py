@@ -201,9 +201,16 @@ def start(settings: Settings, wanted: Sequence[Role]) -> None:
 
 
 def check_ports(wanted: Iterable[Role]) -> None:
-    """Raise SettingError if a port that one of these processes needs is taken."""
+    """Raise SettingError if a port that one of these processes needs is taken, or two of them need it."""
+    users: dict[int, Role] = {}
     for role in wanted:
         for address in role.addresses:
+            other = users.setdefault(address.port, role)
+            if other is not role:
+                raise SettingError(
+                    f"{address.setting}: {other.name} and {role.name} would both listen on port {address.port}; "
+                    "choose other ports, or fewer CLUSTERS or SUBSCRIBERS"
+                )
             bound_socket(address.host, address.port, address.setting).close()
 
 

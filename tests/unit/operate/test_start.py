@@ -32,6 +32,18 @@ def test_a_port_of_metrics_that_is_taken_is_found_before_anything_starts() -> No
                 check_ports(started)
 
 
+@pytest.mark.parametrize(
+    ("changed", "both"),
+    [
+        ({"CLUSTERS": 2, "SUBSCRIBERS": 11}, "subscriber_1_11 and subscriber_2_1 would both listen on port"),
+        ({"SUBSCRIBER_PORT": 7001}, "subscriber_1_1 and subscriber_1_2 would both listen on port 7001"),
+    ],
+)
+def test_two_processes_that_need_one_port_are_found_before_anything_starts(changed: dict[str, int], both: str) -> None:
+    with pytest.raises(SettingError, match=f"^SUBSCRIBER_(BASE_)?PORT: {both}"):
+        check_ports(roles(settings_with(**changed)))
+
+
 @pytest.mark.parametrize(("files", "refused"), [(64, True), (256, True), (1023, True), (1024, False), (-1, False)])
 def test_too_few_files_are_one_sentence_that_says_how_many_are_needed(
     files: int, refused: bool, monkeypatch: pytest.MonkeyPatch
