@@ -1,4 +1,4 @@
-"""The registered clients of a subscriber: they register and deregister, are evicted, and come back after a restart."""
+"""The registered clients of a subscriber: they register, deregister, are evicted, or are restored after a restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emostream.deliver.topic_reader import TopicReader
 from emostream.http.client import Target
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, within
-from emostream.settings import Settings
+from emostream.settings import Settings, networks
 
 RESOLVE_SECONDS = 3.0
 # How many evictions GET /status shows; the log has all of them.
@@ -44,7 +44,7 @@ class RegisteredClients:
         self._policy = PushPolicy(
             cluster_topic, settings.subscriber, MERGE_AFTER_BATCHES * settings.batch_seconds,
             settings.max_age_seconds, settings.evict_after_seconds,
-            AllowedNetworks(settings.allowed_networks), settings.push_key,
+            AllowedNetworks(networks("CLIENT_NETWORKS", settings.client_networks)), settings.push_key,
         )  # fmt: skip
         self._registry: Registry[PushClient] = Registry(settings.max_clients)
         self._topic = RegistryTopic(settings, cluster_topic, settings.subscriber)

@@ -83,7 +83,7 @@ class PushClient:
         return not busy and self._cursor >= self._history.end
 
     def behind(self) -> int:
-        """How many records the client has not got. From any thread, which may see a number of a moment ago."""
+        """How many records the client has not got; from any thread. The number may be a moment old."""
         pushes = sum(push.records for push in self._pushes.copy())
         waiting = waits.records if (waits := self._waiting) else 0
         return pushes + waiting + len(self._portion) + self._history.end - self._cursor
@@ -260,7 +260,7 @@ class PushClient:
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
     async def _keep_slot(self, failure: str | None) -> bool:
-        """Whether the client keeps its slot after an attempt that failed for this reason, or did not (None)."""
+        """Whether the client keeps its slot after an attempt. `failure`: why the attempt failed; None if it did not."""
         now = time.monotonic()
         if failure is None:
             self._failing_since = None

@@ -1,4 +1,4 @@
-"""One thread with an event loop that serves every registered client of a subscriber."""
+"""Registered clients → one thread with an event loop that pushes to all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 10.0
 
 
 class PushEngine:
-    """Serves clients; `add`, `verify` and `close` may be called from any thread."""
+    """The thread that pushes. Any thread may call the public methods."""
 
     def __init__(
         self, history: History, policy: PushPolicy, counters: Metrics, log: Log,
@@ -90,7 +90,7 @@ class PushEngine:
     async def _serve(self, client: PushClient) -> None:
         try:
             await client.run()
-        except Exception as error:  # noqa: BLE001 - it ends the service of this one client, and is reported
+        except Exception as error:  # noqa: BLE001 - not swallowed: this client is evicted, with the error as the reason
             await client.evict(f"an error in the subscriber: {error!r}")
         finally:
             self.clients.pop(client, None)

@@ -44,7 +44,7 @@ class MergedCounts:
 
     @property
     def records(self) -> int:
-        """How many records are in the sums."""
+        """How many records are in the sums; from any thread."""
         return sum(found.records for found in list(self._sums.values()))
 
     def add(self, record: Record) -> bool:

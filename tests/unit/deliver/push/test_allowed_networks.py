@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.deliver.push.allowed_networks import NEVER, AllowedNetworks, Forbidden, embedded, resolve
+from emostream.settings import networks
 from testkit.settings import settings_with
 
-DEFAULT = AllowedNetworks(settings_with().allowed_networks)
-EVERYWHERE = AllowedNetworks(settings_with(CLIENT_NETWORKS="0.0.0.0/0,::/0").allowed_networks)
+DEFAULT = AllowedNetworks(networks("CLIENT_NETWORKS", settings_with().client_networks))
+EVERYWHERE = AllowedNetworks(networks("CLIENT_NETWORKS", "0.0.0.0/0,::/0"))
 
 # As in the table of stripe/smokescreen, and more: address, by default, where CLIENT_NETWORKS is everything.
 TABLE = [
