@@ -111,8 +111,8 @@ def test_no_form_of_an_address_is_allowed_where_the_plain_one_is_not(
     v4: ipaddress.IPv4Address, form: tuple[str, int]
 ) -> None:
     number = int(ipaddress.IPv6Address(form[0])) | int(v4) << form[1]
-    for networks in (DEFAULT, EVERYWHERE):
-        assert networks.allows(str(v4)) or not networks.allows(str(ipaddress.IPv6Address(number)))
+    for allowed in (DEFAULT, EVERYWHERE):
+        assert allowed.allows(str(v4)) or not allowed.allows(str(ipaddress.IPv6Address(number)))
 
 
 @given(st.sampled_from(NEVER), st.integers(0, 2**128))
