@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 
 from emostream.deliver.history import History
 from emostream.deliver.push.allowed_networks import AllowedNetworks, resolve
-from emostream.deliver.push.client import PushClient, Start
+from emostream.deliver.push.client import PushClient
 from emostream.deliver.push.engine import PushEngine
 from emostream.deliver.push.sender import PushPolicy
 from emostream.deliver.push.slow_clients import MERGE_AFTER_BATCHES
@@ -85,9 +85,9 @@ class RegisteredClients:
             if not self._registry.free_slots():
                 raise Full(f"all {self._settings.max_clients} slots are taken")
             self._engine.verify(client_url, secrets.token_urlsafe())
-        start = Start(self._history.end, self._topic_reader.generation)
+        cursor, generation = self._history.end, self._topic_reader.generation
         registration = Registration(client_url, self._topic_reader.ends(), token_hash=_hash(token))
-        client = self._registry.add(client_url, lambda: self._engine.add(registration, start))
+        client = self._registry.add(client_url, lambda: self._engine.add(registration, cursor, generation))
         if client is None:
             return False
         try:
@@ -147,11 +147,12 @@ class RegisteredClients:
             next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # The markers that end transactions have offsets too, so this number is a little too high.
         skipped = sum(max(0, start - registration.next_offsets.get(p, start)) for p, start in starts.items())
-        url = registration.client_url
-        start = Start(self._history.start, self._topic_reader.generation, repeats_until=self._history.end)
+        url, history, generation = registration.client_url, self._history, self._topic_reader.generation
         checked = Registration(url, next_offsets, merging, registration.token_hash)
         try:
-            added = self._registry.add(url, lambda: self._engine.add(checked, start))
+            added = self._registry.add(
+                url, lambda: self._engine.add(checked, history.start, generation, repeats_until=history.end)
+            )
         except Full:
             self._log.warning("no slot is left for a client from before", client_url=url)
         except ValueError as error:
@@ -193,8 +194,8 @@ class RegisteredClients:
         if self._registry.remove(client_url, only=client):
             self._forget(client_url)
             self._counters.add("evicted")
-            shown, at_ms = reason[:MAX_REASON_CHARACTERS], round(time.time() * 1000)
-            noted = {"client_url": client_url, "reason": shown, "at_ms": at_ms}
+            at_ms = round(time.time() * 1000)
+            noted = {"client_url": client_url, "reason": reason[:MAX_REASON_CHARACTERS], "at_ms": at_ms}
             self.evicted = [*self.evicted, noted][-MAX_EVICTED:]
             self._log.warning("evicted", client_url=client_url, reason=reason)
 

@@ -1,7 +1,7 @@
 """Host name of a client → the addresses that a push may go to, so that nobody can aim pushes at an internal service.
 
-A name is resolved once per connection, and exactly the addresses that were checked are connected to. So it does not
-matter in which form (decimal, octal, IPv4 within IPv6) an address was written.
+A name is resolved once per connection. Its addresses are checked, and the connection goes to one of these addresses. So
+the form in which an address was written (decimal, octal, IPv4 within IPv6) makes no difference.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from emostream.http.access import Address, is_in
 from emostream.settings import Network
 
-# Forbidden whatever CLIENT_NETWORKS says: no client is there, but the credentials of a cloud machine may be.
+# Forbidden whatever CLIENT_NETWORKS says. No client is there, but the credentials of a cloud machine may be.
 NEVER: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -69,7 +69,7 @@ class AllowedNetworks:
 
 
 def embedded(address: Address) -> Iterator[Address]:
-    """The IPv4 addresses to which the network may translate an IPv6 address."""
+    """The IPv4 addresses that packets to an IPv6 address may end up at."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     number = int(address)

@@ -29,17 +29,6 @@ RECORDS_AT_ONCE = 100
 IDLE_SECONDS = 5.0
 
 
-class Start(NamedTuple):
-    """The cursor of the first record for a client, and the generation of the topic at that moment.
-
-    The process before this one may have sent records before the cursor `repeats_until` without saving that.
-    """
-
-    cursor: int
-    generation: int
-    repeats_until: int = 0
-
-
 class PushContext(NamedTuple):
     """What all clients share. `evict` and `keep` may block, so they are called in `threads`."""
 
@@ -61,19 +50,28 @@ class PushClient:
     the pause that `Retry-After` asks for. A 410 ends the registration, and so does failing for `evict_after_seconds`.
     """
 
-    def __init__(self, context: PushContext, registration: Registration, start: Start) -> None:
+    def __init__(
+        self, context: PushContext, registration: Registration, cursor: int, generation: int, repeats_until: int = 0
+    ) -> None:
+        """Begin with the record at `cursor` of the history, while the topic has this `generation`.
+
+        The process before this one may have sent records before the cursor `repeats_until` without saving that.
+        """
         self.client_url = registration.client_url
         self.registration = registration  # replaced as a whole, so that any thread may read it
         self._context = context
         self._policy = context.policy
         self._history = context.history
         self._sender = Sender(self.client_url, context.policy)
-        self._cursor, self._generation, self._repeats_until = start
-        # A record goes from the portion to the pushes, or to the waiting counts and from there to the pushes.
-        self._portion: deque[Record] = deque()  # read from the history, which is read up to the cursor
+        self._cursor = cursor
+        self._generation = generation
+        self._repeats_until = repeats_until
+        # A record comes from the history into the portion. From there it becomes a push, or a part of merged counts,
+        # which become pushes later.
+        self._portion: deque[Record] = deque()  # the last records before the cursor
         self._taken = dict(registration.next_offsets)  # per partition, the offset after the last record from there
         self._waiting: MergedCounts | None = None  # more records may still be added
-        self._pushes: deque[Push] = deque()  # these never change; the first one is being sent
+        self._pushes: deque[Push] = deque()  # they never change; the first one is being sent
         self._failing_since: float | None = None
         self._news = asyncio.Event()
 

@@ -10,7 +10,7 @@ from concurrent import futures
 import uvloop
 
 from emostream.deliver.history import History
-from emostream.deliver.push.client import PushClient, PushContext, Start
+from emostream.deliver.push.client import PushClient, PushContext
 from emostream.deliver.push.latency import TapLatency
 from emostream.deliver.push.sender import PushPolicy
 from emostream.deliver.registry import Registration
@@ -49,9 +49,9 @@ class PushEngine:
         """Whether the thread is alive."""
         return self._thread.is_alive()
 
-    def add(self, registration: Registration, start: Start) -> PushClient:
-        """Begin to serve a client."""
-        client = PushClient(self._context, registration, start)
+    def add(self, registration: Registration, cursor: int, generation: int, repeats_until: int = 0) -> PushClient:
+        """Begin to serve a client. The arguments are those of PushClient."""
+        client = PushClient(self._context, registration, cursor, generation, repeats_until)
         self._loop.call_soon_threadsafe(self._begin, client)
         return client
 

@@ -34,8 +34,8 @@ class EventStream(asyncio.Protocol):
         """Take over a connection. It calls `on_room` when a full socket has room again, and `on_end` at the end."""
         self.transport = transport
         self.cursor = cursor  # the number of the next micro-batch to send
-        self.resume_after: EventId | None = None  # it gets no events until all that this id covers is here,
-        self.held_until = 0.0  # but not for longer than this
+        self.resume_after: EventId | None = None  # no events until all that this id covers is here,
+        self.held_until = 0.0  # or until this moment (monotonic seconds)
         self.slow = False
         self.since = 0.0  # when a slow stream last took something
         self._unsent_bytes = 0

@@ -28,17 +28,12 @@ NO_ID = -1
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Records of one micro-batch that came together, their event, and its id."""
+    """Records of one micro-batch that came together, and the id and the data of their event."""
 
     batch_id: int | None
     records: list[Record]
     event_id: EventId
-    event: bytes
-
-    @property
-    def data(self) -> bytes:
-        """The JSON in its event."""
-        return self.event.split(b"\n")[1].removeprefix(b"data: ")
+    data: bytes
 
     @property
     def routed_ms(self) -> int:
@@ -46,19 +41,23 @@ class MicroBatch:
         return max(record.timestamp_ms for record in self.records)
 
 
-def event(event_id: EventId, batch_id: int | None, records: Iterable[Record], merged: int, now_ms: int) -> bytes:
-    """One Server-Sent Event, made at `now_ms`, with the sums per emoji of `merged` micro-batches."""
+def event(event_id: EventId, data: bytes) -> bytes:
+    """One Server-Sent Event."""
+    return b"id: %s\ndata: %s\n\n" % (str(event_id).encode(), data)
+
+
+def event_data(batch_id: int | None, records: Iterable[Record], merged: int, now_ms: int) -> bytes:
+    """The sums per emoji of `merged` micro-batches as JSON, made at `now_ms`."""
     total, by_emoji = Sum(), dict[str, Sum]()
     for record in records:
         total.add(record)
         by_emoji.setdefault(record.count.emoji, Sum()).add(record)
-    data = known(
+    return encode(known(
         batch_id=batch_id,
         counts=[known(emoji=emoji, count=found.count, events=found.events) for emoji, found in by_emoji.items()],
         first_accepted_ms=total.first_accepted_ms, last_accepted_ms=total.last_accepted_ms,
         batched_ms=total.batched_ms, routed_ms=total.routed_ms, pushed_ms=now_ms, merged=merged,
-    )  # fmt: skip
-    return b"id: %s\ndata: %s\n\n" % (str(event_id).encode(), encode(data))
+    ))  # fmt: skip
 
 
 def gap(reason: str) -> bytes:
@@ -88,7 +87,6 @@ class MicroBatches:
         self._forgotten_batch_id = max(before.values(), default=-1)
         self._lost: set[int] = set()  # partitions whose next record shows how many records were lost
         self._events = lru_cache(MAX_TEXTS)(self._make_events)
-        self._data = lru_cache(MAX_TEXTS)(self._make_data)
         self._rest = lru_cache(MAX_TEXTS)(self._make_rest)
 
     @property
@@ -161,9 +159,9 @@ class MicroBatches:
         """One event with the data of every micro-batch of the last `seconds`, and the id to resume from."""
         now_ms = self._now_ms()
         since_ms = now_ms - seconds * 1000
-        first = self.first + sum(batch.routed_ms < since_ms for batch in self._closed)
+        batches = b",".join(batch.data for batch in self._closed if batch.routed_ms >= since_ms)
         text = b'id: %s\nevent: recent\ndata: {"pushed_ms":%d,"batches":[%s]}\n\n'
-        return text % (str(self.progress.event_id()).encode(), now_ms, self._data(first, self.end))
+        return text % (str(self.progress.event_id()).encode(), now_ms, batches)
 
     def why_gap(self, event_id: EventId) -> str | None:
         """Why a stream that resumes after this id misses something; None when it misses nothing."""
@@ -192,13 +190,10 @@ class MicroBatches:
         if merge and len(found) > 1:
             made = self._sum(self.progress.event_id(), [(batch.batch_id, batch.records) for batch in found])
         else:
-            made = b"".join(batch.event for batch in found)
+            made = b"".join(event(batch.event_id, batch.data) for batch in found)
         if first < self.first:
             made = gap("this stream was too slow; what it did not take in time is no longer kept") + made
         return made
-
-    def _make_data(self, first: int, end: int) -> bytes:
-        return b",".join(batch.data for batch in self._between(first, end))
 
     def _make_rest(self, event_id: EventId, end: int) -> bytes:
         seen, made = self._seen_offsets(event_id), []
@@ -207,7 +202,7 @@ class MicroBatches:
             unseen = [record for record in batch.records if record.offset >= seen[record.partition]]
             covers_seen = all(map(int.__ge__, batch.event_id.offsets, seen))
             if covers_seen and not parts and len(unseen) == len(batch.records):
-                made.append(batch.event)
+                made.append(event(batch.event_id, batch.data))
                 continue
             if unseen:
                 parts.append((batch.batch_id, unseen))
@@ -239,8 +234,8 @@ class MicroBatches:
         records, batch_id = self._open.pop(key)[1], None if key == NO_ID else key
         self.progress.close(batch_id, records, max(record.count.batch_emojis or math.inf for record in records))
         event_id = self.progress.event_id(numbered=batch_id is not None)
-        text = event(event_id, batch_id, records, 1, self._now_ms())
-        self._closed.append(MicroBatch(batch_id, records, event_id, text))
+        data = event_data(batch_id, records, 1, self._now_ms())
+        self._closed.append(MicroBatch(batch_id, records, event_id, data))
         self._records += len(records)
 
     def _sum(self, event_id: EventId, parts: Sequence[tuple[int | None, list[Record]]]) -> bytes:
@@ -248,7 +243,7 @@ class MicroBatches:
         ids = [batch_id for batch_id, _ in parts if batch_id is not None]
         records = (record for _, found in parts for record in found)
         merged = len(set(ids)) + len(parts) - len(ids)
-        return event(event_id, ids[-1] if ids else None, records, merged, self._now_ms())
+        return event(event_id, event_data(ids[-1] if ids else None, records, merged, self._now_ms()))
 
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)

@@ -140,7 +140,7 @@ class StreamServer:
     # What the streams call.
 
     def _continue(self, stream: EventStream) -> None:
-        """Send a slow stream whose socket has room again what it missed."""
+        """The socket of a slow stream has room again: send what the stream missed."""
         if stream.cursor != self._batches.end:
             self._counters.add("streamed", self._send_events(stream, merge=True))
 
@@ -205,7 +205,7 @@ class StreamServer:
         self._measured = end
         data = self._batches.events(before, merge=False) if end > before else b""
         for stream in self._ready():
-            if data and stream.cursor == before and stream.resume_after is None:  # as nearly all are
+            if data and stream.cursor == before and stream.resume_after is None:  # true for nearly all streams
                 stream.cursor = end
                 stream.transport.write(data)
                 sent += end - before
@@ -231,7 +231,7 @@ class StreamServer:
         else:
             data = self._batches.rest(seen)
         stream.resume_after = None
-        stream.cursor += behind
+        stream.cursor = self._batches.end
         if not data:
             return 0
         stream.transport.write(data)

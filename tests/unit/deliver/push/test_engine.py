@@ -22,7 +22,7 @@ from emostream.deliver.push import client as push
 from emostream.deliver.push import engine as push_engine
 from emostream.deliver.push import slow_clients
 from emostream.deliver.push.allowed_networks import AllowedNetworks
-from emostream.deliver.push.client import PushClient, Start
+from emostream.deliver.push.client import PushClient
 from emostream.deliver.push.engine import PushEngine
 from emostream.deliver.push.sender import PushPolicy
 from emostream.deliver.registry import Registration
@@ -88,7 +88,7 @@ def pushing(
     policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
     engine = PushEngine(history, policy, counters, log, evict, keep)
     found = Pushing(history, counters, engine)
-    found.client = engine.add(Registration(url, next_offsets or {}, merging), Start(0, 0, repeats_until))
+    found.client = engine.add(Registration(url, next_offsets or {}, merging), 0, 0, repeats_until)
     try:
         yield found
     finally:
