@@ -48,8 +48,7 @@ class RegisteredClients:
         )  # fmt: skip
         self._registry: Registry[PushClient] = Registry(settings.max_clients)
         self._topic = RegistryTopic(settings, cluster_topic, settings.subscriber)
-        self._engine = PushEngine(history, self._policy, counters, log, self._evict, self._keep)
-        self._saved: dict[str, Registration] = {}
+        self._engine = PushEngine(history, self._policy, counters, log, self._evict, self._save)
         self._save_lock = threading.Lock()
         self.evicted: list[dict[str, object]] = []  # replaced as a whole, so that any thread may read it
 
@@ -91,7 +90,7 @@ class RegisteredClients:
         if client is None:
             return False
         try:
-            self._save(client, wait=True)
+            self._save(client)
         except KafkaError:
             self._registry.remove(client_url)
             self._forget(client_url)  # the broker may have saved it all the same
@@ -110,11 +109,8 @@ class RegisteredClients:
 
     def save_positions(self) -> None:
         """Save each registration that has changed."""
-        clients = self.all()
-        with self._save_lock:
-            self._saved = {url: saved for url, saved in self._saved.items() if url in clients}
-        for client_url, client in clients.items():
-            if client.registration != self._saved.get(client_url):
+        for client in self._registry.clients():
+            if client.registration != client.saved:
                 self._save(client, wait=False)
 
     def drain(self, deadline: float) -> None:
@@ -172,22 +168,15 @@ class RegisteredClients:
             raise NotYours
         return client
 
-    def _has_slot(self, client: PushClient) -> bool:
-        return self._registry.get(client.client_url) is client
-
-    def _save(self, client: PushClient, wait: bool) -> None:
+    def _save(self, client: PushClient, wait: bool = True) -> None:
         """Save a client's registration. Raises KafkaError."""
         with self._save_lock:  # so that an older registration never follows a newer one
-            self._saved[client.client_url] = registration = client.registration
-            wait_for_broker = self._topic.save(registration)
-            if not self._has_slot(client):
+            client.saved = client.registration
+            wait_for_broker = self._topic.save(client.saved)
+            if self._registry.get(client.client_url) is not client:
                 self._forget(client.client_url)  # it has left meanwhile; what was just saved would bring it back
         if wait:
             wait_for_broker()
-
-    def _keep(self, client: PushClient) -> None:
-        if self._has_slot(client):
-            self._save(client, wait=True)
 
     def _evict(self, client: PushClient, reason: str) -> None:
         client_url = client.client_url

@@ -32,7 +32,7 @@ MAX_HISTORY_RECORDS = 100_000
 
 
 class ThreadEnded(Exception):
-    """A thread that serves clients or streams has ended."""
+    """A thread that serves clients or streams has ended. What it raised is in the log."""
 
 
 class Subscriber:
@@ -126,11 +126,8 @@ def run(settings: Settings) -> int:
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)
-    except KafkaError as error:
-        log.error("the broker failed this subscriber; another process takes over", reason=error)
-        return exit_stuck(stop)
-    except ThreadEnded as error:
-        log.error("a thread of this subscriber has ended; another process takes over", reason=error)
+    except (KafkaError, ThreadEnded) as error:
+        log.error("this subscriber cannot continue; another process takes over", reason=error)
         return exit_stuck(stop)
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
@@ -141,7 +138,7 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     save_due = 0.0
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
-            raise ThreadEnded("the lines above say what it raised")
+            raise ThreadEnded("a thread has ended; the lines above say what it raised")
         heartbeat.not_ready(subscriber.not_ready() or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()

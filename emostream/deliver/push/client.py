@@ -59,6 +59,7 @@ class PushClient:
         """
         self.client_url = registration.client_url
         self.registration = registration  # replaced as a whole, so that any thread may read it
+        self.saved: Registration | None = None  # the last one in the registry topic
         self._context = context
         self._policy = context.policy
         self._history = context.history
@@ -259,22 +260,20 @@ class PushClient:
 
     async def _keep_slot(self, failure: str | None) -> bool:
         """Whether the client keeps its slot after an attempt. `failure`: why the attempt failed; None if it did not."""
-        now = time.monotonic()
         if failure is None:
             self._failing_since = None
             return True
-        if self._failing_since is None:
-            self._failing_since = now
-            if failure != GONE:
+        reason = failure
+        if failure != GONE:
+            now = time.monotonic()
+            if self._failing_since is None:
+                self._failing_since = now
                 self._context.log.warning(
                     "a client cannot be reached; trying again", client_url=self.client_url, reason=failure
                 )
-        if failure == GONE:
-            reason = GONE
-        elif now - self._failing_since >= self._policy.evict_after_seconds:
+            if now - self._failing_since < self._policy.evict_after_seconds:
+                return True
             reason = f"it failed for {self._policy.evict_after_seconds:g} s: {failure}"
-        else:
-            return True
         tried = self._pushes[0].records if self._pushes else 0
         self._context.counters.add("lost", tried)
         self._context.counters.add("dropped", self.behind() - tried)

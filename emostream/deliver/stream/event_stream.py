@@ -88,9 +88,8 @@ def buffer_little(listener: socket.socket) -> None:
 
 def allow_descriptors(log: Log, max_streams: int, max_clients: int) -> int:
     """Let this process open as many files as the system allows. Return how many streams that is enough for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     room = hard - OTHER_DESCRIPTORS - max_clients - MAX_REFUSED
     if hard == resource.RLIM_INFINITY or room >= max_streams:
         return max_streams

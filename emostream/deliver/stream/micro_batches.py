@@ -142,10 +142,8 @@ class MicroBatches:
 
     def forget(self, now_ms: float) -> None:
         """Forget micro-batches that are too old or too many."""
-        while self._closed:
-            is_young = self._closed[0].routed_ms >= now_ms - self._max_age_ms
-            if is_young and self._records <= self._max_records:
-                return
+        oldest_ms = now_ms - self._max_age_ms
+        while self._closed and (self._records > self._max_records or self._closed[0].routed_ms < oldest_ms):
             self._forget_oldest()
 
     def events(self, first: int, merge: bool) -> bytes:
