@@ -99,18 +99,23 @@ class MicroBatches:
         for record in records:
             if record.generation != self._generation:
                 self._start_over(record.generation)
-            batch_id = NO_ID if record.count.batch_id is None else max(NO_ID, record.count.batch_id)
+            batch_id = record.count.batch_id
+            if batch_id is None or batch_id < 0:
+                batch_id = NO_ID
             if record.partition in self._lost:
                 self._lost.remove(record.partition)
                 self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset)
                 self._forgotten_batch_id = max(self._forgotten_batch_id, batch_id)
             # In each partition the offsets must grow from one closed micro-batch to the next: resuming relies on that.
             # So nothing stays open when the batch ids start over, or between records with an id and those without.
-            starts_over = batch_id < self._newest_in_partition.get(record.partition, NO_ID)
-            if starts_over or (batch_id == NO_ID) != (NO_ID in self._open):
+            if batch_id < self._newest_in_partition.get(record.partition, NO_ID):
                 self._close_all()
+            if batch_id not in self._open:
+                if batch_id == NO_ID or NO_ID in self._open:
+                    self._close_all()
+                self._open[batch_id] = now, []
             self._newest_in_partition[record.partition] = batch_id
-            self._open.setdefault(batch_id, (now, []))[1].append(record)
+            self._open[batch_id][1].append(record)
         if NO_ID in self._open:
             self._close_all()
 
