@@ -105,7 +105,7 @@ def create_app(
 
     @app.errorhandler(NotYours)
     def refuse_token(_: NotYours) -> tuple[Response, int]:
-        return jsonify(error="expected the token that this client_url was registered with"), 403
+        return jsonify(error="expected the token that this client_url was registered with, got another or none"), 403
 
     @app.errorhandler(Refused)
     def refuse(error: Refused) -> tuple[Response, int]:

@@ -32,7 +32,7 @@ MAX_HISTORY_RECORDS = 100_000
 
 
 class ThreadEnded(Exception):
-    """A thread that serves clients or streams has ended. What it raised is in the log."""
+    """A thread that serves clients or streams has ended."""
 
 
 class Subscriber:

@@ -53,7 +53,7 @@ class PushClient:
     def __init__(
         self, context: PushContext, registration: Registration, cursor: int, generation: int, repeats_until: int = 0
     ) -> None:
-        """Begin with the record at `cursor` of the history, while the topic has this `generation`.
+        """`cursor` is that of the first record to send, and `generation` that of the topic now.
 
         The process before this one may have sent records before the cursor `repeats_until` without saving that.
         """
@@ -77,7 +77,7 @@ class PushClient:
         self._news = asyncio.Event()
 
     def drained(self) -> bool:
-        """Whether the client needs nothing more of what is in the history; from any thread."""
+        """Whether no record in the history waits for this client; from any thread."""
         busy = self._pushes or self._waiting or self._portion or self.registration.merging
         return not busy and self._cursor >= self._history.end
 

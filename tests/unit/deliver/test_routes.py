@@ -186,6 +186,7 @@ def test_a_registration_that_fails_is_refused_with_what_was_expected(error: Exce
     answered, answer = ask(app.test_client(), "/register")
     assert (answered, list(answer)) == (status, ["error"])
     assert answer["error"].startswith(("expected ", "client_url: expected "))
+    assert ", got " in answer["error"]
     assert str(error) in answer["error"]
 
 
