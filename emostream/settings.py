@@ -332,9 +332,8 @@ def networks(name: str, text: str) -> tuple[Network, ...]:
     try:
         return tuple(ipaddress.ip_network(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise SettingError(
-            f"{name}={text!r}: expected addresses and networks, for example 127.0.0.1,10.0.0.0/8 ({error})"
-        ) from None
+        expected = "expected addresses and networks, for example 127.0.0.1,10.0.0.0/8"
+        raise SettingError(f"{name}={text!r}: {expected} ({error})") from None
 
 
 def _refusal(name: str, text: str) -> SettingError:
