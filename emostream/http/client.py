@@ -26,6 +26,7 @@ READ_SECONDS = 5.0
 SMALL_BODY_BYTES = 1024
 MAX_HEADER_BYTES = 32 * 1024
 STATUS_LINE_BYTES = 64
+NO_CONTENT = HTTPStatus.NO_CONTENT.value  # a look-up in the class would cost as much as a call
 _status_line = re.compile(rb"HTTP/1\.[0-9] ([2-9][0-9]{2})[ \r\n]")
 _host_name = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _ipv6_netloc = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
@@ -172,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
             self._response.status = status
         if not self._parser.should_keep_alive():
             self.usable = False
-        if status == HTTPStatus.NO_CONTENT and self._announces_a_body:
+        if status == NO_CONTENT and self._announces_a_body:
             self._end("")  # no body follows, but the parser would wait for one
 
     def on_body(self, body: bytes) -> None:
