@@ -287,6 +287,18 @@ def test_a_merged_event_counts_for_the_limit_as_all_of_its_taps() -> None:
     assert [rejected["index"] for rejected in answer.json["rejected"]] == [1, 2]
 
 
+@pytest.mark.parametrize("limit", ["RATE_LIMIT_USER", "RATE_LIMIT_ADDRESS"])
+def test_an_event_with_more_taps_than_a_limit_is_told_that_it_can_never_pass_and_uses_up_nothing(limit: str) -> None:
+    ingest = Ingest(**{"RATE_LIMIT_USER": "100/hour", "RATE_LIMIT_ADDRESS": "100/hour", limit: "10/hour"})
+    for _ in range(20):
+        answer = ingest.ask(**batch(merged(11)))
+        assert (answer.status_code, answer.headers.get("Retry-After")) == (400, None)
+        assert answer.json is not None
+        assert "count: expected at most 10, because 10/hour" in answer.json["rejected"][0]["error"]
+    assert ingest.counters.snapshot() == {"refused_rate": 20}
+    assert ingest.ask(**batch(merged(10))).status_code == 200
+
+
 def test_an_address_over_the_limit_gets_429_whoever_the_user_is() -> None:
     ingest = Ingest(RATE_LIMIT_ADDRESS="2/hour", TRUSTED_PROXIES="127.0.0.1")
 
