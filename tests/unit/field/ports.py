@@ -12,13 +12,14 @@ from emostream.deliver.history import History
 from emostream.deliver.routes import create_app as deliver_app
 from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
-from emostream.http.access import AllowedHosts, Operators
+from emostream.http.access import AllowedHosts
 from emostream.http.cors import Cors
 from emostream.http.metrics_port import metrics_app
-from emostream.http.wsgi import WsgiApp, serve, serve_wsgi
+from emostream.http.wsgi import serve, serve_wsgi
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app as ingest_app
+from emostream.ingest.routes import wsgi_app
 from emostream.metrics.catalogue import DELIVER, INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -69,7 +70,7 @@ def every_port(settings: Settings) -> dict[str, Port]:
     flask = ingest_app(api, page)
     flask.register_blueprint(pages.blueprint(settings, FakeDirectory()))
     flask.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), page.text))
-    api.flask = WsgiApp(flask, 2, Operators(settings))
+    api.flask = wsgi_app(flask, settings)
     serve(api, at := listener(), log, settings)
     found["app"] = Port(at.getsockname()[1], "/livez", "/send-emoji", TAP)
     clients, cors = cast(RegisteredClients, FakeClients()), Cors(settings.cors_origins)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
 from emostream.http.access import AllowedHosts, Operators
 from emostream.http.messages import Answer, Request
+from emostream.operate.dashboard import timeline
+from emostream.operate.dashboard.counts_reader import TopicUnreadable
 from testkit.settings import settings_with
 from tests.unit.field.ports import Port, Reply, every_port, talk
 
@@ -23,6 +27,18 @@ OTHER_CALLS = [
     ("app", "/livez"), ("app", "/readyz"), ("app", "/dashboard"), ("app", "/"), ("app", "/subscribers"),
     ("app", "/openapi.json"), ("subscriber", "/status"), ("publisher", "/livez"), ("stream", "/stream"),
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_broker() -> Iterator[None]:
+    """Reading the counts fails at once; a real reader would first look for a broker for seconds."""
+
+    def fail(*_: object) -> NoReturn:
+        raise TopicUnreadable("there is no broker")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timeline, "read_counts", fail)
+        yield
 
 
 @pytest.fixture(scope="module")
