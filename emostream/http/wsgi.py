@@ -1,4 +1,4 @@
-"""A WSGI app, such as Flask's, behind our HTTP server: requests → WSGI environments, in threads → answers."""
+"""A WSGI app, such as Flask's, or a plain function behind our HTTP server: requests → answers, made in threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 100
 
 def serve_wsgi(app: WSGIApplication, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
     """Serve a WSGI app on a bound socket. Return the thread that does it."""
-    return serve(WsgiApp(app, THREADS, Operators(settings)), listener, log, settings)
+    return serve(ThreadedApp(from_wsgi(app), Operators(settings)), listener, log, settings)
 
 
 def serve(app: App, listener: socket.socket, log: Log, settings: Settings) -> threading.Thread:
@@ -47,43 +47,36 @@ def serve(app: App, listener: socket.socket, log: Log, settings: Settings) -> th
     return thread
 
 
-class WsgiApp:
-    """Calls a WSGI app, in threads because it may wait. Lets only operators make operators' calls."""
+class ThreadedApp:
+    """Calls a function that may wait, so in threads. Lets only operators make operators' calls."""
 
-    def __init__(self, app: WSGIApplication, threads: int, operators: Operators) -> None:
-        self._app = app
+    def __init__(self, function: Callable[[Request], Answer], operators: Operators, threads: int = THREADS) -> None:
+        self._function = function
         self._operators = operators
         self._threads = ThreadPoolExecutor(threads, "wsgi")
 
     async def call(self, request: Request) -> Answer:
-        """Return the app's answer, unless this is an operators' call and the caller is no operator."""
+        """Return the function's answer, unless this is an operators' call and the caller is no operator."""
         path = path_of(request.target).decode("latin-1")
         if path == self._operators.sign_in_path:
             return self._operators.sign_in(request)
         for_operators = self._operators.needed_for(path)
         if for_operators and (refused := self._operators.refusal(request)):
             return refused
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, request)
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._function, request)
         if for_operators:  # no page of another site may read it, whatever CORS_ORIGINS says
             kept = tuple(header for header in answer.headers if not header[0].startswith("access-control-"))
             answer = replace(answer, headers=kept)
         return answer
 
-    def _call(self, request: Request) -> Answer:
-        parts, status, headers = run_wsgi_app(self._app, environ(request), buffered=True)
-        # The server adds these. Only the app knows the length that the answer to a HEAD would have.
-        left_out = ("date",) if request.method == b"HEAD" else ("date", "content-length")
-        kept = tuple((name.lower(), value) for name, value in headers if name.lower() not in left_out)
-        return Answer(int(status[:3]), b"".join(parts), kept)
-
     # The server calls the methods below.
 
     def max_body_bytes(self, target: bytes) -> int:
-        """Bound the memory. The app itself may accept less."""
+        """Bound the memory. The function may accept less."""
         return MAX_BODY_BYTES
 
     def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
-        """Call the app, unless too many requests wait for it already."""
+        """Call the function, unless too many requests wait for it already."""
         return BUSY if busy else self.call(request)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
@@ -92,6 +85,19 @@ class WsgiApp:
 
     def gone(self, requests: int) -> None:
         """Count nothing."""
+
+
+def from_wsgi(app: WSGIApplication) -> Callable[[Request], Answer]:
+    """Return a function that calls a WSGI app."""
+
+    def call(request: Request) -> Answer:
+        parts, status, headers = run_wsgi_app(app, environ(request), buffered=True)
+        # The server adds these. Only the app knows the length that the answer to a HEAD would have.
+        left_out = ("date",) if request.method == b"HEAD" else ("date", "content-length")
+        kept = tuple((name.lower(), value) for name, value in headers if name.lower() not in left_out)
+        return Answer(int(status[:3]), b"".join(parts), kept)
+
+    return call
 
 
 def environ(request: Request) -> dict[str, Any]:

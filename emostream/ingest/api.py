@@ -15,7 +15,7 @@ from werkzeug.http import parse_options_header
 
 from emostream.http.cors import Cors
 from emostream.http.messages import BUSY, FAILED, JSON, Answer, Request, json_answer, path_of, too_large
-from emostream.http.wsgi import WsgiApp
+from emostream.http.wsgi import ThreadedApp
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission
 from emostream.ingest.producer import BoundedProducer
@@ -36,7 +36,7 @@ MAY_SEND = "Authorization, Content-Type, X-API-Key"  # the headers that any page
 class IngestApi:
     """Answers the requests to one worker."""
 
-    flask: WsgiApp  # set before the first request
+    flask: ThreadedApp  # set before the first request
 
     def __init__(self, settings: Settings, producer: BoundedProducer, counters: Metrics) -> None:
         self.counters = counters

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from emostream.http.access import Operators
 from emostream.http.messages import JSON, refusal
-from emostream.http.wsgi import WsgiApp
+from emostream.http.wsgi import ThreadedApp, from_wsgi
 from emostream.ingest import refusals
 from emostream.ingest.api import MAY_SEND, IngestApi
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
@@ -20,9 +20,9 @@ OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
 THREADS = 8
 
 
-def wsgi_app(app: Flask, settings: Settings) -> WsgiApp:
-    """Return what the server calls. The dashboard's data is for operators only."""
-    return WsgiApp(app, THREADS, Operators(settings, dashboard.is_for_operators, dashboard.SIGN_IN))
+def threaded(app: Flask, settings: Settings) -> ThreadedApp:
+    """Return what the API calls for other paths than its own. The dashboard's data is for operators only."""
+    return ThreadedApp(from_wsgi(app), Operators(settings, dashboard.is_for_operators, dashboard.SIGN_IN), THREADS)
 
 
 def create_app(api: IngestApi, page: MetricsPage) -> Flask:

@@ -25,7 +25,7 @@ from emostream.http.connection import SPARE_CONNECTIONS
 from emostream.http.server import HttpServer
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer
-from emostream.ingest.routes import create_app, wsgi_app
+from emostream.ingest.routes import create_app, threaded
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
@@ -141,7 +141,7 @@ class Worker:
         directory = Directory(settings)
         app.register_blueprint(pages.blueprint(settings, directory))
         app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(counters, pid=parent_pid).text))
-        self._api.flask = wsgi_app(app, settings)
+        self._api.flask = threaded(app, settings)
         self._server = HttpServer(
             self._api, self._log, _max_connections(), settings.max_concurrent_requests,
             check_host=AllowedHosts(settings).check,

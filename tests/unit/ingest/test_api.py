@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from emostream.http.messages import JSON, Answer, Request, path_of
 from emostream.ingest.api import NDJSON, IngestApi
 from emostream.ingest.producer import BoundedProducer, BufferFull
-from emostream.ingest.routes import create_app, wsgi_app
+from emostream.ingest.routes import create_app, threaded
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -41,7 +41,7 @@ class App:
         settings = settings_with(**values)
         self.api = IngestApi(settings, cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.api, MetricsPage(self.counters))
-        self.api.flask = wsgi_app(self.flask, settings)
+        self.api.flask = threaded(self.flask, settings)
 
     async def ask(self, request: Request, busy: bool = False) -> Answer:
         answer = self.api.answer(request, busy)

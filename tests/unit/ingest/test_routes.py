@@ -16,7 +16,7 @@ from emostream.http.messages import Answer, Request
 from emostream.ingest import refusals
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer, BufferFull
-from emostream.ingest.routes import create_app, wsgi_app
+from emostream.ingest.routes import create_app, threaded
 from emostream.ingest.workers import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS, seconds_to_flush
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
@@ -38,7 +38,7 @@ class Ingest:
         self.counters = Metrics(Log("test"), INGEST)
         found = settings_with(**settings)
         self.api = IngestApi(found, cast(BoundedProducer, self.producer), self.counters)
-        self.api.flask = wsgi_app(create_app(self.api, MetricsPage(self.counters)), found)
+        self.api.flask = threaded(create_app(self.api, MetricsPage(self.counters)), found)
 
     def ask(
         self, method: str = "POST", path: str = "/send-emoji", data: bytes = TAP,
