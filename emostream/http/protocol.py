@@ -91,7 +91,7 @@ class ServerProtocol:
                 raise  # a bug of ours, not a bad request
             except httptools.HttpParserError as error:
                 begins_here = was_idle and not self._complete
-                self._refuse(explain(rest, error) if begins_here else NOT_HTTP)
+                self._complete += self.refuse(explain(rest, error) if begins_here else NOT_HTTP)
                 break
         if self.state is HEAD or self.state is BODY:
             self._check_limits(len(data), body_bytes)
@@ -105,11 +105,13 @@ class ServerProtocol:
         self.state = CLOSED
         return []
 
-    def refuse(self, answer: Answer) -> list[Request]:
+    def refuse(self, answer: Answer, method: bytes = b"") -> list[Request]:
         """Give up the request that is being read, and read no more. Return the refusal, unless reading had ended."""
-        self._refuse(answer)
-        complete, self._complete = self._complete, []
-        return complete
+        if self.state is CLOSED:
+            return []
+        refused = Request(self._headers, self._peer, method, refusal=answer)
+        self.close()
+        return [refused]
 
     def close(self) -> None:
         """Give up the request that is being read, and read no more."""
@@ -149,7 +151,7 @@ class ServerProtocol:
             self._overhead_bytes += data_bytes - (len(self._body) - body_bytes_before)
             # Each chunk has overhead: so the overhead may grow with the body.
             if self._overhead_bytes > MAX_HEAD_BYTES + len(self._body):
-                self._refuse(LONG_TARGET if len(self._target) > MAX_HEAD_BYTES // 2 else LARGE_HEAD)
+                self._complete += self.refuse(LONG_TARGET if len(self._target) > MAX_HEAD_BYTES // 2 else LARGE_HEAD)
         if self.state is BODY:
             # The parser has checked that this is a number. int() refuses thousands of leading zeros.
             self._check_body(int(self._headers.get(b"content-length", b"").lstrip(b"0") or b"0"))
@@ -157,12 +159,7 @@ class ServerProtocol:
     def _check_body(self, body_bytes: int) -> None:
         max_bytes = self._max_body_bytes(self._target)
         if body_bytes > max_bytes:
-            self._refuse(too_large(max_bytes))
-
-    def _refuse(self, answer: Answer, method: bytes = b"") -> None:
-        if self.state is not CLOSED:
-            self._complete.append(Request(self._headers, self._peer, method, refusal=answer))
-            self.close()
+            self._complete += self.refuse(too_large(max_bytes))
 
     def _forget_request(self) -> None:
         """Free the memory of a request: its connection may now be idle for long."""
@@ -187,7 +184,7 @@ class ServerProtocol:
             return
         self._header_lines += 1
         if self._header_lines > MAX_HEADERS:
-            self._refuse(LARGE_HEAD)
+            self._complete += self.refuse(LARGE_HEAD)
             return
         name = name.lower()
         if name in self._headers:
@@ -223,7 +220,7 @@ class ServerProtocol:
             refused = PROXY_WANTED
         refused = check_head(version, self._target, headers, self._check_host) or refused
         if refused:
-            self._refuse(refused, parser.get_method())
+            self._complete += self.refuse(refused, parser.get_method())
             return
         self._good = None
         connection = headers.get(b"connection")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future
 from functools import partial
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import PARTITIONS
@@ -45,17 +45,6 @@ class Receipt:
             complete = self._missing == 0
         if complete:
             self._done.set_result(None)
-
-
-class _BrokerState(msgspec.Struct):
-    state: str
-
-
-class _Statistics(msgspec.Struct):  # the part of librdkafka's statistics that we read
-    brokers: dict[str, _BrokerState]
-
-
-_statistics_decoder = msgspec.json.Decoder(_Statistics)
 
 
 class BoundedProducer:
@@ -174,5 +163,5 @@ class BoundedProducer:
             self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
 
     def _on_statistics(self, statistics: str) -> None:
-        brokers = _statistics_decoder.decode(statistics).brokers.values()
-        self.connected = any(broker.state == "UP" for broker in brokers)
+        brokers = json.loads(statistics)["brokers"].values()
+        self.connected = any(broker["state"] == "UP" for broker in brokers)

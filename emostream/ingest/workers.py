@@ -51,8 +51,8 @@ ORPHAN_SECONDS = 3.0  # until a worker notices that the main process is gone
 RESPAWN_SECONDS = 0.5
 # If events wait and the broker acknowledges none for this long, the broker is away.
 BROKER_AWAY_AFTER_SECONDS = 5.0
-# A flush starts this long before a multiple of the linger. At 2,000 events/s a consumer can read the events 4 to 19 ms
-# after the start.
+# A flush starts this long before a multiple of the linger. At 2,000 events/s it takes 4 to 19 ms until a consumer can
+# read the events.
 FLUSH_LEAD_SECONDS = 0.03
 # A shorter linger needs no flush: the producer's own timer is exact enough.
 SHORTEST_FLUSH_SECONDS = 0.1
