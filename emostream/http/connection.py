@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from enum import Flag
 from functools import partial
 from typing import cast
 
@@ -16,19 +17,7 @@ import msgspec
 
 from emostream.http.connections import REQUEST_SECONDS, Connections
 from emostream.http.messages import BUSY, FAILED, Answer, Request, TakeOver, refusal
-from emostream.http.protocol import (
-    BLOCKED,
-    BODY,
-    CLOSED,
-    CONTINUE,
-    ENDED,
-    IDLE,
-    PIECE_BYTES,
-    READY,
-    WORKING,
-    ServerProtocol,
-    answer_bytes,
-)
+from emostream.http.protocol import BODY, CLOSED, CONTINUE, IDLE, PIECE_BYTES, ServerProtocol, answer_bytes
 
 SPARE_CONNECTIONS = 64  # above the limit, to answer them 503; more are closed without an answer
 IDLE_SECONDS = 30.0
@@ -38,6 +27,18 @@ DISCARD_SECONDS = 2.0
 MAX_WAITING = 32  # requests on one connection that wait for the answer to an earlier one
 MISSING_SECONDS = 1.0  # if a body has been missing for this long, its request makes room for a new one
 TOO_SLOW = refusal(408, f"expected the whole request within {REQUEST_SECONDS:g} s, got only a part of it")
+
+
+class AnswerState(Flag):
+    """What the next answer on a connection waits for. WORKING and BLOCKED can be true at the same time."""
+
+    READY = 0  # nothing: the next request is answered at once
+    WORKING = 1  # the app, which has not finished it
+    BLOCKED = 2  # the client, which does not read the earlier answers
+    ENDED = 4  # the last answer is sent; there is no next one
+
+
+READY, WORKING, BLOCKED, ENDED = AnswerState.READY, AnswerState.WORKING, AnswerState.BLOCKED, AnswerState.ENDED
 
 
 class ServerConnection(asyncio.Protocol):

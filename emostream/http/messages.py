@@ -92,6 +92,8 @@ def too_large(max_bytes: int) -> Answer:
     return refusal(413, f"expected a body of at most {max_bytes} bytes, got a larger one")
 
 
+IS_LIVE = json_answer(200, {"status": "live"})
+IS_READY = json_answer(200, {"status": "ready"})
 NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
 BUSY = retry(503, "expected fewer requests at a time, got more than this server can hold; try again later")
 FAILED = refusal(500, "internal error; the log of this process says more")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from emostream.http.access import METRICS, Operators
-from emostream.http.messages import Answer, Request, json_answer, path_of, refusal, retry
+from emostream.http.messages import IS_LIVE, IS_READY, Answer, Request, path_of, refusal, retry
 from emostream.http.wsgi import ThreadedApp, serve
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import Log, bound_socket, why_not_ready
@@ -56,9 +56,9 @@ def metrics_calls(page: MetricsPage, settings: Settings, name: str) -> Callable[
         if path == METRICS:
             return Answer(200, page.text(), (("content-type", CONTENT_TYPE),))
         if path == "/livez":
-            return json_answer(200, {"status": "live"})
+            return IS_LIVE
         # A process that takes over from this one has the same heartbeat file: look for this one's id in it.
         reason = why_not_ready(settings, name, os.getpid())
-        return json_answer(200, {"status": "ready"}) if reason is None else retry(503, f"not ready: {reason}")
+        return IS_READY if reason is None else retry(503, f"not ready: {reason}")
 
     return call

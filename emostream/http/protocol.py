@@ -8,7 +8,7 @@ for a whole head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, Flag
+from enum import Enum
 from http import HTTPStatus
 
 import httptools
@@ -42,18 +42,6 @@ class ReadState(Enum):
 
 
 IDLE, HEAD, BODY, CLOSED = ReadState  # an attribute of an enum class costs as much as a function call
-
-
-class AnswerState(Flag):
-    """What the next answer on a connection waits for. WORKING and BLOCKED can be true at the same time."""
-
-    READY = 0  # nothing: the next request is answered at once
-    WORKING = 1  # the app, which has not finished it
-    BLOCKED = 2  # the client, which does not read the earlier answers
-    ENDED = 4  # the last answer is sent; there is no next one
-
-
-READY, WORKING, BLOCKED, ENDED = AnswerState.READY, AnswerState.WORKING, AnswerState.BLOCKED, AnswerState.ENDED
 
 
 class ServerProtocol:
@@ -212,10 +200,9 @@ class ServerProtocol:
     def _check_head(self) -> None:
         parser, headers, asked = self._parser, self._headers, self._target
         version = str(parser.get_http_version())
+        refused = None
         if asked[:1] != b"/":
-            self._target, refused = origin_form(parser.get_method(), self._target, headers)
-        else:
-            refused = None
+            self._target, refused = origin_form(parser.get_method(), asked, headers)
         if parser.should_upgrade() and parser.get_method() == b"CONNECT":
             refused = PROXY_WANTED
         refused = check_head(version, self._target, headers, self._check_host) or refused
@@ -251,9 +238,8 @@ class ServerProtocol:
             method, body = self._parser.get_method(), bytes(self._body)
             if body[:3] == UTF8_BOM:  # our bodies are JSON; RFC 8259 8.1 allows us to ignore the mark
                 body = body[len(UTF8_BOM) :]
-            self._complete.append(
-                Request(self._headers, self._peer, method, self._target, body, None, self._keep_alive)
-            )
+            request = Request(self._headers, self._peer, method, self._target, body, None, self._keep_alive)
+            self._complete.append(request)
             self.state = IDLE if self._parser.should_keep_alive() and not self._finishing else CLOSED
             self._forget_request()
 

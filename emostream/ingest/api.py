@@ -14,7 +14,7 @@ from typing import Any
 from werkzeug.http import parse_options_header
 
 from emostream.http.cors import Cors
-from emostream.http.messages import BUSY, FAILED, JSON, Answer, Request, json_answer, path_of, too_large
+from emostream.http.messages import BUSY, FAILED, IS_LIVE, IS_READY, JSON, Answer, Request, path_of, too_large
 from emostream.http.wsgi import ThreadedApp
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission
@@ -29,7 +29,7 @@ JSON_BYTES = JSON.encode()
 BATCH = b"/send-emojis"
 # Path → the limit for the body in bytes, and the media types that the body may have.
 POSTS = {b"/send-emoji": (MAX_BODY_BYTES, (JSON,)), BATCH: (MAX_BATCH_BODY_BYTES, (JSON, NDJSON))}
-HEALTHY = {b"/livez": json_answer(200, {"status": "live"}), b"/readyz": json_answer(200, {"status": "ready"})}
+HEALTHY = {b"/livez": IS_LIVE, b"/readyz": IS_READY}
 MAY_SEND = "Authorization, Content-Type, X-API-Key"  # the headers that any page may send
 
 
