@@ -58,18 +58,18 @@ def is_in(address: IPAddress | None, networks: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in networks)
 
 
-def hops(forwarded_for: str | None) -> list[str]:
+def hops(request: Request) -> list[str]:
     """The items of X-Forwarded-For."""
-    return [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
+    return [hop.strip() for hop in (request.header("x-forwarded-for") or "").split(",") if hop.strip()]
 
 
-def limited_name(peer: str, forwarded_for: str | None, proxies: Sequence[Network]) -> str:
+def limited_name(request: Request, proxies: Sequence[Network]) -> str:
     """Return the name that rate limits count a request by: the address of the last hop that is no trusted proxy.
 
     An IPv6 address counts as its /64 network, because a provider gives that to one customer.
     """
-    left = hops(forwarded_for)
-    found = parse_address(peer)
+    left = hops(request)
+    found = parse_address(request.peer)
     while left and is_in(found, proxies):
         said = parse_address(left.pop())
         if said is None:
@@ -77,7 +77,7 @@ def limited_name(peer: str, forwarded_for: str | None, proxies: Sequence[Network
         found = said
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, 64), strict=False))
-    return peer if found is None else str(found)
+    return request.peer if found is None else str(found)
 
 
 class AllowedHosts:
@@ -161,7 +161,7 @@ class Operators:
         return Answer(204, b"", (("set-cookie", cookie), ("cache-control", "no-store")))
 
     def _refusal_of_key(self, request: Request, shown: bytes) -> Answer | None:
-        name = limited_name(request.peer, request.header("x-forwarded-for"), self._proxies)
+        name = limited_name(request, self._proxies)
         if wait_seconds := self._wrong.exceeded(name):
             return retry(429, f"expected at most {WRONG_KEYS} wrong keys from an address, got more", wait_seconds)
         if hmac.compare_digest(shown, self._key):
@@ -179,7 +179,7 @@ class Operators:
         """
         callers = [request.peer]
         if any(name in request.headers for name in PROXY_HEADERS):
-            callers = hops(request.header("x-forwarded-for"))
+            callers = hops(request)
             if not callers or not self._from_trusted_proxy(request):
                 return UNKNOWN_PROXY
         for caller in callers:

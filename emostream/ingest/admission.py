@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 
 from emostream.http.access import limited_name
-from emostream.http.messages import Answer
+from emostream.http.messages import Answer, Request
 from emostream.http.rate_limit import RateLimit
 from emostream.ingest import refusals
 from emostream.records import Event
@@ -31,10 +31,10 @@ class Admission:
         self.needs_key = bool(self._key)
         self.limited = bool(self._by_user or self._by_address)
 
-    def has_key(self, authorization: str | None, api_key: str | None) -> bool:
-        """Whether these headers show the API key."""
-        scheme, _, token = (authorization or "").partition(" ")
-        shown = token.strip() if scheme.lower() == "bearer" else api_key or ""
+    def has_key(self, request: Request) -> bool:
+        """Whether a request shows the API key."""
+        scheme, _, token = (request.header("authorization") or "").partition(" ")
+        shown = token.strip() if scheme.lower() == "bearer" else request.header("x-api-key") or ""
         return hmac.compare_digest(shown.encode(), self._key)
 
     def count(self, event: Event, address: str) -> None:
@@ -47,6 +47,6 @@ class Admission:
             if limit and (wait_seconds := limit.take(name, event.count)):
                 raise NotAdmitted(refusals.too_many_taps(f"{limit.limit} {whose}", wait_seconds))
 
-    def address(self, peer: str, forwarded_for: str | None) -> str:
+    def address(self, request: Request) -> str:
         """Return the address that a request counts for."""
-        return limited_name(peer, forwarded_for, self._proxies)
+        return limited_name(request, self._proxies)

@@ -45,7 +45,7 @@ class IngestApi:
         self._admission = Admission(settings)
         self.taps = TapHandler(settings, producer, self._admission, counters)
         # If the headers are the same for all pages, so is this object, and the server makes its bytes only once.
-        self._accepted_by_all = None if self.cors.asks_origin else self.headed(ACCEPTED, Request({}, ""))
+        self._accepted_by_all = None if self.cors.asks_origin else self.cors.headed(ACCEPTED, Request({}, ""))
 
     # The server calls the next four methods.
 
@@ -66,7 +66,7 @@ class IngestApi:
             if request.method not in (b"GET", b"HEAD"):
                 return self._other_method(request, ("GET", "HEAD", "OPTIONS"))
             away = self.broker_away and path == b"/readyz"
-            return self.headed(refusals.NOT_READY if away else HEALTHY[path], request)
+            return self.cors.headed(refusals.NOT_READY if away else HEALTHY[path], request)
         # The metrics must be readable even when the server is busy.
         if busy and not (path == b"/metrics" and request.method == b"GET" and not request.body):
             return self.refusal(request, BUSY)
@@ -75,7 +75,7 @@ class IngestApi:
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Refuse a whole request."""
         self.count_refusal(answer)
-        return self.headed(answer, request)
+        return self.cors.headed(answer, request)
 
     def gone(self, requests: int) -> None:
         """Count requests whose client left before the answer."""
@@ -86,16 +86,12 @@ class IngestApi:
         if answer is not FAILED:
             self.counters.add("refused_busy" if answer is BUSY else "refused_http")
 
-    def headed(self, answer: Answer, request: Request) -> Answer:
-        """Add the headers that let the pages of CORS_ORIGINS read the answer."""
-        return self.cors.headed(answer, request)
-
     def _post(self, request: Request, path: bytes, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
         headers = request.headers
         max_body_bytes, media_types = POSTS[path]
         content_type = headers.get(b"content-type")
         media_type = JSON if content_type == JSON_BYTES else _media_type(content_type)
-        if self._admission.needs_key and not self._shows_key(request):
+        if self._admission.needs_key and not self._admission.has_key(request):
             return self.refusal(request, refusals.NO_API_KEY)
         if media_type not in media_types:
             return self.refusal(request, refusals.wrong_media_type(media_types, media_type))
@@ -103,7 +99,7 @@ class IngestApi:
             return self.refusal(request, too_large(max_body_bytes))
         if busy and self.taps.waits:
             return self.refusal(request, BUSY)
-        address = self._address(request) if self._admission.limited else ""
+        address = self._admission.address(request) if self._admission.limited else ""
         if path == BATCH:
             answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, address)
         else:
@@ -112,7 +108,7 @@ class IngestApi:
             return self._when_acknowledged(request, answer, acknowledged)
         if answer is ACCEPTED and self._accepted_by_all:
             return self._accepted_by_all
-        return self.headed(answer, request)
+        return self.cors.headed(answer, request)
 
     def _other_method(self, request: Request, allowed: Sequence[str]) -> Answer:
         """Answer OPTIONS, which browsers send before a call to ask whether they may. Refuse all other methods."""
@@ -120,13 +116,7 @@ class IngestApi:
         if request.method != b"OPTIONS":
             return self.refusal(request, refusals.wrong_method(allowed, request.method.decode()))
         headers = self.cors.preflight(request.header, methods, MAY_SEND)
-        return self.headed(Answer(200, b"", (("allow", methods), *headers)), request)
-
-    def _address(self, request: Request) -> str:
-        return self._admission.address(request.peer, request.header("x-forwarded-for"))
-
-    def _shows_key(self, request: Request) -> bool:
-        return self._admission.has_key(request.header("authorization"), request.header("x-api-key"))
+        return self.cors.headed(Answer(200, b"", (("allow", methods), *headers)), request)
 
     async def _when_acknowledged(self, request: Request, answer: Answer, acknowledged: Future[None]) -> Answer:
         try:
@@ -134,7 +124,7 @@ class IngestApi:
         except asyncio.TimeoutError:
             self.counters.add("not_acknowledged")
             answer = refusals.NOT_ACKNOWLEDGED
-        return self.headed(answer, request)
+        return self.cors.headed(answer, request)
 
 
 @lru_cache(maxsize=256)  # there are only a few spellings
