@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -30,15 +31,16 @@ from testkit.waiting import wait_until
 
 TAP = '{"user_id": "u1", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00Z"}'.encode()
 Pairs = Sequence[tuple[str, str]]
+cached_settings = cache(settings_with)  # many apps here have the same ones
 
 
 class App:
     """The app of one worker around a fake producer."""
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, **values: Hashable) -> None:
         self.producer = FakeProducer()
         self.counters = Metrics(Log("test"), INGEST)
-        settings = settings_with(**values)
+        settings = cached_settings(**values)
         self.api = IngestApi(settings, cast(BoundedProducer, self.producer), self.counters)
         self.flask = create_app(self.api, MetricsPage(self.counters))
         self.api.flask = threaded(self.flask, settings)

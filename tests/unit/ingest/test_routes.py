@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
 from typing import Any, cast
 
 import pytest
@@ -30,13 +31,16 @@ from testkit.strategies import json_scalars, json_values
 TAP = b'{"user_id": "u1", "emoji_type": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-31T20:15:00Z"}'
 
 
+cached_settings = cache(settings_with)  # many apps here have the same ones
+
+
 class Ingest:
     """The app around a fake producer, and its counters."""
 
-    def __init__(self, failure: Exception | None = None, acknowledges: bool = True, **settings: object) -> None:
+    def __init__(self, failure: Exception | None = None, acknowledges: bool = True, **settings: Hashable) -> None:
         self.producer = FakeProducer(failure, acknowledges)
         self.counters = Metrics(Log("test"), INGEST)
-        found = settings_with(**settings)
+        found = cached_settings(**settings)
         self.api = IngestApi(found, cast(BoundedProducer, self.producer), self.counters)
         self.api.flask = threaded(create_app(self.api, MetricsPage(self.counters)), found)
 
