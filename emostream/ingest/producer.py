@@ -1,4 +1,4 @@
-"""Records → a topic, through a buffer that has a bound."""
+"""Records → a topic, through a buffer of limited size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emostream.broker import PARTITIONS
 from emostream.process import Log
 from emostream.settings import Settings
 
-FULL_BATCH_EVENTS = 20_000  # with so many waiting, a batch leaves before the end of the linger
+FULL_BATCH_EVENTS = 20_000  # if this many wait, they are sent before the end of the linger
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 
@@ -39,7 +39,7 @@ class Receipt:
         return self._done
 
     def add(self, records: int) -> None:
-        """Expect this many more records to reach the broker. A negative number says that they have."""
+        """Expect this many more records to reach the broker; fewer, if the number is negative."""
         with self._lock:
             self._missing += records
             complete = self._missing == 0
@@ -83,7 +83,7 @@ class BoundedProducer:
                 # By default this is twice the linger. Then all events of a micro-batch would go to one partition, and
                 # Spark would read them with one task.
                 "sticky.partitioning.linger.ms": STICKY_MS,
-                # A full batch leaves at once. This number is per partition, FULL_BATCH_EVENTS is for all together.
+                # A full batch is sent at once. This number is per partition, FULL_BATCH_EVENTS is for all together.
                 "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": self._max_buffered,
