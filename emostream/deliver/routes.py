@@ -22,7 +22,7 @@ from emostream.records import InvalidRecord
 from emostream.settings import REGISTRY_TOPIC
 
 CALLS = ("/register", "/deregister")
-MAX_BODY_BYTES = 8 * 1024
+MAX_CALL_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
 
 
@@ -43,7 +43,7 @@ def create_app(
     """
     app = Flask("emostream.deliver.subscriber")
     app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_CALL_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/status")

@@ -17,12 +17,13 @@ from emostream.operate.dashboard import routes as dashboard
 from emostream.settings import Settings
 
 OPENAPI = (Path(__file__).parent / "openapi.json").read_bytes()
-THREADS = 8
+FLASK_THREADS = 8
 
 
 def threaded(app: Flask, settings: Settings) -> ThreadedApp:
     """Return what the API calls for other paths than its own. The dashboard's data is for operators only."""
-    return ThreadedApp(from_wsgi(app), Operators(settings, dashboard.is_for_operators, dashboard.SIGN_IN), THREADS)
+    operators = Operators(settings, dashboard.is_for_operators, dashboard.SIGN_IN)
+    return ThreadedApp(from_wsgi(app), operators, FLASK_THREADS)
 
 
 def create_app(api: IngestApi, page: MetricsPage) -> Flask:

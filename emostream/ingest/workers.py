@@ -59,7 +59,7 @@ SHORTEST_FLUSH_SECONDS = 0.1
 # How long a flush may take; the broker needs some milliseconds. Events that come meanwhile are sent in small batches.
 FLUSH_SECONDS = 0.05
 WAITED_LINGER_MS = 20  # with ACK=broker, because the sender waits
-MAX_CONNECTIONS = 8_192  # of a worker; most are idle ones of phones
+CONNECTIONS_PER_WORKER = 8_192  # of a worker; most are idle ones of phones
 OTHER_FILES = 64 + SPARE_CONNECTIONS
 STOP_SECONDS = 0.1  # until a worker notices that it should stop
 
@@ -224,9 +224,9 @@ def metrics_path(settings: Settings) -> Path:
 
 
 def _max_connections() -> int:
-    """Return how many connections a worker may hold: fewer than MAX_CONNECTIONS if `ulimit -Hn` is low."""
+    """Return how many connections a worker may hold: fewer than CONNECTIONS_PER_WORKER if `ulimit -Hn` is low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + OTHER_FILES
+    wanted = CONNECTIONS_PER_WORKER + OTHER_FILES
     files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     return files - OTHER_FILES

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emostream.deliver.registry import NotYours, Registry
-from emostream.deliver.routes import MAX_BODY_BYTES, create_app
+from emostream.deliver.routes import MAX_CALL_BYTES, create_app
 from emostream.http.cors import Cors
 from testkit.strategies import json_values
 
@@ -133,7 +133,7 @@ def test_get_stream_redirects_to_the_stream_port_of_the_same_host() -> None:
 
 @pytest.mark.parametrize(
     ("status", "method", "path", "data"),
-    [(404, "GET", "/x", b""), (405, "GET", "/register", b""), (413, "POST", "/register", b"x" * (MAX_BODY_BYTES + 1))],
+    [(404, "GET", "/x", b""), (405, "GET", "/register", b""), (413, "POST", "/register", b"x" * (MAX_CALL_BYTES + 1))],
 )
 def test_a_refusal_is_json_with_an_error(status: int, method: str, path: str, data: bytes) -> None:
     answer = http().open(path, method=method, data=data)
