@@ -59,7 +59,7 @@ SHORTEST_FLUSH_SECONDS = 0.1
 # How long a flush may take; the broker needs some milliseconds. Events that come meanwhile are sent in small batches.
 FLUSH_SECONDS = 0.05
 WAITED_LINGER_MS = 20  # with ACK=broker, because the sender waits
-CONNECTIONS_PER_WORKER = 8_192  # of a worker; most are idle ones of phones
+CONNECTIONS_PER_WORKER = 8_192  # nearly all are idle and belong to phones
 OTHER_FILES = 64 + SPARE_CONNECTIONS
 STOP_SECONDS = 0.1  # until a worker notices that it should stop
 
@@ -106,7 +106,8 @@ def serve(settings: Settings) -> int:
                 log.error("a worker has ended; a new one is started", pid=worker.pid, exit_status=worker.exitcode)
                 readiness.set(number, False)
                 workers[number] = start(number)
-        heartbeat.not_ready("" if readiness.any() else "no worker is ready: they start, or the broker takes no events")
+        why_not = "" if readiness.any() else "no worker is ready: they are starting, or the broker takes no events"
+        heartbeat.not_ready(why_not)
     heartbeat.end()
     for worker in workers:
         worker.terminate()
