@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-import time
 from collections.abc import Callable
 
 from emostream.http.access import METRICS, Operators
@@ -15,31 +15,22 @@ from emostream.process import Log, bound_socket, why_not_ready
 from emostream.roles import Role
 from emostream.settings import SettingError, Settings
 
-LISTEN_AGAIN_SECONDS = 1.0
-
 
 def serve_metrics(page: MetricsPage, settings: Settings, role: Role, log: Log) -> None:
     """Serve a page on the first port of a role, in a thread, until the process ends.
 
-    If the port is taken, try again until it is free: a publisher that takes over from another one starts before that
-    one ends.
+    If the port is taken, wait until it is free: a publisher that takes over from another one starts before that one
+    ends.
     """
     at = role.addresses[0]
 
     def listen() -> None:
-        warned = False
-        while True:
-            try:
-                listener = bound_socket(at.host, at.port, at.setting)
-            except SettingError as error:
-                if not warned:
-                    log.warning("the port for metrics is taken; trying again", reason=error)
-                warned = True
-                time.sleep(LISTEN_AGAIN_SECONDS)
-            else:
-                app = ThreadedApp(metrics_calls(page, settings, role.name), Operators(settings))
-                serve(app, listener, log, settings)
-                return
+        try:
+            listener = bound_socket(at.host, at.port, at.setting)
+        except SettingError as error:
+            log.warning("the port for metrics is taken; trying again", reason=error)
+            listener = bound_socket(at.host, at.port, at.setting, wait_seconds=math.inf)
+        serve(ThreadedApp(metrics_calls(page, settings, role.name), Operators(settings)), listener, log, settings)
 
     threading.Thread(target=listen, name="metrics", daemon=True).start()
 
