@@ -390,9 +390,11 @@ def test_a_worker_that_lost_a_thread_is_replaced(empty_topics: Broker, thread: s
     assert users_on(empty_topics) == {"before", "after"}
 
 
-def test_the_app_is_ready_while_one_of_its_workers_is(empty_topics: Broker) -> None:
-    settings = load(environ=empty_topics.environment)
-    with script(empty_topics.environment, "app.py", APP_WORKERS=2) as app:
+def test_the_app_is_ready_while_one_of_its_workers_is(empty_topics: Broker, tmp_path: Path) -> None:
+    # Not the DATA_DIR of the other app here, because there is one heartbeat in it.
+    environment = empty_topics.environment | {"DATA_DIR": str(tmp_path)}
+    settings = load(environ=environment)
+    with script(environment, "app.py", APP_WORKERS=2) as app:
         serving(empty_topics, app)
         pid = app.process.pid
         wait_until("the app is ready", lambda: why_not_ready(settings, "app", pid) is None)
