@@ -620,7 +620,7 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
             assert server.http.in_flight == 0
             client.writer.transport.abort()
 
-    served(scenario)
+    served(scenario, request_seconds=4.0)  # so it looks more often
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
