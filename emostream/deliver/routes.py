@@ -22,7 +22,7 @@ from emostream.process import StepTimeout
 from emostream.settings import REGISTRY_TOPIC
 
 CALLS = ("/register", "/deregister")
-MAX_BODY_BYTES = 8 * 1024
+MAX_CALL_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
 
 
@@ -48,7 +48,7 @@ def create_app(
     """`not_ready` says why the subscriber cannot do its work; None when it can."""
     app = Flask("emostream.deliver.subscriber")
     app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_CALL_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/status")
@@ -114,7 +114,7 @@ def create_app(
     @app.errorhandler(HTTPException)
     def refuse_what_werkzeug_refuses(error: HTTPException) -> WerkzeugResponse:
         expected = "expected GET /status, POST /register or another call"
-        told = {413: too_large(MAX_BODY_BYTES).error, 500: FAILED.error}
+        told = {413: too_large(MAX_CALL_BYTES).error, 500: FAILED.error}
         answer = error.get_response()  # with its headers: a 405 must have Allow
         got = f"{request.method} {request.path[:80]}"
         answer.data = jsonify(error=told.get(answer.status_code, f"{expected}, got {got}")).data

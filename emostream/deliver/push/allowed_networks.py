@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
 
-from emostream.http.access import Address, is_in
+from emostream.http.access import IPAddress, is_in
 from emostream.settings import Network
 
 # Forbidden whatever CLIENT_NETWORKS says. No client is there, but the credentials of a cloud machine may be.
@@ -68,7 +68,7 @@ class AllowedNetworks:
         return allowed
 
 
-def embedded(address: Address) -> Iterator[Address]:
+def embedded(address: IPAddress) -> Iterator[IPAddress]:
     """The IPv4 addresses that packets to an IPv6 address may end up at."""
     if isinstance(address, ipaddress.IPv4Address):
         return

@@ -245,7 +245,7 @@ class StreamServer:
         stream = EventStream(transport, self._batches.end, self._continue, self._remove)
         self._open[stream] = None
         self._http.max_connections -= 1
-        head = answer_bytes(Answer(200, b"", (*HEAD, *cors)), self._http.date, "close", head=True)
+        head = answer_bytes(Answer(200, b"", (*HEAD, *cors)), self._http.date, "close", to_head=True)
         transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
 
     def _beginning(self, stream: EventStream, last_event_id: str, recent_seconds: int) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kafka.errors import KafkaError
 
 from emostream.deliver.registry import Full, NotYours, Registry
-from emostream.deliver.routes import MAX_BODY_BYTES, create_app
+from emostream.deliver.routes import MAX_CALL_BYTES, create_app
 from emostream.http.client import PushError
 from emostream.http.cors import Cors
 from emostream.http.messages import FAILED
@@ -135,7 +135,7 @@ def test_get_stream_redirects_to_the_stream_port_of_the_same_host() -> None:
     assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
 
 
-LARGE = b"x" * (MAX_BODY_BYTES + 1)
+LARGE = b"x" * (MAX_CALL_BYTES + 1)
 TEXT = {"Content-Type": "text/plain"}
 
 
@@ -147,8 +147,8 @@ TEXT = {"Content-Type": "text/plain"}
         (405, "GET", "/register", b"", {}, "got GET /register"),
         (405, "PUT", "/status", b"", {}, "got PUT /status"),
         (405, "DELETE", "/stream", b"", {}, "got DELETE /stream"),
-        (413, "POST", "/register", LARGE, {}, f"at most {MAX_BODY_BYTES} bytes, got a larger one"),
-        (413, "POST", "/deregister", LARGE, {}, f"at most {MAX_BODY_BYTES} bytes, got a larger one"),
+        (413, "POST", "/register", LARGE, {}, f"at most {MAX_CALL_BYTES} bytes, got a larger one"),
+        (413, "POST", "/deregister", LARGE, {}, f"at most {MAX_CALL_BYTES} bytes, got a larger one"),
         (415, "POST", "/register", b"{}", TEXT, "application/json, got 'text/plain'"),
         (403, "POST", "/register", b"{}", {"Origin": "http://x"}, "no Origin header, got one"),
         (400, "POST", "/register", b"", {}, "got something else"),
