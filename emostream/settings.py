@@ -43,7 +43,7 @@ START_COMMAND, TOPICS_COMMAND = ("emostream", "emostream topics") if INSTALLED e
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations. It is no part of the contract with other people's processes.
 REGISTRY_TOPIC = "subscriber-registry"
-# A name in .env that is so like a setting's is a mistake; any other belongs to somebody else.
+# If a name in .env is this similar to the name of a setting, it is a typing error. Other names are another program's.
 NEAR_MISS = 0.8
 MAX_PORT = 65_535
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
@@ -137,10 +137,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
     subscribers: Annotated[int, Meta(ge=1, le=99)]
     subscriber: Annotated[int, Meta(ge=1, le=999)]
-    subscriber_port: PortOrNone
     subscriber_base_port: BasePort
-    stream_port: PortOrNone
+    subscriber_port: PortOrNone
     stream_base_port: BasePort
+    stream_port: PortOrNone
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
@@ -185,7 +185,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
         """The networks in TRUSTED_PROXIES."""
-        return _networks("TRUSTED_PROXIES", self.trusted_proxies)
+        return networks("TRUSTED_PROXIES", self.trusted_proxies)
 
     @property
     def push_key(self) -> bytes:
@@ -236,7 +236,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     if INSTALLED:
         texts["DATA_DIR"] = str(HOME_DIR)
     given = {name: environ[name] for name in SETTING_NAMES if name in environ}
-    # A process that another one of ours has started finds every setting in its environment.
+    # One of our processes may have started this one. Then every setting is in the environment, and .env is not needed.
     texts |= (_local() if len(given) < len(SETTING_NAMES) else {}) | given
     for argument in arguments:
         name, separator, value = argument.partition("=")
@@ -262,7 +262,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
             raise SettingError(f"{name}: expected ports to {MAX_PORT} for all CLUSTERS and SUBSCRIBERS, got {port}")
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
-    _ = settings.push_key, settings.trusted_networks, _networks("CLIENT_NETWORKS", settings.client_networks)
+    _ = settings.push_key, settings.trusted_networks, networks("CLIENT_NETWORKS", settings.client_networks)
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise _refusal("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
     try:
@@ -328,13 +328,13 @@ def _value(name: str, text: str | None) -> Any:
         raise _refusal(name, text) from None
 
 
-def _networks(name: str, text: str) -> tuple[Network, ...]:
+def networks(name: str, text: str) -> tuple[Network, ...]:
+    """Return the networks in the value of a setting. Raises SettingError."""
     try:
         return tuple(ipaddress.ip_network(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise SettingError(
-            f"{name}={text!r}: expected addresses and networks, for example 127.0.0.1,10.0.0.0/8 ({error})"
-        ) from None
+        expected = "expected addresses and networks, for example 127.0.0.1,10.0.0.0/8"
+        raise SettingError(f"{name}={text!r}: {expected} ({error})") from None
 
 
 def _refusal(name: str, text: str) -> SettingError:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pwd
 import resource
-import uuid
+import secrets
+from pathlib import Path
 
 import pytest
 
+from emostream.operate import kafka
 from emostream.operate.commands import check_ports, system_problem
-from emostream.operate.kafka import new_cluster_id
+from emostream.operate.kafka import prepare_brokers
 from emostream.roles import roles
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server
 from testkit.settings import settings_with
 
 
-def test_a_cluster_id_never_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = itertools.chain([b"\xfb" + bytes(15), b"\xfb" * 16], itertools.repeat(b"\x01" * 16))
-    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=next(made)))
-    assert new_cluster_id() == "AQEBAQEBAQEBAQEBAQEBAQ"
+def test_a_cluster_id_never_looks_like_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda _size: "-QEBAQEBAQEBAQEBAQEBAQ")
+    monkeypatch.setattr(kafka, "java", lambda: "true")
+    prepare_brokers(settings_with(DATA_DIR=tmp_path))
+    assert (tmp_path / "kafka" / "cluster.id").read_text() == "EQEBAQEBAQEBAQEBAQEBAQ"
 
 
 def test_a_port_of_metrics_that_is_taken_is_found_before_anything_starts() -> None:

@@ -140,8 +140,8 @@ def test_in_another_cluster_a_stream_goes_on_by_batch_id() -> None:
     there = EventId(1, 1, (900, 900, 900))
     assert ours.why_gap(there) is None
     assert [event["batch_id"] for event in parsed(ours.rest(there))] == [2, 3]
-    assert not ours.is_before(there)
-    assert ours.is_before(EventId(1, 4, (0, 0, 0)))
+    assert not ours.progress.is_before(there)
+    assert ours.progress.is_before(EventId(1, 4, (0, 0, 0)))
     assert ours.why_gap(EventId(1, None, (0, 0, 0))) is not None
 
 
@@ -163,15 +163,15 @@ def test_a_stream_from_before_the_topic_got_more_partitions_gets_these_from_thei
     ours = batches(before=0)
     ours.add([record(0, 0, "a", batch_id=1, batch_emojis=1)], 0)
     ours.close_due(0)
-    before = ours.event_id
+    before = ours.progress.event_id()
     ours.add([record(5, 0, "b", batch_id=2, batch_emojis=2), record(4, 1, "c", batch_id=2, batch_emojis=2)], 1)
     ours.close_due(1)
-    assert (str(before), str(ours.event_id)) == ("1-1-1.0.0", "1-2-1.0.0.0.2.1")
+    assert (str(before), str(ours.progress.event_id())) == ("1-1-1.0.0", "1-2-1.0.0.0.2.1")
     assert ours.why_gap(before) is None
     assert emojis(ours.rest(before)) == ["b", "c"]
     # A subscriber that does not know of the new partitions yet waits for what the stream has seen of them.
-    assert not batches().has(ours.event_id)
-    assert EventId.parse(str(ours.event_id)) == ours.event_id
+    assert not batches().progress.has(ours.progress.event_id())
+    assert EventId.parse(str(ours.progress.event_id())) == ours.progress.event_id()
 
 
 def test_the_id_of_a_topic_with_a_thousand_partitions_can_be_read() -> None:
