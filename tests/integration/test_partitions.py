@@ -175,8 +175,8 @@ def test_new_partitions_are_read_from_their_first_record_by_every_stage_also_thr
         before = len(running.received())
         assert running.subscriber.terminate() == 0
         running.subscriber = running.start_subscriber()
-        broker.produce(CLUSTER, [count("last")], partition=4)
-        wait_until("the last count is pushed", lambda: "last" in str(running.received()))
+        broker.produce(CLUSTER, [count("restarted")], partition=4)
+        wait_until("the last count is pushed", lambda: "restarted" in str(running.received()))
         assert len(running.received()) == before + 1
         # An id from before the topic got more partitions: all in the new ones is new to it.
         with curl(broker.environment, running.stream_url, "-H", f"Last-Event-ID: {old_id}") as old:
