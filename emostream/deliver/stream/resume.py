@@ -15,7 +15,7 @@ from itertools import zip_longest
 from emostream.deliver.history import Record
 
 MAX_ID_CHARACTERS = 16_000  # enough for 1,000 partitions, and half of what the head of a request may have
-_event_id = re.compile(r"([1-9]\d{0,2})-(\d{0,19})-(\d{1,18}(?:\.\d{1,18})*)")
+_event_id = re.compile(r"([1-9]\d{0,2})-(\d{0,19})-(\d{1,18}(?:\.\d{1,18}){0,999})")
 
 
 @dataclass(frozen=True, slots=True)
