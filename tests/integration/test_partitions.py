@@ -92,7 +92,7 @@ class Stages:
 
     def start_subscriber(self) -> Script:
         found = self._stack.enter_context(
-            script(self.broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER,
+            script(self.broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, MAX_AGE_SECONDS=900,
                    SUBSCRIBER_BASE_PORT=self._port - 11, STREAM_BASE_PORT=self._port - 10)
         )  # fmt: skip
         found.wait_for("msg=listening")
