@@ -82,7 +82,7 @@ class Measured(System):
             for cluster in range(1, CLUSTERS + 1)
             for number in range(1, SUBSCRIBERS + 1)
         }
-        return {"app": ours["APP_PORT"], "main_publisher": base, "client": ours["PORT"], **publishers, **subscribers}
+        return {"app": ours["APP_PORT"], "main_publisher": base, **publishers, **subscribers}
 
     def page(self, process: str) -> str:
         answer = requests.get(f"http://127.0.0.1:{self.ports()[process]}/metrics", timeout=10)
@@ -268,7 +268,7 @@ def test_a_real_prometheus_finds_every_process_and_has_numbers_for_everything_on
     system: Measured, taps: Taps, tmp_path: Path
 ) -> None:
     with prometheus(system, tmp_path) as url:
-        processes = len(system.ports()) - 1  # nobody asks a viewer's client
+        processes = len(system.ports())
         wait_until("all of them found", lambda: query(url, "sum(up)") == [processes])
         before = taps.sent
         wait_until("taps since then", lambda: taps.sent > before + 100)
