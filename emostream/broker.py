@@ -26,6 +26,7 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
+from emostream.kafka_security import kafka_python_options, librdkafka_options
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
 from emostream.settings import Settings
@@ -65,7 +66,7 @@ def commit_transaction(producer: KafkaProducer, sent: Iterable[SentRecord]) -> N
 
 def _client_options(settings: Settings) -> dict[str, object]:
     return {
-        "bootstrap_servers": settings.bootstrap_servers,
+        **kafka_python_options(settings),
         # Reconnect within a second after the broker is back. By default the pause grows to 30 s.
         "reconnect_backoff_max_ms": 1_000,
     }
@@ -156,7 +157,7 @@ def bulk_consumer(settings: Settings) -> Consumer:
     """
     return Consumer(
         {
-            "bootstrap.servers": ",".join(settings.bootstrap_servers),
+            **librdkafka_options(settings),
             "group.id": "emostream-reader",  # librdkafka requires one, but we neither join it nor commit to it
             "enable.auto.commit": False,
             "isolation.level": "read_committed",

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from emostream.kafka_security import check as check_kafka_security
 from emostream.settings import SettingError, Settings, load
 
 EXIT_BAD_SETTING = 2
@@ -33,6 +34,7 @@ HEARTBEAT_SECONDS = 1.0
 # A process whose heartbeat is older than this is not ready: so one that hangs is noticed within 10 s.
 STALE_AFTER_SECONDS = 9.0
 MARK = ".emostream"
+T = TypeVar("T")
 # What earlier versions, which left no mark, have always written.
 EARLIER_MARKS = {
     "jars": {".complete"},
@@ -125,6 +127,7 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
     start_logging()
     try:
         settings = load(arguments)
+        check_kafka_security(settings)
         start_logging(settings.log_format)
         sys.exit(stage(settings))
     except SettingError as error:
@@ -309,9 +312,6 @@ def fresh_directory(path: Path) -> Path:
 
 class StepTimeout(Exception):
     """A step took too long. It goes on in its thread, and nobody waits for it."""
-
-
-T = TypeVar("T")
 
 
 def within(seconds: float, step: str, function: Callable[[], T]) -> T:

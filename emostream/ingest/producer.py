@@ -10,6 +10,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import PARTITIONS
+from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
 
@@ -82,7 +83,7 @@ class BoundedProducer:
         self.connected = True  # to at least one broker; the caller has waited for that
         self._producer = Producer(
             {
-                "bootstrap.servers": ",".join(settings.bootstrap_servers),
+                **librdkafka_options(settings),
                 "reconnect.backoff.max.ms": 1_000,
                 "enable.idempotence": True,
                 "acks": "all",

@@ -66,7 +66,8 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; what was accepted goes out before the process ends."""
     log = Log("ingest")
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
+    waiting = Heartbeat(settings, roles.app(settings).name)
+    if not wait_for_topics(settings, {settings.emoji_topic: "WRITE"}, stop, log, waiting.not_ready):
         return 0
     # Workers share their port, even with another app that listens on it already. This test notices such an app. It
     # waits for workers whose main process was killed, because they hold the port until they have drained.
