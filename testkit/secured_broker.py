@@ -10,9 +10,11 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.admin import (
     ACL,
+    ACLFilter,
     ACLOperation,
     ACLPermissionType,
     ResourcePattern,
+    ResourcePatternFilter,
     ResourceType,
     ScramMechanism,
     UserScramCredentialUpsertion,
@@ -58,7 +60,7 @@ ssl.truststore.type=PEM
 ssl.truststore.location={directory}/ca.crt
 ssl.principal.mapping.rules=RULE:^CN=([^,]*).*$/$1/
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-allow.everyone.if.no.acl.found={open}
+allow.everyone.if.no.acl.found=false
 super.users=User:admin;User:broker;User:ANONYMOUS
 """
 SCRAM = """\
@@ -99,6 +101,14 @@ class SecuredBroker(Broker):
             admin.create_acls([right(name, words) for words in rights])
         return self.as_user(name, password)
 
+    def take_right(self, name: str, words: str) -> None:
+        """Take a right away from a user."""
+        taken = right(name, words)
+        resource = taken.resource_pattern
+        pattern = ResourcePatternFilter(resource.resource_type, resource.resource_name, resource.pattern_type)
+        with self.admin() as admin:
+            admin.delete_acls([ACLFilter(taken.principal, taken.host, taken.operation, taken.permission_type, pattern)])
+
 
 def right(user: str, words: str) -> ACL:
     """What `kafka-acls --add --allow-principal` makes of a right as in docs/kafka.md."""
@@ -130,12 +140,10 @@ def certificate(directory: Path, name: str) -> None:
 
 
 @contextmanager
-def secured_broker(
-    directory: Path, protocol: str, open_to_all: bool = True, advertised: str = ""
-) -> Iterator[SecuredBroker]:
+def secured_broker(directory: Path, protocol: str, advertised: str = "") -> Iterator[SecuredBroker]:
     """A broker with a listener of this protocol: SASL_SSL with SCRAM-SHA-512, or SSL with certificates of clients.
 
-    `open_to_all`: who has a name may do everything. `advertised`: a wrong address that it gives itself.
+    Nobody but the administrator may do anything without a right. `advertised`: a wrong address that it gives itself.
     """
     environment = environment_for(directory, BROKERS=0, KAFKA_SECURITY_PROTOCOL=protocol)
     port = int(environment["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2])
@@ -147,7 +155,7 @@ def secured_broker(
     scram = protocol == "SASL_SSL"
     properties = directory / "server.properties"
     properties.write_text(PROPERTIES.format(
-        port=port, controller=port + 1, protocol=protocol, directory=directory, open=str(open_to_all).lower(),
+        port=port, controller=port + 1, protocol=protocol, directory=directory,
         advertised=advertised or f"localhost:{port}",
     ) + (SCRAM.format(password=ADMIN_PASSWORD) if scram else MUTUAL))  # fmt: skip
     run = [java(), "-Xmx400m", "-XX:-UsePerfData", "-cp", str(directory / "jars" / "broker" / "*")]
@@ -173,7 +181,7 @@ def secured_broker(
             return True
 
         if advertised:
-            process.wait_for("Kafka Server started")
+            process.wait_for_port(port)
         else:
             wait_until("the secured broker answers", answers)
         yield found
