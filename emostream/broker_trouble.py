@@ -100,12 +100,12 @@ def missing_right(admin: KafkaAdminClient, settings: Settings, needs: Mapping[st
     """
     if settings.kafka_security_protocol == "PLAINTEXT":
         return None
-    for topic in admin.describe_topics(list(needs)):
-        # An unknown topic has an error code of its own; then the broker does tell the rights.
-        allowed = topic["authorized_operations"] or ()
-        for operation in needs[topic["name"]].split():
-            if operation not in allowed:
-                return refusal(settings, operation, f"topic {topic['name']}")
+    described = {topic["name"]: topic["authorized_operations"] for topic in admin.describe_topics(list(needs))}
+    for topic, operations in needs.items():
+        for operation in operations.split():
+            # None of a topic that one may not even describe. Of one that does not exist the broker tells the rights.
+            if operation not in (described[topic] or ()):
+                return refusal(settings, operation, f"topic {topic}")
     if group:
         try:
             # Of a group that has never committed, the broker does not tell the rights.

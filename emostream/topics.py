@@ -180,6 +180,7 @@ class TopicWatch:
         self._group = group
         self._log = log
         self._reader: KafkaConsumer | None = None
+        self._admin: KafkaAdminClient | None = None
         threading.Thread(target=self._watch, name="topic watch", daemon=True).start()
 
     def _watch(self) -> None:
@@ -197,6 +198,9 @@ class TopicWatch:
             self._reader = self._reader or consumer(self._settings, group_id=None)
             wanted = [tp for topic in self._topics for tp in partitions(topic)]
             self._reader.end_offsets(wanted, timeout_ms=CHECK_TIMEOUT_MS)
+            if self._settings.kafka_security_protocol != "PLAINTEXT":
+                self._admin = self._admin or admin_client(self._settings)
+                return broker_trouble.missing_right(self._admin, self._settings, self._topics, self._group)
         except Exception as error:  # noqa: BLE001 - not swallowed: whatever it is, it is why this is not ready
             with suppress(KafkaError):
                 if missing := _missing(self._settings, self._topics, self._group):

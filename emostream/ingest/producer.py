@@ -10,6 +10,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import PARTITIONS
+from emostream.broker_trouble import explain
 from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
@@ -81,6 +82,8 @@ class BoundedProducer:
         self._ended = False
         self._report = partial(self._on_delivery, None)
         self.connected = True  # to at least one broker; the caller has waited for that
+        self.trouble: str | None = None  # why the last attempt to connect failed, if that needs somebody's care
+        self._explain = partial(explain, settings)
         self._producer = Producer(
             {
                 **librdkafka_options(settings),
@@ -102,9 +105,9 @@ class BoundedProducer:
                 "delivery.report.only.error": not receipts,
                 "statistics.interval.ms": 1_000,
                 "stats_cb": self._on_statistics,
-                # Errors that matter come back with the records, and the state of connections with the statistics.
+                # Errors of records come back with them, and the state of connections with the statistics.
                 "log_level": 0,
-                "error_cb": lambda _error: None,
+                "error_cb": self._on_error,
             }
         )
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -174,6 +177,11 @@ class BoundedProducer:
         if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: a flood stays readable
             self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
 
+    def _on_error(self, error: KafkaError) -> None:
+        self.trouble = self._explain(error) or self.trouble
+
     def _on_statistics(self, statistics: str) -> None:
         brokers = _statistics_decoder.decode(statistics).brokers.values()
         self.connected = any(broker.state == "UP" for broker in brokers)
+        if self.connected:
+            self.trouble = None

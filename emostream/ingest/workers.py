@@ -200,12 +200,13 @@ def _keep(
         )  # fmt: skip
         if api.broker_away and not was_away:
             log.warning(
-                "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered
-            )
+                "the broker takes no events", brokers=",".join(settings.bootstrap_servers), waiting=producer.buffered,
+                **({"reason": producer.trouble} if producer.trouble else {}),
+            )  # fmt: skip
         if was_away and not api.broker_away:
             log.info("the broker takes events again")
         if api.broker_away:
-            heartbeat.not_ready("the broker takes no events")
+            heartbeat.not_ready(producer.trouble or "the broker takes no events")
         else:
             heartbeat.beat()
         workers.publish()
