@@ -13,7 +13,7 @@ usage: ./start.sh [COMMAND] [--brokers N] [KEY=VALUE ...]
   up            start every process in the background; returns when each is ready
   down          stop every process, in the order of the data
   status        state, readiness, pid, uptime and restarts of each process; exit 0 when all are ready
-  logs [NAME]   follow the log of one process, or of all; on a terminal with names in colour, unless NO_COLOR is set
+  logs [NAME]   follow the log of one process, or of all
   setup         only install: Python packages, the Kafka broker, Spark's Kafka connector
   kafka         start only the broker, for processes started by hand
 

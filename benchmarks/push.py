@@ -23,14 +23,13 @@ from kafka import KafkaProducer
 
 from benchmarks.figures import percentile
 from benchmarks.part import Figures, Part, main, own_broker
-from emostream.settings import CLUSTER_TOPICS
 from testkit.broker import Broker
 from testkit.http_calls import call
 from testkit.ports import free_port_block
 from testkit.push_clients import push_clients
 from testkit.scripts import script
 
-TOPIC = CLUSTER_TOPICS[0]
+TOPIC = "cluster1-emoji-topic"
 
 
 @contextmanager

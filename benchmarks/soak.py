@@ -25,12 +25,13 @@ from benchmarks.figures import growth
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
 from emostream.operate.supervisor import Supervisor
-from emostream.settings import CLUSTER_TOPICS, Settings, load
+from emostream.roles import subscribers
+from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.http_calls import call
 from testkit.settings import environment_for
 from testkit.system import Sample, look_at, registered_clients, running_system
-from testkit.visitors import Clients, Streams, StreamWitness, subscribers
+from testkit.visitors import Clients, Streams, StreamWitness
 from testkit.waiting import wait_until
 
 CLIENTS, STREAMS = 12, 300
@@ -80,8 +81,7 @@ def checks_of(samples: list[Sample], rest_before: Sample, rest_after: Sample) ->
 def still_held(settings: Settings) -> list[Check]:
     """Whether subscribers hold clients or streams, though all have left."""
     answers = [
-        call(f"http://{settings.client_host}:{settings.subscriber_port(topic, number)}/status")[1]
-        for topic, number in subscribers()
+        call(f"http://{settings.client_host}:{role.port}/status")[1] for role in subscribers(settings)
     ]
     return [
         Check("clients held after all left", sum(len(answer["clients"]) for answer in answers), 0),
@@ -104,7 +104,7 @@ def soak(environment: dict[str, str], minutes: float, rate: float) -> Figures:
     restarts_before = sum(process.restarts for process in supervisor.processes())
     rest_before = look_at(settings, supervisor)
     samples: list[Sample] = []
-    streams = {topic: StreamWitness(settings, topic) for topic in CLUSTER_TOPICS}
+    streams = {topic: StreamWitness(settings, n) for n, topic in enumerate(settings.cluster_topics, 1)}
     with registered_clients(settings) as clients:
         wait_until("a stream of each cluster", lambda: all(stream.open.is_set() for stream in streams.values()))
         guests = (Clients(settings, CLIENTS, seed=1), Streams(settings, STREAMS, seed=2))
@@ -127,7 +127,7 @@ def soak(environment: dict[str, str], minutes: float, rate: float) -> Figures:
 
         def places() -> dict[str, int]:
             """How many events were counted on each topic, and at each witness."""
-            found = {topic: kafka.counts(topic) for topic in (settings.main_topic, *CLUSTER_TOPICS)}
+            found = {topic: kafka.counts(topic) for topic in (settings.main_topic, *settings.cluster_topics)}
             found |= {f"a client of {topic}": client.received_once() for topic, client in clients.items()}
             events = {place: sum(count["events"] for count in counts) for place, counts in found.items()}
             return events | {f"a stream of {topic}": stream.events for topic, stream in streams.items()}

@@ -22,13 +22,14 @@ from contextlib import contextmanager
 
 from benchmarks.machine import Report, go_command, report_of
 from benchmarks.part import Figures, Part, main, own_broker
-from emostream.settings import CLUSTER_TOPICS, load
+from emostream.roles import subscriber
+from emostream.settings import load
 from testkit.broker import Broker
 from testkit.http_calls import call
 from testkit.scripts import running
 from testkit.waiting import wait_until
 
-TOPIC = CLUSTER_TOPICS[0]
+TOPIC = "cluster1-emoji-topic"
 SERVERS = {"ours": "/stream", "Centrifuge": "/connection/sse?cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%7D%7D"}
 STAYING = 500
 
@@ -36,7 +37,7 @@ STAYING = 500
 @contextmanager
 def serving(name: str, broker: Broker) -> Iterator[tuple[int, int]]:
     """(pid, port) of a server that is ready for streams."""
-    port = load(environ=broker.environment).stream_port(TOPIC, 1)
+    port = subscriber(load(environ=broker.environment), 1, 1).addresses[1].port
     command = [sys.executable, "subscriber.py", f"CLUSTER-TOPIC={TOPIC}", "SUBSCRIBER=1", "MAX_STREAMS=12000"]
     if name == "Centrifuge":
         command = go_command("peers/centrifuge", port=port, brokers=broker.servers, topic=TOPIC)
@@ -66,7 +67,7 @@ def watch(name: str, broker: Broker, **options: object) -> Report:
 
 def streams_held(broker: Broker) -> int:
     """How many streams our subscriber holds."""
-    port = load(environ=broker.environment).subscriber_port(TOPIC, 1)
+    port = subscriber(load(environ=broker.environment), 1, 1).port
     return int(call(f"http://127.0.0.1:{port}/status")[1]["streams"])
 
 

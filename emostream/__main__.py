@@ -1,4 +1,4 @@
-"""The command `emostream`: operate the system, or run one of its processes in this terminal."""
+"""The command `emostream` → a command of an operator, or one process in this terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
   KEY=VALUE          a setting, stronger than the environment and .env, for example APP_PORT=8080
 """
 COMMANDS = ("up", "down", "status", "logs", "run", "setup", "kafka")
-# Imported only when it is run: Spark alone takes a second.
+# Only the one that runs is imported, because Spark alone takes a second.
 PROCESSES = {
     "app": "emostream.ingest.workers:serve",
     "main-publisher": "emostream.aggregate.run:run",
@@ -45,7 +45,7 @@ PROCESSES = {
 
 
 def main() -> int:
-    """Entry point of the command; returns its exit status unless what it runs ends the process."""
+    """Run the command. Return its exit status, or end the process with it."""
     first, others = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if first == "client":
         resolve_name("emostream.receive.client:run_client")("emostream client", others)

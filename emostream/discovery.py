@@ -15,26 +15,15 @@ import requests
 from msgspec import Meta
 
 from emostream import roles
+from emostream.roles import Role
 from emostream.settings import Settings
 
-# The first number is the time to connect, the second the time to answer. A subscriber on this machine answers in
-# milliseconds, so one that hangs is noticed soon.
+# The time to connect, and the time to answer. A subscriber on this machine answers in milliseconds, or it hangs.
 TIMEOUT_SECONDS = (1.0, 1.0)
-# A client is in less of a hurry, and there may be a network in between.
-CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)
-FRESH_SECONDS = 1.0
+CLIENT_TIMEOUT_SECONDS = (2.0, 5.0)  # between a client and a subscriber may be a network
+ASK_AGAIN_SECONDS = 1.0
 
 T = TypeVar("T")
-
-
-class _Status(msgspec.Struct):
-    """What is read of GET /status. The contract promises only `available_slots`."""
-
-    available_slots: Annotated[int, Meta(ge=0)]
-    stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
-    streams: Annotated[int, Meta(ge=0)] | None = None
-    available_streams: Annotated[int, Meta(ge=0)] | None = None
-    evicted: Any = ()  # a foreign subscriber may mean something else by it
 
 
 class Eviction(msgspec.Struct, frozen=True):
@@ -43,6 +32,23 @@ class Eviction(msgspec.Struct, frozen=True):
     client_url: str
     reason: str
     at_ms: int
+
+
+class SubscriberStatus(msgspec.Struct):
+    """What is read of GET /status. The contract promises only `available_slots`."""
+
+    available_slots: Annotated[int, Meta(ge=0)]
+    stream_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    streams: Annotated[int, Meta(ge=0)] | None = None
+    available_streams: Annotated[int, Meta(ge=0)] | None = None
+    evicted: Any = ()  # a subscriber of somebody else may use this name for something else
+
+    def evictions(self) -> tuple[Eviction, ...]:
+        """The subscriber's last evictions."""
+        try:
+            return msgspec.convert(self.evicted, tuple[Eviction, ...])
+        except msgspec.ValidationError:
+            return ()
 
 
 class SubscriberEntry(msgspec.Struct, frozen=True):
@@ -64,69 +70,53 @@ class SubscriberList(msgspec.Struct, frozen=True):
     subscribers: list[SubscriberEntry]
 
 
-class SubscriberState(msgspec.Struct, frozen=True):
-    """What a subscriber's last GET /status said about it."""
+def entry(role: Role, status: SubscriberStatus | None, host: str) -> SubscriberEntry:
+    """Return the entry of a subscriber, with addresses at `host`. Without a status it is dead."""
+    url = f"http://{host}:{role.port}"
+    if status is None:
+        return SubscriberEntry(url, cluster=role.cluster, subscriber=role.number, alive=False)
+    stream_url = f"http://{host}:{status.stream_port}/stream" if status.stream_port else None
+    return SubscriberEntry(
+        url, stream_url, role.cluster, role.number,
+        True, status.available_slots, status.available_streams, status.streams,
+    )  # fmt: skip
 
-    cluster: int
-    subscriber: int
-    port: int
-    alive: bool = False
-    available_slots: int = 0
-    stream_port: int | None = None
-    streams: int | None = None
-    available_streams: int | None = None
-    evicted: tuple[Eviction, ...] = ()
 
-    def entry(self, host: str) -> SubscriberEntry:
-        """Return its entry in GET /subscribers, with addresses at `host`."""
-        stream_url = f"http://{host}:{self.stream_port}/stream" if self.stream_port else None
-        return SubscriberEntry(
-            f"http://{host}:{self.port}", stream_url, self.cluster, self.subscriber,
-            self.alive, self.available_slots, self.available_streams, self.streams,
-        )  # fmt: skip
+def least_loaded_first(found: Iterable[SubscriberEntry]) -> list[SubscriberEntry]:
+    """Sort: fewest streams first, with equal streams most free slots first; the dead last."""
+    return sorted(found, key=lambda one: (not one.alive, one.streams or 0, -one.available_slots, one.url))
 
 
 def direct_session() -> requests.Session:
-    """A session that uses no proxies and no credentials of the environment."""
+    """Return a session that takes no proxies and no credentials from the environment."""
     session = requests.Session()
     session.trust_env = False
     return session
 
 
-def subscribers(settings: Settings) -> list[SubscriberState]:
-    """Every subscriber that ./start.sh runs. None has been asked yet."""
-    return [SubscriberState(role.cluster, role.number, role.port) for role in roles.subscribers(settings)]
-
-
 def ask(
-    session: requests.Session, subscriber: SubscriberState, host: str, timeout_seconds: tuple[float, float]
-) -> SubscriberState:
-    """Return a subscriber's state as it is now. One that gives no answer, or something else than a status, is dead."""
-    status = _get(session, f"http://{host}:{subscriber.port}/status", timeout_seconds, _Status)
-    if status is None:
-        return SubscriberState(subscriber.cluster, subscriber.subscriber, subscriber.port)
-    try:
-        status.evicted = msgspec.convert(status.evicted, tuple[Eviction, ...])
-    except msgspec.ValidationError:
-        status.evicted = ()
-    return msgspec.structs.replace(subscriber, alive=True, **msgspec.structs.asdict(status))
+    session: requests.Session, role: Role, host: str, timeout_seconds: tuple[float, float]
+) -> SubscriberStatus | None:
+    """Return a subscriber's answer to GET /status; None if there is no answer or another one."""
+    return _get(session, f"http://{host}:{role.port}/status", timeout_seconds, SubscriberStatus)
 
 
 def ask_each(settings: Settings, session: requests.Session) -> list[SubscriberEntry]:
     """Ask every subscriber, one after the other."""
     host = settings.client_host
-    found = [ask(session, subscriber, host, CLIENT_TIMEOUT_SECONDS) for subscriber in subscribers(settings)]
-    return [subscriber.entry(host) for subscriber in least_loaded_first(found)]
+    return least_loaded_first(
+        entry(role, ask(session, role, host, CLIENT_TIMEOUT_SECONDS), host) for role in roles.subscribers(settings)
+    )
 
 
 def ask_app(app_url: str, session: requests.Session) -> list[SubscriberEntry]:
-    """Ask the app for its list. It is empty when the app does not answer, or has no such list."""
+    """Ask the app for its list. Without an answer, the list is empty."""
     found = _get(session, f"{app_url}/subscribers", CLIENT_TIMEOUT_SECONDS, SubscriberList)
     return found.subscribers if found else []
 
 
 def _get(session: requests.Session, url: str, timeout_seconds: tuple[float, float], kind: type[T]) -> T | None:
-    """Return what a URL answers, as `kind`; None if it answers nothing, or something else."""
+    """Return the answer of a URL as `kind`; None if there is no answer or another one."""
     try:
         answer = session.get(url, timeout=timeout_seconds)
         answer.raise_for_status()
@@ -135,35 +125,34 @@ def _get(session: requests.Session, url: str, timeout_seconds: tuple[float, floa
         return None
 
 
-def least_loaded_first(found: Iterable[SubscriberState]) -> list[SubscriberState]:
-    """Sort: fewest streams first, with equal streams most free slots first; the dead last."""
-    return sorted(found, key=lambda s: (not s.alive, s.streams or 0, -s.available_slots, s.port))
-
-
 class Directory:
-    """The state of every subscriber, kept up to date in the background, so that no caller waits.
+    """The status of every subscriber, kept up to date in the background, so that no caller waits.
 
-    One thread for each subscriber asks it every FRESH_SECONDS. A subscriber that hangs delays only its own state.
+    One thread for each subscriber asks it every ASK_AGAIN_SECONDS. A subscriber that hangs delays only its own status.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._host = settings.client_host
-        self._known = {subscriber.port: subscriber for subscriber in subscribers(settings)}
+        self._status: dict[Role, SubscriberStatus | None] = dict.fromkeys(roles.subscribers(settings))
         self._closed = threading.Event()
-        for port in self._known:
-            threading.Thread(target=self._keep_asking, args=(port,), name=f"ask {port}", daemon=True).start()
+        for role in self._status:
+            threading.Thread(target=self._keep_asking, args=(role,), name=f"ask {role.name}", daemon=True).start()
 
-    def now(self) -> list[SubscriberState]:
-        """Return every subscriber, the least loaded first."""
-        return least_loaded_first(self._known.values())
+    def now(self, host: str) -> list[SubscriberEntry]:
+        """Return every subscriber, the least loaded first, with addresses at `host`."""
+        return least_loaded_first(entry(role, status, host) for role, status in self._status.items())
+
+    def evictions(self) -> dict[str, tuple[Eviction, ...]]:
+        """Return the last evictions of each subscriber that is alive, by its name."""
+        return {role.name: status.evictions() for role, status in self._status.items() if status}
 
     def close(self) -> None:
         """Stop asking."""
         self._closed.set()
 
-    def _keep_asking(self, port: int) -> None:
+    def _keep_asking(self, role: Role) -> None:
         session = direct_session()
         while True:
-            self._known[port] = ask(session, self._known[port], self._host, TIMEOUT_SECONDS)
-            if self._closed.wait(FRESH_SECONDS):
+            self._status[role] = ask(session, role, self._host, TIMEOUT_SECONDS)
+            if self._closed.wait(ASK_AGAIN_SECONDS):
                 return

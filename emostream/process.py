@@ -1,4 +1,4 @@
-"""What every process shares: log lines, signals, ports, the heartbeat that shows it ready, a time limit for a step."""
+"""What every process shares: log lines, signals, ports, its heartbeat, our directories, a time limit for a step."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from emostream.settings import SettingError, Settings, load
 
 EXIT_BAD_SETTING = 2
 EXIT_FENCED = 3  # another process of the same role has taken over
-EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: this process cannot go on, and a successor can
+EXIT_STUCK = 70  # EX_SOFTWARE of sysexits.h: this process cannot go on, but a new one can
+# A process that fails sooner than this counts as a failed start, and supervisor gives up after ten of them.
 SHORTEST_LIFE_SECONDS = 4.0
 _started = time.monotonic()
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 HEARTBEAT_SECONDS = 1.0
-# A process whose heartbeat is older than this is not ready: so one that hangs is noticed within 10 s.
+# A process whose heartbeat is older than this is not ready. So within 10 s a process that hangs is not ready.
 STALE_AFTER_SECONDS = 9.0
-MARK = ".emostream"
 T = TypeVar("T")
-# What earlier versions, which left no mark, have always written.
+MARK = ".emostream"  # a file that shows that a directory is ours
+# The first version left no mark. These are files that it always wrote.
 EARLIER_MARKS = {
     "jars": {".complete"},
     "kafka": {"cluster.id"},
@@ -52,28 +53,28 @@ class Log:
         self._logger = logging.getLogger("emostream")
 
     def info(self, message: str, **fields: object) -> None:
-        """Log what an operator wants to read afterwards; never one line per event."""
+        """Log what an operator may want to know later; never one line per event."""
         self._logger.info({**self._identity, "msg": message, **fields})
 
     def warning(self, message: str, **fields: object) -> None:
-        """Log that something was skipped or dropped, or has to wait."""
+        """Log that something was skipped or dropped, or must wait."""
         self._logger.warning({**self._identity, "msg": message, **fields})
 
     def error(self, message: str, **fields: object) -> None:
-        """Log that something was lost, or that the process ends."""
+        """Log that something was lost, or that this process ends."""
         self._logger.error({**self._identity, "msg": message, **fields})
 
 
 class LineFormatter(logging.Formatter):
-    """Formats what was logged as one line: time, level and fields, as key=value or as one JSON object."""
+    """A log record → one line with its time, level and fields, as key=value or as a JSON object."""
 
     def __init__(self, log_format: str) -> None:
         super().__init__()
         self._as_json = log_format == "json"
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, without a line break in it."""
-        # Log passes its fields as the message; a library passes a text.
+        """Return one line, without line breaks."""
+        # The message is a dictionary of fields if it comes from Log, and a text if it comes from a library.
         message: object = record.msg
         fields = message if isinstance(message, dict) else {"stage": record.name, "msg": super().format(record)}
         time_and_level = {"time": self.formatTime(record, TIME_FORMAT), "level": record.levelname}
@@ -83,12 +84,12 @@ class LineFormatter(logging.Formatter):
 
 
 def key_values(fields: Mapping[str, object]) -> str:
-    """Return fields as key=value, quoted where a reader would not see where a value ends."""
+    """Return fields as key=value. A value is quoted if its end would not be clear."""
     return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
 
 def _plain(value: object) -> object:
-    """Return a value for JSON: numbers stay numbers, all else becomes text."""
+    """Return a value for JSON: a number stays a number; anything else becomes text."""
     if isinstance(value, float):
         return round(value, 3) if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, int) else str(value)
@@ -104,13 +105,13 @@ def _quoted(value: object) -> str:
 
 
 def start_logging(log_format: str = "text") -> None:
-    """Send log lines to stderr: ours from INFO, those of libraries from WARNING, and none of kafka-python."""
+    """Send log lines to stderr: our own from INFO, those of libraries from WARNING, but none from kafka-python."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(log_format))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("emostream").setLevel(logging.INFO)
-    # While a broker is away, kafka-python logs an error at every attempt. The stage hears of what matters through an
-    # exception or a failed record, and logs that.
+    # While a broker is away, kafka-python logs an error at every attempt. A stage logs each exception and each record
+    # that failed, so nothing is missed.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
@@ -136,8 +137,8 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
 
 
 def _complete_streams() -> None:
-    """Make every text printable: a closed stream takes all and shows nothing, and a terminal may show `?`."""
-    # The lowest free numbers come first. A file that got the number of a closed stream would be written into.
+    """Make print() safe: to a closed stream it prints nothing, and a character that a terminal lacks becomes `?`."""
+    # Fill the numbers 0 to 2. Otherwise the next file would get the number of a closed stream, and be written into.
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -148,7 +149,7 @@ def _complete_streams() -> None:
 
 
 def show(text: str) -> int:
-    """Print what was asked for; return the exit status 0."""
+    """Print a text on stdout; return the exit status 0."""
     _complete_streams()
     end_with_reader()
     print(text.strip())
@@ -156,14 +157,14 @@ def show(text: str) -> int:
 
 
 def end_with_reader() -> None:
-    """From here on, end without a word when the reader of the output has enough, as in `| head`."""
+    """Make the process end silently when nobody reads its output any more, as in `| head`."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def bound_socket(host: str, port: int, setting: str, wait_seconds: float = 0.0) -> socket.socket:
     """Return a TCP socket that is bound to a port and does not listen yet.
 
-    Raises SettingError, which names `setting`, if the port is still taken after `wait_seconds`.
+    Raises SettingError if the port is still taken after `wait_seconds`. The error names `setting`, which has the port.
     """
     deadline = time.monotonic() + wait_seconds
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -184,17 +185,17 @@ def bound_socket(host: str, port: int, setting: str, wait_seconds: float = 0.0) 
 
 
 class StopFlag:
-    """Knows whether SIGTERM or SIGINT came after `listen`."""
+    """Whether SIGTERM or SIGINT has come since `listen`."""
 
     def __init__(self) -> None:
-        # A plain attribute, because threading.Event.set takes a lock that the interrupted thread may hold.
+        # No threading.Event: its set() waits for a lock, and the thread that a signal interrupts may hold that lock.
         self.requested = False
         self._patient = False
 
     def listen(self, patient: bool = False) -> None:
-        """Set the signal handlers; only the main thread may.
+        """Set the signal handlers; only the main thread may call this.
 
-        The second signal of one kind ends the process at once, unless the flag is `patient`.
+        A second signal of the same kind ends the process at once, unless `patient`.
         """
         self._patient = patient
         signal.signal(signal.SIGTERM, self._request)
@@ -206,7 +207,7 @@ class StopFlag:
             signal.signal(signum, signal.SIG_DFL)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until a stop is requested, or for `seconds`; return whether it is requested."""
+        """Sleep for `seconds`, or until a stop is requested. Return whether it is."""
         end = time.monotonic() + seconds
         while not self.requested and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
@@ -214,14 +215,14 @@ class StopFlag:
 
 
 def stop_on_signals() -> StopFlag:
-    """Return a flag that listens already."""
+    """Return a flag that listens."""
     flag = StopFlag()
     flag.listen()
     return flag
 
 
 class Heartbeat:
-    """A file under DATA_DIR/run that shows whether a process is ready: its id and when, and below it why it is not."""
+    """A file under DATA_DIR/run: the id of a process, when it wrote this, and on the next line why it is not ready."""
 
     def __init__(self, settings: Settings, name: str, pid: int | None = None) -> None:
         """Raises SettingError if DATA_DIR/run cannot be used."""
@@ -232,34 +233,34 @@ class Heartbeat:
         own_directory(self._path.parent)
 
     def beat(self) -> None:
-        """Say that this process can take work. Cheap enough for every turn of a loop."""
+        """Say that this process is ready. This is cheap enough for each turn of a loop."""
         self.not_ready("")
 
     def not_ready(self, reason: str) -> None:
-        """Say why this process cannot take work now, in a few words for an operator. As cheap as `beat`."""
+        """Say in a few words why this process is not ready. This is as cheap as `beat`."""
         now = boot_seconds()
         if now >= self._due or reason != self._reason:
             self._due, self._reason = now + HEARTBEAT_SECONDS, reason
-            # A new file replaces the old one, so that nobody reads half of it. On a full disk the old one gets stale.
+            # Write a second file and rename it, so that nobody reads half of it. On a full disk the old one gets stale.
             with suppress(OSError):
                 aside = self._path.with_suffix(f".{os.getpid()}")
                 aside.write_text(f"{self._pid} {now:.3f}\n{' '.join(reason.split())}".rstrip(), encoding="utf-8")
                 aside.replace(self._path)
 
     def end(self) -> None:
-        """Say that this process takes no more work."""
+        """Say that this process will not be ready again."""
         self._path.unlink(missing_ok=True)
 
 
 def heartbeat_path(settings: Settings, name: str) -> Path:
-    """Return where the process of this name leaves its heartbeat."""
+    """Return the path of a process's heartbeat."""
     return settings.data_path / "run" / f"{name}.ready"
 
 
 def boot_seconds() -> float:
-    """Return the seconds since this machine started. All its processes see the same; nobody can set this clock."""
-    # This one also runs while the machine sleeps, so a heartbeat from before that is stale.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    """Return the seconds since this machine started. All processes share this clock, and nobody can set it."""
+    # CLOCK_BOOTTIME goes on while the machine sleeps. So a heartbeat from before the sleep is stale.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def why_not_ready(settings: Settings, name: str, pid: int) -> str | None:
@@ -269,19 +270,19 @@ def why_not_ready(settings: Settings, name: str, pid: int) -> str | None:
     except FileNotFoundError:
         text = ""
     first, _, reason = text.partition("\n")
-    of, _, at = first.partition(" ")
-    if of != str(pid):
+    written_by, _, written_at = first.partition(" ")
+    if written_by != str(pid):
         return "starting, or waiting for the broker; see its log"
-    silent_seconds = boot_seconds() - float(at)
+    silent_seconds = boot_seconds() - float(written_at)
     if silent_seconds > STALE_AFTER_SECONDS:
         return f"{reason or 'it worked before'}; no sign of life for {silent_seconds:.0f} s"
     return reason or None
 
 
 def own_directory(path: Path) -> Path:
-    """Return a directory of ours, made if it is not there. A file in it, MARK, shows that it is ours.
+    """Return a directory of ours, with MARK in it. Make it if it is missing.
 
-    Raises SettingError if it holds files and no mark, because these are somebody else's.
+    Raises SettingError if it holds files but no MARK, because these are somebody else's.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -303,7 +304,7 @@ def own_directory(path: Path) -> Path:
 
 
 def fresh_directory(path: Path) -> Path:
-    """Return an empty directory of ours; what was in it is deleted. Raises SettingError as `own_directory` does."""
+    """Return an empty directory of ours. Delete what was in it. Raises SettingError as `own_directory` does."""
     for found in own_directory(path).iterdir():
         if found.name != MARK:
             shutil.rmtree(found, ignore_errors=True) if found.is_dir() and not found.is_symlink() else found.unlink()
@@ -311,21 +312,21 @@ def fresh_directory(path: Path) -> Path:
 
 
 class StepTimeout(Exception):
-    """A step took too long. It goes on in its thread, and nobody waits for it."""
+    """A step took too long. It goes on in its thread, but nobody waits for it."""
 
 
 def within(seconds: float, step: str, function: Callable[[], T]) -> T:
-    """Call `function` in a thread of its own and return its result. Raises what it raises, or StepTimeout.
+    """Call `function` in a new thread and return its result. Raises what it raises, or StepTimeout.
 
-    After a StepTimeout the call goes on by itself, so something later must make it harmless: a new producer fences the
-    old one's transaction, and `end_at_once` ends the process.
+    After a StepTimeout the call may still take effect, so the caller must make that harmless: for example, a new
+    producer fences the transaction of the old one.
     """
     outcome: futures.Future[T] = futures.Future()
 
     def call() -> None:
         try:
             outcome.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - not swallowed: the caller gets it
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
             outcome.set_exception(error)
 
     threading.Thread(target=call, name=step, daemon=True).start()
@@ -335,15 +336,12 @@ def within(seconds: float, step: str, function: Callable[[], T]) -> T:
 
 
 def exit_stuck(stop: StopFlag) -> int:
-    """Return EXIT_STUCK, but not before SHORTEST_LIFE_SECONDS after the start, unless a stop is requested.
-
-    Supervisor gives up on a process that ends sooner again and again. The next one may be luckier.
-    """
+    """Return EXIT_STUCK when SHORTEST_LIFE_SECONDS have passed since the start, or a stop is requested."""
     stop.wait(_started + SHORTEST_LIFE_SECONDS - time.monotonic())
     return EXIT_STUCK
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End the process without the clean-up of a normal exit, which could wait for ever for a stuck thread."""
+    """End the process without the clean-up of a normal exit, which could wait for a stuck thread for ever."""
     logging.shutdown()
     os._exit(status)

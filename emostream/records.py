@@ -16,13 +16,13 @@ from typing import TypeVar
 import ciso8601
 import msgspec
 
-# What an event is: its user and its emoji are not blank, have at most MAX_TEXT_BYTES in UTF-8 and no control character;
-# its time is ISO 8601; it stands for 1 to MAX_MERGED_TAPS taps. The app checks that here. Spark's expressions
-# (aggregate/counting.py) are built from the same constants. tests/event_cases.py has the cases for both.
+# An event is valid if its user and its emoji are not blank, have at most MAX_TEXT_BYTES in UTF-8 and no control
+# character, if its time is ISO 8601, and if it stands for 1 to MAX_MERGED_TAPS taps. The app checks that here. Spark's
+# expressions (aggregate/counting.py) use the same constants. tests/event_cases.py has the cases for both.
 MAX_TEXT_BYTES = 64
 MAX_MERGED_TAPS = 1_000
-# C0, DEL and C1 control terminals; line separators break lines; bidirectional overrides reorder the text around them.
-# Zero-width joiners and tags are allowed: 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
+# C0, DEL and C1 control terminals, line separators break lines, and bidirectional overrides reorder the text around
+# them. Zero-width joiners and tags are allowed, because 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _control = re.compile(f"[{CONTROL_CHARACTERS}]")
 MAX_BODY_BYTES = 64 * 1024
@@ -37,7 +37,7 @@ class InvalidRecord(ValueError):
 
 
 class TapRequest(msgspec.Struct, gc=False):
-    """The body of POST /send-emoji. The types of its fields are checked, their contents are not."""
+    """The body of POST /send-emoji. Decoding it checks the types of its fields, not yet their contents."""
 
     user_id: str
     emoji_type: str
@@ -45,7 +45,7 @@ class TapRequest(msgspec.Struct, gc=False):
 
 
 class MergedTapRequest(TapRequest, gc=False):
-    """One event of POST /send-emojis. It stands for `count` taps, which a phone may have merged."""
+    """One event of POST /send-emojis. A phone may have merged `count` taps in it."""
 
     count: int = 1
 
@@ -62,10 +62,10 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Count(msgspec.Struct, frozen=True, gc=False):
     """One emoji's number in one micro-batch.
 
-    `events` is exact; EVENTS_PER_EMOJI and ROUNDING make `count` of it. The times are Unix milliseconds: when the
-    emoji's oldest and newest event of the micro-batch were accepted, and when they were counted.
-    `batch_emojis` is how many counts the micro-batch has, so a reader knows when it has all of them.
-    Only `emoji` and `count` are promised. A key that another publisher leaves out is None.
+    `events` is exact; `count` is made from it by EVENTS_PER_EMOJI and ROUNDING. The times are Unix milliseconds: when
+    the emoji's oldest and newest event of the micro-batch were accepted, and when they were counted. `batch_emojis` is
+    how many counts the micro-batch has, so that a reader knows when it has all of them. Only `emoji` and `count` are
+    promised; the other keys may be missing, and are None then.
     """
 
     emoji: str
@@ -78,16 +78,16 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     batched_ms: int | None = None
 
 
-class _Challenge(msgspec.Struct, gc=False):  # a subscriber with VERIFY_CLIENTS=1 wants it echoed
+class _Challenge(msgspec.Struct, gc=False):  # a subscriber with VERIFY_CLIENTS=1 expects its challenge back
     challenge: str
 
 
-class _PlainCount(msgspec.Struct, gc=False):  # its promised keys; other keys are not read
+class _PlainCount(msgspec.Struct, gc=False):  # the promised keys of a count
     emoji: str
     count: int
 
 
-class _PlainBatch(msgspec.Struct, gc=False):  # what a viewer reads of a stream's event
+class _PlainBatch(msgspec.Struct, gc=False):  # the part of a stream's event that a viewer needs
     counts: list[_PlainCount]
 
 
@@ -108,10 +108,10 @@ def parse_merged_request(data: bytes) -> Event:
 
 
 def split_batch(body: bytes, lines: bool) -> list[bytes]:
-    """Split the body of POST /send-emojis into its events, which are not parsed yet.
+    """Split the body of POST /send-emojis into its events, without parsing them.
 
-    The body is a JSON array, or with `lines` one JSON object per line. Raises InvalidRecord if it is neither, or has
-    no event, or more than MAX_BATCH_EVENTS.
+    The body is a JSON array, or with `lines` one JSON object per line. Raises InvalidRecord if it is something else, or
+    does not have 1 to MAX_BATCH_EVENTS events.
     """
     expected = f"{'JSON objects, one per line,' if lines else 'a JSON array'} of 1 to {MAX_BATCH_EVENTS} events"
     if lines:
@@ -124,14 +124,14 @@ def split_batch(body: bytes, lines: bool) -> list[bytes]:
 
 
 def normalised(emoji: str) -> str:
-    """Return the emoji without variation selectors and skin tones, so that 👍 and 👍🏽, ❤ and ❤️ are the same."""
+    """Return the emoji without variation selectors and skin tones: 👍 for 👍🏽, ❤ for ❤️."""
     return emoji.translate(_LOOKS)
 
 
 def parse_count(value: bytes | None) -> Count:
     """The count in a record on MAIN_TOPIC or a cluster topic. Raises InvalidRecord.
 
-    A wrong value of an optional key does not cost the count: all optional keys are None then.
+    If an optional key has a wrong value, the count is taken all the same, with None for all optional keys.
     """
     try:
         count = _decode(Count, value or b"")
@@ -151,7 +151,7 @@ def parse_batch(data: bytes) -> list[tuple[str, int]]:
 
 
 def parse_challenge(body: bytes) -> str | None:
-    """The challenge in a POST to a client; None where it is something else."""
+    """The challenge in the body of a POST to a client; None if there is none."""
     try:
         return _decode(_Challenge, body).challenge
     except InvalidRecord:
@@ -165,7 +165,7 @@ def encode(record: Event | Count | Mapping[str, object]) -> bytes:
 
 def _decode(type_: type[T], data: bytes, expected: str = "a JSON object") -> T:
     try:
-        data.decode()  # msgspec does not check the strings that it skips, but other readers do
+        data.decode()  # msgspec does not check the strings that it skips; other readers of the topics do
         return msgspec.json.decode(data, type=type_)
     except UnicodeDecodeError as error:
         raise InvalidRecord(f"expected {expected} in UTF-8, got an invalid byte at position {error.start}") from None
@@ -202,7 +202,7 @@ def _event(request: TapRequest, count: int = 1) -> Event:
 def _check_text(name: str, text: str) -> None:
     """Raise InvalidRecord if `text` is blank, is too long, or has a control character."""
     if not text.strip():
-        raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got an empty string")
+        raise InvalidRecord(f"{name}: expected a text that is not blank, got {text[:10]!r}")
     size = len(text.encode())
     if size > MAX_TEXT_BYTES:
         raise InvalidRecord(f"{name}: expected 1 to {MAX_TEXT_BYTES} bytes, got {size}")

@@ -1,16 +1,13 @@
-"""Settings → every process of one system: its name, its arguments and its ports, in the order of the data.
-
-Whoever starts, watches or calls a process looks it up here. Each process finds its own name and ports here, too.
-"""
+"""Settings → the name, the arguments and the ports of each process, in the order of the data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream.settings import Settings
 
-# Processes of one kind are stopped together, in this order: it is that of the data, and all of them need the brokers.
+# Processes of one kind stop together, in the order of the data. The brokers stop last because all others need them.
 STOP_ORDER = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")
 
 
@@ -32,19 +29,19 @@ class Role:
 
     name: str  # in `status` and in the names of its log and its heartbeat
     kind: str  # one of STOP_ORDER
-    arguments: tuple[str, ...]  # of the command `emostream` that runs it; none for a broker, which is Java
+    arguments: tuple[str, ...]  # for the command `emostream`; none for a broker, which runs in Java
     addresses: tuple[Address, ...]
-    cluster: int = 0  # clusters, and the processes of one kind in each, count from 1
-    number: int = 0
+    cluster: int = 0  # clusters count from 1
+    number: int = 0  # brokers, and the subscribers of a cluster, count from 1
 
     @property
     def port(self) -> int:
-        """Its first port: where a broker is reached, and where every other process answers GET /metrics."""
+        """The first port. A broker listens on it for its clients; all other processes answer GET /metrics there."""
         return self.addresses[0].port
 
 
 def broker(settings: Settings, number: int) -> Role:
-    """A Kafka broker on this machine; the second port is its controller's."""
+    """Return a Kafka broker on this machine. The second port is its controller's."""
     host, first_port = settings.kafka_bootstrap_servers.split(",")[0].rsplit(":", 1)
     port = int(first_port) + 2 * (number - 1)
     addresses = tuple(Address("KAFKA_BOOTSTRAP_SERVERS", host.strip("[]"), at) for at in (port, port + 1))
@@ -52,56 +49,60 @@ def broker(settings: Settings, number: int) -> Role:
 
 
 def app(settings: Settings) -> Role:
-    """Ingest."""
+    """Return the process that ingests."""
     address = Address("APP_PORT", settings.bind_host, settings.app_port)
     return Role("app", "app", ("app",), (address,))
 
 
 def main_publisher(settings: Settings) -> Role:
-    """Aggregate."""
+    """Return the process that aggregates."""
     address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_base_port)
     return Role("main_publisher", "main_publisher", ("main-publisher",), (address,))
 
 
 def cluster_publisher(settings: Settings, cluster: int) -> Role:
-    """Route, for one cluster."""
-    arguments = ("cluster-publisher", f"CLUSTER_TOPIC={CLUSTER_TOPICS[cluster - 1]}")
+    """Return the process that routes for one cluster."""
+    arguments = ("cluster-publisher", f"CLUSTER_TOPIC={settings.cluster_topics[cluster - 1]}")
     address = Address("METRICS_BASE_PORT", settings.bind_host, settings.metrics_base_port + cluster)
     return Role(f"cluster_publisher_{cluster}", "cluster_publisher", arguments, (address,), cluster)
 
 
 def subscriber(settings: Settings, cluster: int, number: int) -> Role:
-    """Deliver, one of a cluster's; its event streams are at the second port."""
-    topic = CLUSTER_TOPICS[cluster - 1]
-    arguments = ("subscriber", f"CLUSTER_TOPIC={topic}", f"SUBSCRIBER={number}")
-    addresses = (
-        Address("SUBSCRIBER_BASE_PORT", settings.bind_host, settings.subscriber_port(topic, number)),
-        Address("STREAM_BASE_PORT", settings.bind_host, settings.stream_port(topic, number)),
+    """Return a process that delivers for one cluster. Its event streams are on the second port."""
+    arguments = ("subscriber", f"CLUSTER_TOPIC={settings.cluster_topics[cluster - 1]}", f"SUBSCRIBER={number}")
+    addresses = tuple(
+        Address(f"{name}_PORT", settings.bind_host, port)
+        if port
+        else Address(f"{name}_BASE_PORT", settings.bind_host, base_port + 10 * (cluster - 1) + number)
+        for name, port, base_port in (
+            ("SUBSCRIBER", settings.subscriber_port, settings.subscriber_base_port),
+            ("STREAM", settings.stream_port, settings.stream_base_port),
+        )
     )
     return Role(f"subscriber_{cluster}_{number}", "subscriber", arguments, addresses, cluster, number)
 
 
 def brokers(settings: Settings) -> list[Role]:
-    """Every broker that runs on this machine."""
+    """Return every broker on this machine."""
     return [broker(settings, number) for number in range(1, settings.brokers + 1)]
 
 
 def subscribers(settings: Settings) -> list[Role]:
-    """Every subscriber of every cluster."""
-    numbers = range(1, SUBSCRIBERS_PER_CLUSTER + 1)
-    return [subscriber(settings, cluster, number) for cluster in _clusters() for number in numbers]
+    """Return every subscriber of every cluster."""
+    numbers = range(1, settings.subscribers + 1)
+    return [subscriber(settings, cluster, number) for cluster in _clusters(settings) for number in numbers]
 
 
 def roles(settings: Settings) -> list[Role]:
-    """Every process of the system, in the order of the data."""
+    """Return every process of the system, in the order of the data."""
     return [
         *brokers(settings),
         app(settings),
         main_publisher(settings),
-        *(cluster_publisher(settings, cluster) for cluster in _clusters()),
+        *(cluster_publisher(settings, cluster) for cluster in _clusters(settings)),
         *subscribers(settings),
     ]
 
 
-def _clusters() -> range:
-    return range(1, len(CLUSTER_TOPICS) + 1)
+def _clusters(settings: Settings) -> range:
+    return range(1, settings.clusters + 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 MAX_PORT = 65_535
 
@@ -53,4 +53,17 @@ Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one charac
 FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]
 Secret = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a text without control characters")]
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
+PortOrNone = Annotated[int, Meta(ge=0, le=MAX_PORT)]
 BasePort = Annotated[int, Meta(ge=1, le=65_500)]
+
+
+def expectation(field: Any) -> str:
+    """Return what a value of this type must be, in words."""
+    kind = inspect.type_info(field)
+    if isinstance(kind, inspect.LiteralType):
+        return f"one of {', '.join(str(value) for value in kind.values if value != '')}"
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
+        return f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
+    return str((getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8"))

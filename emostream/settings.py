@@ -26,11 +26,13 @@ from emostream.setting_types import (
     HostNames,
     HostPorts,
     Origins,
+    PortOrNone,
     RateLimit,
     Secret,
     TcpPort,
     Text,
     TopicName,
+    expectation,
 )
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -55,13 +57,11 @@ DEFAULTS_FILE = CONFIG_DIR / "emostream.env"
 LOCAL_FILE = HOME_DIR / ".env"
 # How messages name the commands.
 START_COMMAND, TOPICS_COMMAND = ("emostream", "emostream topics") if INSTALLED else ("./start.sh", "./topic.sh")
-CLUSTER_TOPICS = ("cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic")
-SUBSCRIBERS_PER_CLUSTER = 3
 # The emojis that the client sends, and the buttons of the viewer's page if EMOJIS is empty.
 SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 # Where subscribers keep their registrations. It is no part of the contract with other people's processes.
 REGISTRY_TOPIC = "subscriber-registry"
-# A name in .env that is so like a setting's is a mistake; any other belongs to somebody else.
+# If a name in .env is this similar to the name of a setting, it is a typing error. Other names are another program's.
 NEAR_MISS = 0.8
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
@@ -89,7 +89,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     kafka_ssl_key_password: Secret
     emoji_topic: TopicName
     main_topic: TopicName
-    cluster_topic: Literal["", "cluster1-emoji-topic", "cluster2-emoji-topic", "cluster3-emoji-topic"]
+    clusters: Annotated[int, Meta(ge=1, le=99)]
+    cluster_topic: str
     bind_host: Text
     allowed_hosts: HostNames
     cors_origins: Origins
@@ -111,9 +112,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
-    subscriber: Annotated[int, Meta(ge=1, le=9)]
+    subscribers: Annotated[int, Meta(ge=1, le=99)]
+    subscriber: Annotated[int, Meta(ge=1, le=999)]
     subscriber_base_port: BasePort
+    subscriber_port: PortOrNone
     stream_base_port: BasePort
+    stream_port: PortOrNone
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
@@ -139,7 +143,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def topics(self) -> tuple[str, ...]:
         """Every topic, in the order of the data."""
-        return (self.emoji_topic, self.main_topic, *CLUSTER_TOPICS, REGISTRY_TOPIC)
+        return (self.emoji_topic, self.main_topic, *self.cluster_topics, REGISTRY_TOPIC)
+
+    @property
+    def cluster_topics(self) -> tuple[str, ...]:
+        """The topic of each cluster."""
+        return tuple(f"cluster{number}-emoji-topic" for number in range(1, self.clusters + 1))
 
     @property
     def bootstrap_servers(self) -> list[str]:
@@ -174,21 +183,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC. Raises SettingError if it is not set."""
         if not self.cluster_topic:
-            raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(CLUSTER_TOPICS)}")
+            raise SettingError(f"CLUSTER_TOPIC is not set: expected one of {', '.join(self.cluster_topics)}")
         return self.cluster_topic
 
     @property
     def cluster(self) -> int:
         """Number of the cluster that CLUSTER_TOPIC belongs to, from 1. Raises SettingError if it is not set."""
-        return CLUSTER_TOPICS.index(self.required_cluster_topic()) + 1
-
-    def subscriber_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of one subscriber of a cluster; subscribers count from 1."""
-        return self.subscriber_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
-
-    def stream_port(self, cluster_topic: str, subscriber: int) -> int:
-        """TCP port of the event streams of one subscriber of a cluster."""
-        return self.stream_base_port + 10 * CLUSTER_TOPICS.index(cluster_topic) + subscriber
+        return self.cluster_topics.index(self.required_cluster_topic()) + 1
 
     @property
     def environment(self) -> dict[str, str]:
@@ -219,7 +220,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     if INSTALLED:
         texts["DATA_DIR"] = str(HOME_DIR)
     given = {name: environ[name] for name in NAMES if name in environ}
-    # A process that another one of ours has started finds every setting in its environment.
+    # One of our processes may have started this one. Then every setting is in the environment, and .env is not needed.
     if not given.keys() >= set(SETTING_NAMES):
         texts |= _with_secrets(_local())
     texts |= _with_secrets(given)
@@ -235,6 +236,18 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
         named[name] = value
     texts |= _with_secrets(named)
     settings = Settings(**{name.lower(): _value(name, texts.get(name)) for name in SETTING_NAMES})
+    if settings.cluster_topic not in ("", *settings.cluster_topics):
+        raise SettingError(
+            f"CLUSTER_TOPIC={settings.cluster_topic!r}: expected one of {', '.join(settings.cluster_topics)}"
+        )
+    last = 10 * (settings.clusters - 1) + settings.subscribers
+    for name, port in (
+        ("SUBSCRIBER_BASE_PORT", settings.subscriber_base_port + last),
+        ("STREAM_BASE_PORT", settings.stream_base_port + last),
+        ("METRICS_BASE_PORT", settings.metrics_base_port + settings.clusters),
+    ):
+        if port > MAX_PORT:
+            raise SettingError(f"{name}: expected ports to {MAX_PORT} for all CLUSTERS and SUBSCRIBERS, got {port}")
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
     _ = settings.push_key, settings.trusted_networks, _networks("CLIENT_NETWORKS", settings.client_networks)
@@ -329,13 +342,5 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
 
 
 def _refusal(name: str, text: str) -> SettingError:
-    kind = inspect.type_info(FIELDS[name])
-    if isinstance(kind, inspect.LiteralType):
-        expected = f"one of {', '.join(str(value) for value in kind.values if value != '')}"
-    elif isinstance(kind, inspect.IntType | inspect.FloatType):
-        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
-        least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
-        expected = f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
-    else:
-        expected = (getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8")
-    return SettingError(f"{name}={'...' if name in SECRETS else repr(text)}: expected {expected}")
+    shown = "..." if name in SECRETS else repr(text)
+    return SettingError(f"{name}={shown}: expected {expectation(FIELDS[name])}")

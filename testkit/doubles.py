@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from emostream.discovery import Directory, SubscriberState
+from emostream.discovery import Directory, SubscriberStatus
 from emostream.ingest.producer import BufferFull, Receipt
+from emostream.roles import Role
 
 
 class FakeDirectory(Directory):
     """Knows these subscribers and asks nobody."""
 
-    def __init__(self, *found: SubscriberState) -> None:
-        self._found = list(found)
-
-    def now(self) -> list[SubscriberState]:
-        return self._found
+    def __init__(self, known: dict[Role, SubscriberStatus | None] | None = None) -> None:
+        self._status = known or {}
 
 
 class FakeProducer:

@@ -23,7 +23,6 @@ from kafka.errors import KafkaError
 
 from emostream.kafka_security import kafka_python_options
 from emostream.operate.java import java
-from emostream.operate.kafka import new_cluster_id
 from emostream.settings import load
 from testkit.broker import Broker
 from testkit.scripts import running
@@ -159,7 +158,7 @@ def secured_broker(directory: Path, protocol: str, advertised: str = "") -> Iter
         advertised=advertised or f"localhost:{port}",
     ) + (SCRAM.format(password=ADMIN_PASSWORD) if scram else MUTUAL))  # fmt: skip
     run = [java(), "-Xmx400m", "-XX:-UsePerfData", "-cp", str(directory / "jars" / "broker" / "*")]
-    made = ["--cluster-id", new_cluster_id(), "--config", str(properties)]
+    made = ["--cluster-id", "EmoStreamTestClusterAA", "--config", str(properties)]
     if scram:
         made += ["--add-scram", f"SCRAM-SHA-512=[name=admin,password={ADMIN_PASSWORD}]"]
     format_storage = [*run, "kafka.tools.StorageTool", "format", *made]

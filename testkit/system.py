@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from emostream import roles
 from emostream.operate.supervisor import Supervisor
-from emostream.settings import CLUSTER_TOPICS, Settings
+from emostream.settings import Settings
 from testkit.http_calls import call
 from testkit.http_servers import HttpClient, http_client
 from testkit.processes import cpu_seconds_of, number_in_proc, tree
@@ -83,9 +84,9 @@ def registered_clients(settings: Settings) -> Iterator[dict[str, HttpClient]]:
     """By cluster topic, a client of the first subscriber of each cluster."""
     with ExitStack() as stack:
         clients = {}
-        for topic in CLUSTER_TOPICS:
+        for cluster, topic in enumerate(settings.cluster_topics, 1):
             client = clients[topic] = stack.enter_context(http_client())
-            url = f"http://{settings.client_host}:{settings.subscriber_port(topic, 1)}"
+            url = f"http://{settings.client_host}:{roles.subscriber(settings, cluster, 1).port}"
             status, body = call(f"{url}/register", {"client_url": client.url})
             assert status == 200, f"{url}/register: {body}"
             stack.callback(call, f"{url}/deregister", {"client_url": client.url})

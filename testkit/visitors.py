@@ -18,8 +18,9 @@ from contextlib import suppress
 
 import requests
 
+from emostream import roles
 from emostream.broker import consumer, partitions
-from emostream.settings import CLUSTER_TOPICS, SUBSCRIBERS_PER_CLUSTER, Settings
+from emostream.settings import Settings
 from testkit.http_calls import call
 from testkit.http_servers import HttpClient, http_client
 
@@ -28,11 +29,6 @@ STREAM_STAYS = (1.0, 30.0)
 READ_TIMEOUT_SECONDS = 40.0  # a living stream says something every 15 s
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: the connection ends with a RST
 STREAM_REQUEST = b"GET /stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
-
-
-def subscribers() -> list[tuple[str, int]]:
-    """Every (cluster topic, number)."""
-    return [(topic, number) for topic in CLUSTER_TOPICS for number in range(1, SUBSCRIBERS_PER_CLUSTER + 1)]
 
 
 class Clients:
@@ -58,7 +54,7 @@ class Clients:
 
     def _come_and_go(self, chance: random.Random) -> None:
         while not self._done.is_set():
-            port = self._settings.subscriber_port(*chance.choice(subscribers()))
+            port = chance.choice(roles.subscribers(self._settings)).port
             url = f"http://{self._settings.client_host}:{port}"
             with http_client() as client:
                 try:
@@ -116,7 +112,7 @@ class Streams:
 
     async def _come_and_go(self) -> None:
         while True:
-            port = self._settings.stream_port(*self._chance.choice(subscribers()))
+            port = self._chance.choice(roles.subscribers(self._settings)).addresses[1].port
             try:
                 reader, writer = await asyncio.open_connection(self._settings.client_host, port)
             except OSError:
@@ -144,9 +140,10 @@ class Streams:
 class StreamWitness:
     """One stream of a subscriber from its beginning to its end: `events` that its counts stand for."""
 
-    def __init__(self, settings: Settings, topic: str) -> None:
+    def __init__(self, settings: Settings, cluster: int) -> None:
         self.events = 0
-        self._url = f"http://{settings.client_host}:{settings.stream_port(topic, 1)}/stream"
+        port = roles.subscriber(settings, cluster, 1).addresses[1].port
+        self._url = f"http://{settings.client_host}:{port}/stream"
         self._last_id = ""
         self._done = threading.Event()
         self.open = threading.Event()

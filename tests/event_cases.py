@@ -91,9 +91,9 @@ NO_EVENTS = [
     EventCase("a boolean as emoji", record("true"), refusal="emoji_type: expected str, got bool"),
     EventCase("an object as emoji", record('{"a": "b"}'), refusal="emoji_type: expected str, got object"),
     EventCase("an array as emoji", record('["x"]'), refusal="emoji_type: expected str, got array"),
-    EventCase("an empty emoji", record('""'), refusal="emoji_type: expected 1 to 64 bytes, got an empty string"),
-    EventCase("spaces as emoji", record('"  "'), refusal="emoji_type: expected 1 to 64 bytes, got an empty string"),
-    EventCase("other spaces", record('"\u00a0\u3000"'), refusal="emoji_type: expected 1 to 64 bytes, got an empty"),
+    EventCase("an empty emoji", record('""'), refusal="emoji_type: expected a text that is not blank, got ''"),
+    EventCase("spaces as emoji", record('"  "'), refusal="emoji_type: expected a text that is not blank, got '  '"),
+    EventCase("other spaces", record('"\u00a0\u3000"'), refusal="emoji_type: expected a text that is not blank"),
     EventCase("65 bytes", record(f'"{"6" * 65}"'), refusal="emoji_type: expected 1 to 64 bytes, got 65"),
     EventCase("68 bytes of 17 emojis", record(f'"{"😊" * 17}"'), refusal="emoji_type: expected 1 to 64 bytes, got 68"),
     EventCase("an escape sequence", record(r'"\u001b[2J"'), refusal="no control characters, got U.001B"),
@@ -115,7 +115,7 @@ NO_EVENTS = [
 # Our app never writes these, and they do no harm on a screen. To exclude them, Spark would have to look closer at every
 # record.
 ONLY_SPARK_TAKES = [
-    EventCase("an empty user", record(user_id='""'), "🔥", refusal="user_id: expected 1 to 64 bytes"),
+    EventCase("an empty user", record(user_id='""'), "🔥", refusal="user_id: expected a text that is not blank"),
     EventCase("a number as user", record(user_id="5"), "🔥", refusal="user_id: expected str, got int"),
     EventCase("a user that is no UTF-8", record(user_id='"@"').replace(b"@", b"\xff"), "🔥", refusal="in UTF-8"),
     EventCase("a time that is none", record(timestamp='"t"'), "🔥", refusal="timestamp: expected ISO 8601"),

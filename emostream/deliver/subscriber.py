@@ -93,7 +93,7 @@ class Subscriber:
             "available_slots": self.clients.free_slots(),
             "cluster_topic": settings.required_cluster_topic(),
             "subscriber": settings.subscriber,
-            "stream_port": settings.stream_port(settings.required_cluster_topic(), settings.subscriber),
+            "stream_port": roles.subscriber(settings, settings.cluster, settings.subscriber).addresses[1].port,
             "streams": streams,
             "available_streams": max(0, self._streams.max_streams - streams),
             "clients": sorted(self.clients.all()),

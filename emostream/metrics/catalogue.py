@@ -137,12 +137,6 @@ DELIVER: Stage = {
     "tap_to_screen": _seconds("deliver_tap_to_screen", "Time from a tap's acceptance to the client's 2xx", TAP_BUCKETS),
     "stream": _seconds("deliver_stream", "Time from a count's record to its event on all streams", TAP_BUCKETS),
 }
-RECEIVE: Stage = {
-    "shown": _counter("receive_shown", "Records printed"),
-    "repeats": _counter("receive_repeats", "Records that arrived a second time and were not printed"),
-    "sent": _counter("receive_sent", "Taps that the app accepted"),
-    "failed": _counter("receive_failed", "Taps that the app did not accept"),
-}
 # The names are prometheus-client's; the numbers here include the children of the process.
 PROCESS: Stage = {
     "cpu": Series("process_cpu_seconds_total", "counter", "CPU time of the process and its children"),
@@ -153,4 +147,4 @@ PROCESS: Stage = {
     "max_fds": Series("process_max_fds", "gauge", "File descriptors that the process can open"),
 }
 BUILD = Series("emostream_build_info", "gauge", "Always 1; the label is the version", "version", __version__)
-STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, RECEIVE, PROCESS, {"build": BUILD})
+STAGES: tuple[Stage, ...] = (INGEST, SUPERVISED, AGGREGATE, ROUTE, DELIVER, PROCESS, {"build": BUILD})

@@ -8,15 +8,15 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pwd import getpwuid
+from typing import NoReturn
 
 from emostream.operate.java import java_problem
 from emostream.operate.kafka import ensure_jars, prepare_brokers
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
-from emostream.operate.terminal import OperatingError, ProgressLine, follow, say
+from emostream.operate.terminal import SHOWN_LINES, OperatingError, ProgressLine, say
 from emostream.process import Log, StopFlag, bound_socket, end_with_reader, own_directory, stop_on_signals
 from emostream.roles import Role, brokers, roles
 from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, from_environment
@@ -25,8 +25,8 @@ from emostream.topics import create_topics
 CLIENT_COMMAND = "emostream client" if INSTALLED else ".venv/bin/python client.py"
 MIN_OPEN_FILES = 1024
 READY_SECONDS = 120.0
-RESTART_SECONDS = 3.0
-MAX_RESTARTS = 3  # while `up` waits; one may be chance, for example on a machine that is busy with starting
+RESTART_SECONDS = 3.0  # an ended process that should run is started again sooner than that
+MAX_RESTARTS = 3  # while `up` waits; a process may fail once because the machine is busy with starting the others
 
 
 def setup(settings: Settings) -> int:
@@ -73,17 +73,14 @@ def run(settings: Settings) -> int:
         if joins:
             say("EmoStream was running already; this client joins it, and leaves it running.")
         else:
-            say(
-                "EmoStream is ready. This is the client: it sends 100 emojis and shows the crowd's. "
-                "Ctrl-C stops everything."
-            )
+            say("EmoStream is ready. This client sends 100 emojis and shows the crowd's. Ctrl-C stops everything.")
         return run_client(settings)
 
 
 def run_client(settings: Settings) -> int:
     """Run the client in this terminal until it ends or a signal comes; return its exit status."""
     stop = StopFlag()
-    stop.listen(patient=True)  # a second Ctrl-C ends the client, which gets it too, and what comes after is ours
+    stop.listen(patient=True)  # a second Ctrl-C ends the client, but not this process: it must still stop the others
     command = [sys.executable, "-m", "emostream", "client"]
     with subprocess.Popen(command, env=settings.environment) as client:
         while client.poll() is None and not stop.wait(0.1):
@@ -116,19 +113,20 @@ def status(settings: Settings) -> int:
     return 0 if all(one.ready for one in processes) else 1
 
 
-def logs(settings: Settings, name: str = "") -> int:
-    """Follow the log of one process, or of all."""
+def logs(settings: Settings, name: str = "") -> NoReturn:
+    """Show the end of the log of one process, or of all, and what is added, until interrupted."""
     directory = settings.data_path / "log"
     paths = sorted(path for path in directory.glob("*.log") if name in ("", path.stem))
     if not paths:
         raise OperatingError(
             f"There is no log of {name or 'any process'} in {directory}; {START_COMMAND} status names the processes."
         )
-    return follow(paths)
+    end_with_reader()
+    os.execvp("tail", ["tail", "-n", str(SHOWN_LINES), "-F", *map(str, paths)])  # noqa: S606 - no shell is wanted
 
 
 def install(settings: Settings) -> None:
-    """Fetch the jars if they are missing. Raises OperatingError, also if this machine lacks something."""
+    """Fetch the jars if they are missing. Raises OperatingError, also if Kafka or Spark cannot run here."""
     if problem := java_problem() or system_problem():
         raise OperatingError(problem)
     ensure_jars(settings)
@@ -151,10 +149,10 @@ def system_problem() -> str | None:
 
 @contextmanager
 def one_at_a_time(settings: Settings) -> Iterator[None]:
-    """Let calls that set up or start the system of one DATA_DIR do so one after the other. Raises SettingError."""
+    """Let only one call at a time set up or start what is in DATA_DIR. Raises SettingError."""
     try:
         settings.data_path.mkdir(parents=True, exist_ok=True)
-        directory = os.open(settings.data_path, os.O_RDONLY)  # children do not inherit it, nor the lock
+        directory = os.open(settings.data_path, os.O_RDONLY)  # a child process does not inherit it
     except OSError as error:
         raise SettingError(f"DATA_DIR={settings.data_dir!r}: expected a directory to write in ({error})") from None
     try:
@@ -169,7 +167,7 @@ def one_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 def start(settings: Settings, wanted: Sequence[Role]) -> None:
-    """Start what does not run yet of `wanted`, and return when all of it is ready.
+    """Start each process of `wanted` that does not run, and return when all are ready.
 
     Raises OperatingError or SettingError.
     """
@@ -190,7 +188,7 @@ def start(settings: Settings, wanted: Sequence[Role]) -> None:
     if any(role.name not in running for role in kafka):
         prepare_brokers(settings)
     supervisor.launch(stop)
-    # All at once, so that the slow starts overlap: each process waits for the broker and its topics by itself.
+    # Start all together to save time: each process waits for the broker and its topics by itself.
     supervisor.start(role.name for role in wanted)
     await_ready(supervisor, kafka, stop)
     if wanted == kafka:
@@ -201,27 +199,30 @@ def start(settings: Settings, wanted: Sequence[Role]) -> None:
 
 
 def check_ports(wanted: Iterable[Role]) -> None:
-    """Raise SettingError if a port that one of these processes needs is taken."""
+    """Raise SettingError if a port that one of these processes needs is taken, or two of them need it."""
+    users: dict[int, Role] = {}
     for role in wanted:
         for address in role.addresses:
+            other = users.setdefault(address.port, role)
+            if other is not role:
+                raise SettingError(
+                    f"{address.setting}: {other.name} and {role.name} would both listen on port {address.port}; "
+                    "choose other ports, or fewer CLUSTERS or SUBSCRIBERS"
+                )
             bound_socket(address.host, address.port, address.setting).close()
 
 
 def await_ready(supervisor: Supervisor, wanted: Sequence[Role], stop: StopFlag) -> None:
     """Return when all are ready. Raises OperatingError, with the end of the log, if one fails or takes too long."""
     names = [role.name for role in wanted]
-    restarts = {process.name: process.restarts for process in supervisor.processes(find_reasons=False)}
-    ended: dict[str, float] = {}  # since when
+    earlier = {process.name: process.restarts for process in supervisor.processes(find_reasons=False)}
     with ProgressLine() as line:
         while not stop.requested:
             processes = [process for process in supervisor.processes() if process.name in names]
-            now = time.monotonic()
-            ended = {process.name: ended.get(process.name, now) for process in processes if process.pid == 0}
             for process in processes:
-                again = process.restarts - restarts.get(process.name, 0)
-                if _failed(process, now - ended.get(process.name, now), again):
-                    tail = supervisor.log_tail(process.name)
-                    raise OperatingError(f"{process.name} failed; the end of its log:\n{tail}")
+                name = process.name
+                if _failed(process, process.restarts - earlier.get(name, 0)):
+                    raise OperatingError(f"{name} failed; the end of its log:\n{supervisor.log_of(name)}")
             waiting = [process for process in processes if not process.ready]
             if processes and not waiting:
                 return
@@ -229,7 +230,7 @@ def await_ready(supervisor: Supervisor, wanted: Sequence[Role], stop: StopFlag) 
                 first = waiting[0]
                 raise OperatingError(
                     f"{first.name} was not ready after {READY_SECONDS:g} s ({first.reason or first.state.lower()}); "
-                    f"the end of its log:\n{supervisor.log_tail(first.name)}"
+                    f"the end of its log:\n{supervisor.log_of(first.name)}"
                 )
             shown = ", ".join(process.name for process in waiting[:2]) + (", ..." if len(waiting) > 2 else "")
             ready = len(names) - len(waiting)
@@ -238,8 +239,8 @@ def await_ready(supervisor: Supervisor, wanted: Sequence[Role], stop: StopFlag) 
     raise OperatingError("stopped while starting")
 
 
-def _failed(process: SupervisedProcess, ended_seconds: float, restarts: int) -> bool:
+def _failed(process: SupervisedProcess, restarts: int) -> bool:
     """Whether a process has failed for good."""
-    # EXITED is also the state of a process for a moment before supervisor starts it again.
-    exited = process.state == "EXITED" and ended_seconds > RESTART_SECONDS
+    # A process is EXITED also for a moment before supervisor restarts it.
+    exited = process.state == "EXITED" and process.ended_seconds > RESTART_SECONDS
     return exited or process.state in ("FATAL", "UNKNOWN") or restarts >= MAX_RESTARTS

@@ -1,8 +1,8 @@
-"""JAVA_HOME, PATH or /usr/lib/jvm → the java command that Kafka and Spark run on, or what is wrong with it.
+"""JAVA_HOME, PATH and /usr/lib/jvm → the java command for Kafka and Spark, or what is wrong with it.
 
 usage: python -m emostream.operate.java        exit status 1 and one sentence if there is no recent Java
 
-Needs nothing but the standard library: start.sh calls it before anything is installed.
+It needs only the standard library, because start.sh calls it before anything is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOW_TO_INSTALL = (
 
 
 def java() -> str:
-    """Return the java command: that of JAVA_HOME; else that on PATH if it is recent; else the newest there is."""
+    """Return the java command of JAVA_HOME; if unset, the one on PATH if it is recent, else the newest there is."""
     if home := os.environ.get("JAVA_HOME"):
         return str(Path(home) / "bin" / "java")
     on_path = shutil.which("java")
@@ -34,7 +34,7 @@ def java() -> str:
 
 
 def java_environment() -> dict[str, str]:
-    """Return the variables that make a process and its Spark use the same Java, with file names in UTF-8."""
+    """Return variables for a process: they name the Java that it and Spark use, and make file names UTF-8."""
     command = Path(java())
     home = {"JAVA_HOME": str(command.parent.parent)} if command.is_relative_to(INSTALLED_HERE) else {}
     return {"JAVA": str(command), "LC_ALL": "C.UTF-8"} | home
@@ -46,18 +46,15 @@ def java_problem() -> str | None:
     version = _major_version(command)
     if version >= OLDEST:
         return None
+    found = f"is Java {version}" if version else "does not run as Java"
     if home := os.environ.get("JAVA_HOME"):
-        found = f"it has Java {version}" if version else "its bin/java does not run"
-        return f"JAVA_HOME={home} holds no Java {OLDEST} or later, as Kafka and Spark need: {found}. Change it."
-    if not shutil.which(command):
-        return f"Java {OLDEST} or later is needed, and there is no Java. {HOW_TO_INSTALL}"
-    if not version:
-        return f"Java {OLDEST} or later is needed, and {command} does not run as Java. {HOW_TO_INSTALL}"
-    return f"Java {OLDEST} or later is needed, and {command} is Java {version}. {HOW_TO_INSTALL}"
+        return f"JAVA_HOME={home} holds no Java {OLDEST} or later, which Kafka and Spark need: {command} {found}."
+    found = f"{command} {found}" if shutil.which(command) else "there is no Java"
+    return f"Java {OLDEST} or later is needed, and {found}. {HOW_TO_INSTALL}"
 
 
 def _major_version(command: str) -> int:
-    """Return 17 for Java 17, 8 for 1.8, and 0 for what is no Java."""
+    """Return 17 for Java 17, 8 for 1.8, and 0 for another program."""
     try:
         shown = subprocess.run([command, "-version"], capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):

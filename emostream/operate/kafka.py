@@ -1,37 +1,34 @@
-"""What Kafka needs here: the jars from Maven Central, and the properties and the storage of each broker.
+"""config/ivy.xml → the jars in DATA_DIR; config/kafka.properties → the properties and the storage of each broker.
 
-Every path that Java gets is relative to DATA_DIR, so that DATA_DIR may have characters that mean something to Java.
+Each path that Java gets is relative to DATA_DIR, because DATA_DIR may have characters that mean something to Java.
 """
 
 from __future__ import annotations
 
-import base64
+import secrets
 import shutil
 import subprocess
 import time
-import uuid
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from emostream.operate.java import java, java_environment
-from emostream.operate.terminal import OperatingError, ProgressLine, say
+from emostream.operate.terminal import OperatingError, ProgressLine, log_tail, say
 from emostream.process import MARK, fresh_directory, own_directory
 from emostream.roles import brokers
 from emostream.settings import CONFIG_DIR, SettingError, Settings
 
 IVY_FILE = CONFIG_DIR / "ivy.xml"
-SHOWN_LOG_LINES = 15
 NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost", "certificat")
-WHAT = "fetching the Kafka broker and Spark's connector"
+FETCHING = "fetching the Kafka broker and Spark's connector"
 
 
 def ensure_jars(settings: Settings) -> None:
-    """Fetch the jars into DATA_DIR/jars unless those that config/ivy.xml names are there. Raises OperatingError."""
+    """Fetch the jars that config/ivy.xml names into DATA_DIR/jars if they are missing. Raises OperatingError."""
     jars, data = settings.data_path / "jars", settings.data_path
-    # The copy of ivy.xml comes last, so whoever finds it there finds all that it names.
+    # ivy.xml is copied last. If it is there, all jars are.
     complete = jars / IVY_FILE.name
     if complete.exists() and complete.read_bytes() == IVY_FILE.read_bytes():
         return
@@ -48,14 +45,14 @@ def ensure_jars(settings: Settings) -> None:
 
 
 def _fetch(settings: Settings, directory: Path, log: Path) -> None:
-    """Run the Ivy that pyspark brings."""
+    """Run Ivy, which comes with pyspark."""
     pyspark = find_spec("pyspark")  # does not import it, which takes a second
     if pyspark is None or pyspark.origin is None:
         raise OperatingError("pyspark is not installed: install EmoStream with what it requires")
     command = [
         java(), "-XX:-UsePerfData", *proxy_options(), f"-Divy.default.ivy.user.dir={directory / 'cache'}",
         "-jar", str(next((Path(pyspark.origin).parent / "jars").glob("ivy-2*.jar"))), "-ivy", str(IVY_FILE),
-        # A cache of its own: Ivy fails on one that others have half filled.
+        # Not the cache in the home directory: Ivy fails if another program has filled that one only in part.
         "-cache", "cache", "-retrieve", "[conf]/[artifact]-[revision](-[classifier]).[ext]",
     ]  # fmt: skip
     environment = settings.environment | java_environment()
@@ -68,17 +65,17 @@ def _fetch(settings: Settings, directory: Path, log: Path) -> None:
     ):
         try:
             while running.poll() is None:
-                line.show(f"{WHAT}: {line.seconds} s, {_megabytes(directory)} MB")
+                line.show(f"{FETCHING} ({line.seconds} s)")
                 time.sleep(0.2)
         finally:
             running.terminate()
     if running.returncode != 0:
         raise OperatingError(_failure(log))
-    say(f"  {WHAT}: done in {line.seconds} s")
+    say(f"  {FETCHING}: done in {line.seconds} s")
 
 
 def proxy_options() -> list[str]:
-    """Return the proxies that this environment names (https_proxy and its kin), as Java wants to be told."""
+    """Return the proxies of the environment (https_proxy and the like) as options of Java."""
     named = getproxies()
     options = [f"-Dhttp.nonProxyHosts={named['no'].replace(',.', '|*.').replace(',', '|')}"] if "no" in named else []
     for scheme in {"http", "https"} & set(named):
@@ -88,27 +85,15 @@ def proxy_options() -> list[str]:
     return options
 
 
-def _megabytes(directory: Path) -> int:
-    total = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):  # Ivy has moved it meanwhile
-            total += path.stat().st_size
-    return total // 1_000_000
-
-
 def _failure(log: Path) -> str:
     text = log.read_text(errors="replace")
-    shown = "\n".join(f"    {line}" for line in text.splitlines()[-SHOWN_LOG_LINES:])
     if "No space left" in text:
-        cause = f"the disk of {log.parent.parent} is full. Make room, then run this again."
+        advice = f"the disk of {log.parent.parent} is full. Make room, then run this again."
     elif any(word in text.lower() for word in NETWORK_WORDS):
-        cause = (
-            "the download did not come through. Check the network, the proxy and the certificates, then run this "
-            f"again. Log: {log}"
-        )
+        advice = f"Check the network, the proxy and the certificates, then run this again. Log: {log}"
     else:
-        cause = f"see {log}. Mend the cause, then run this again."
-    return f"{shown}\n{WHAT} failed: {cause}"
+        advice = f"see {log}. Mend the cause, then run this again."
+    return f"{log_tail(log)}\n{FETCHING} failed: {advice}"
 
 
 def prepare_brokers(settings: Settings) -> None:
@@ -125,7 +110,8 @@ def prepare_brokers(settings: Settings) -> None:
     shutil.copy(CONFIG_DIR / "kafka-log4j2.properties", directory / "log4j2.properties")
     cluster_id = directory / "cluster.id"
     if not cluster_id.exists():
-        cluster_id.write_text(new_cluster_id())
+        # Kafka wants 16 bytes in base64. The command below would take one that begins with - for an option.
+        cluster_id.write_text("E" + secrets.token_urlsafe(16)[1:])
     voters = ",".join(f"{role.number}@{role.addresses[1]}" for role in brokers(settings))
     for role in brokers(settings):
         values = {
@@ -151,10 +137,3 @@ def prepare_brokers(settings: Settings) -> None:
         )  # fmt: skip
         if formatted.returncode != 0:
             raise OperatingError(f"the broker's storage could not be formatted: {formatted.stderr or formatted.stdout}")
-
-
-def new_cluster_id() -> str:
-    """Return a random id as Kafka makes them: 16 bytes in base64, of which the first character is no `-`."""
-    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass  # the command that formats the storage would take it for an option
-    return made

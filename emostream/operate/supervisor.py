@@ -1,13 +1,16 @@
-"""The supervisord of one DATA_DIR: start it and its processes, ask how they are, stop them."""
+"""The table of processes → a supervisord in DATA_DIR: start it and its processes, ask how they are, stop them."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
@@ -17,7 +20,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from emostream.metrics.catalogue import SUPERVISED
 from emostream.metrics.counters import Metrics, Samples
 from emostream.operate.java import java_environment
-from emostream.operate.terminal import OperatingError, ProgressLine
+from emostream.operate.terminal import OperatingError, ProgressLine, log_tail
 from emostream.process import Log, StopFlag, own_directory, why_not_ready
 from emostream.roles import STOP_ORDER, Role, roles
 from emostream.settings import INSTALLED, PROJECT_DIR, Settings
@@ -25,15 +28,14 @@ from emostream.topics import broker_answers
 
 # STARTING is supervisor's first two seconds, in which an exit counts as a failed start.
 RUNNING = ("RUNNING", "STARTING")
-SHOWN_LOG_LINES = 20
 # The longest path of a Unix socket has 107 bytes. supervisord makes it with its process id behind the name.
 MAX_SOCKET_PATH = 107 - len(".4194304")
 # Settings that differ between the processes of one system.
 OF_ONE_PROCESS = ("CLUSTER_TOPIC", "SUBSCRIBER", "PORT")
 
-# To supervisord, % and quotes in a path mean something. So it runs in DATA_DIR and every path is relative to that, or
-# in a variable that the shell of a process expands.
-HEAD = """\
+# In a path, % and quotes mean something to supervisord. So it runs in DATA_DIR, and each path is relative to that or in
+# a variable that the shell expands.
+MAIN_SECTIONS = """\
 [unix_http_server]
 file=run/supervisor.sock
 chmod=0700
@@ -46,18 +48,19 @@ logfile=log/supervisord.log
 pidfile=run/supervisord.pid
 childlogdir=log
 """
-GROUP = """
+GROUP_SECTION = """
 [group:{kind}]
 programs={names}
 priority={priority}
 """
-# A process that exits is started again, after growing pauses if it fails at once, until it has failed ten times in a
-# row.
-PROGRAM = """
+# supervisord restarts a process that exits, but not after status 2: its settings cannot be used. It does restart after
+# 3, "replaced by another process", because a process that was only held up for too long ends with 3, too. If one exits
+# within startsecs, supervisord waits longer before each restart, and gives up after the tenth.
+PROGRAM_SECTION = """
 [program:{name}]
 command=/bin/sh -c '{command}'
 autostart=false
-autorestart={autorestart}
+autorestart=unexpected
 exitcodes=2
 startsecs=2
 startretries=10
@@ -68,41 +71,37 @@ stdout_logfile=log/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """
-BROKER = (
+BROKER_COMMAND = (
     'exec "$JAVA" -Xms128m -Xmx512m -XX:+UseG1GC -XX:-UsePerfData -Dlog4j2.configurationFile=kafka/log4j2.properties'
     ' -cp "jars/broker/*" kafka.Kafka kafka/broker_{number}.properties'
 )
-STAGE = 'cd "$DIRECTORY" && exec "$PYTHON" -m emostream {arguments}'
+STAGE_COMMAND = 'cd "$DIRECTORY" && exec "$PYTHON" -m emostream {arguments}'
 BROKER_STOP_SECONDS = 30
 
 
 def configuration(settings: Settings) -> str:
     """Return the text of supervisord's configuration file for the table of processes."""
     table = roles(settings)
-    kinds = [kind for kind in STOP_ORDER if any(role.kind == kind for role in table)]
-    groups = [
-        # Supervisor stops what has the highest priority first.
-        GROUP.format(kind=kind, names=",".join(role.name for role in table if role.kind == kind), priority=priority)
-        for priority, kind in zip(range(len(kinds), 0, -1), kinds, strict=True)
-    ]
-    return HEAD + "".join(groups) + "".join(_program(role, settings) for role in table)
+    text = MAIN_SECTIONS
+    # supervisord stops the group with the highest priority first.
+    for priority, kind in enumerate(reversed(STOP_ORDER), start=1):
+        if names := ",".join(role.name for role in table if role.kind == kind):
+            text += GROUP_SECTION.format(kind=kind, names=names, priority=priority)
+    return text + "".join(_program(role, settings) for role in table)
 
 
 def _program(role: Role, settings: Settings) -> str:
     if role.kind == "kafka":
-        command, autorestart, stop_seconds = BROKER.format(number=role.number), "true", BROKER_STOP_SECONDS
+        command, stop_seconds = BROKER_COMMAND.format(number=role.number), BROKER_STOP_SECONDS
     else:
-        command = STAGE.format(arguments=" ".join(role.arguments))
-        # Not after exit status 2, which means a setting that cannot be used. But after 3: a process that was held up
-        # for longer than a transaction may take cannot tell that from being replaced.
-        autorestart = "unexpected"
-        # Longer than DRAIN_SECONDS, so that what a process has accepted goes out first.
+        command = STAGE_COMMAND.format(arguments=" ".join(role.arguments))
+        # Longer than DRAIN_SECONDS, so that a process can send what it has accepted.
         stop_seconds = round(settings.drain_seconds + settings.batch_seconds + 15)
-    return PROGRAM.format(name=role.name, command=command, autorestart=autorestart, stop_seconds=stop_seconds)
+    return PROGRAM_SECTION.format(name=role.name, command=command, stop_seconds=stop_seconds)
 
 
 class SupervisedProcess(msgspec.Struct, frozen=True):
-    """One line of `status`. `reason` says why a process is not ready; it is None for one that is, or does not run."""
+    """One line of `status`. `reason` says why a running process is not ready."""
 
     name: str
     state: str
@@ -111,10 +110,11 @@ class SupervisedProcess(msgspec.Struct, frozen=True):
     restarts: int
     ready: bool = False
     reason: str | None = None
+    ended_seconds: int = 0  # how long ago it ended
 
     @property
     def running(self) -> bool:
-        """Whether supervisor has it running."""
+        """Whether it runs."""
         return self.state in RUNNING
 
 
@@ -127,19 +127,19 @@ class Supervisor:
         self._socket = self._data / "run" / "supervisor.sock"
         self._settings_file = self._data / "run" / "settings.json"
         if self.running():
-            # The settings that the processes were started with, whatever this call was given. Another version of
-            # EmoStream may have others; then this call's settings are enough to stop its processes.
+            # Use the settings that the processes were started with. Those of another version of EmoStream may not be
+            # readable; this call's are enough to stop its processes.
             with suppress(msgspec.ValidationError):
                 self._settings = msgspec.json.decode(self._settings_file.read_bytes(), type=Settings)
         self._roles = {role.name: role for role in roles(self._settings)}
 
     @property
     def _rpc(self) -> Any:
-        # A new one for each call: supervisor's transport cannot be used again after a refused connection.
+        # Each call makes its own: supervisor's transport cannot be used again after a refused connection.
         return ServerProxy("http://localhost", SupervisorTransport(None, None, f"unix://{self._socket}")).supervisor
 
     def differing_settings(self, settings: Settings) -> list[str]:
-        """Return the names of settings that are not what the processes were started with."""
+        """Return the names of the settings whose values are different in the running processes."""
         ours, theirs = msgspec.to_builtins(settings), msgspec.to_builtins(self._settings)
         return [name for name in ours if ours[name] != theirs[name] and name not in OF_ONE_PROCESS]
 
@@ -165,7 +165,7 @@ class Supervisor:
         self._settings_file.touch(mode=0o600)  # it holds keys and secrets
         self._settings_file.write_bytes(msgspec.json.encode(self._settings))
         (run / "supervisord.conf").write_text(configuration(self._settings))
-        # Where the processes find the package: a checkout, or anywhere if it is installed.
+        # Processes find the package in a checkout by their directory; an installed one they find from anywhere.
         directory = str(self._data if INSTALLED else PROJECT_DIR)
         variables = {"DATA_DIR": str(self._data), "DIRECTORY": directory, "PYTHON": sys.executable}
         started = subprocess.run(
@@ -193,22 +193,19 @@ class Supervisor:
         self._rpc.stopProcess(_namespec(self._roles[name]), True)
 
     def shutdown(self) -> None:
-        """Stop everything in the order of the data, then supervisord. A process that takes too long is killed.
-
-        Two calls at the same time both return when all is stopped.
-        """
+        """Stop everything in the order of the data, then supervisord. A process that takes too long is killed."""
         with suppress(FileNotFoundError, ValueError), ProgressLine() as line:
             pid = int((self._data / "run" / "supervisord.pid").read_text())
-            with suppress(OSError, Fault):  # the other call was faster
+            with suppress(OSError, Fault):  # another call has stopped it already
                 self._rpc.shutdown()
-            while _alive(pid):
+            while Path("/proc", str(pid)).exists():
                 line.show(f"stopping ({line.seconds} s)")
                 time.sleep(0.1)
 
     def processes(self, find_reasons: bool = True, ask_brokers: bool = True) -> list[SupervisedProcess]:
         """Return all processes, in the order of the data.
 
-        `ready` and `reason` are only found out if `find_reasons`. A broker that is not asked is ready when it runs.
+        Without `find_reasons`, no process is ready. Without `ask_brokers`, a broker is ready if it runs.
         """
         try:
             infos = {info["name"]: info for info in self._rpc.getAllProcessInfo()}
@@ -217,12 +214,12 @@ class Supervisor:
         starts, found = self._starts(), []
         for name, role in self._roles.items():
             if info := infos.get(name):
-                running = info["statename"] in RUNNING
-                reason = self._reason(role, info["pid"], ask_brokers) if running and find_reasons else None
-                found.append(SupervisedProcess(
-                    name, info["statename"], info["pid"], info["now"] - info["start"] if running else 0,
-                    max(0, starts.get(name, 0) - 1), running and find_reasons and reason is None, reason,
-                ))  # fmt: skip
+                state, pid, now = info["statename"], info["pid"], info["now"]
+                running, restarts = state in RUNNING, max(0, starts[name] - 1)
+                reason = self._reason(role, pid, ask_brokers) if running and find_reasons else None
+                ready = running and find_reasons and reason is None
+                up, ended = (now - info["start"], 0) if running else (0, now - info["stop"])
+                found.append(SupervisedProcess(name, state, pid, up, restarts, ready, reason, ended))
         return found
 
     def _reason(self, role: Role, pid: int, ask_brokers: bool) -> str | None:
@@ -231,26 +228,18 @@ class Supervisor:
         answers = not ask_brokers or broker_answers(self._settings, role.addresses[0])
         return None if answers else f"it does not answer at {role.addresses[0]}"
 
-    def log_tail(self, name: str) -> str:
+    def log_of(self, name: str) -> str:
         """Return the end of a process's log."""
-        path = self._data / "log" / f"{name}.log"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return "\n".join(f"    {line}" for line in lines[-SHOWN_LOG_LINES:]) or f"    (nothing in {path})"
+        return log_tail(self._data / "log" / f"{name}.log")
 
-    def _starts(self) -> dict[str, int]:
-        """Count how often this supervisord has started each process; only its log tells."""
-        counts: dict[str, int] = {}
-        for line in (self._data / "log" / "supervisord.log").read_text(errors="replace").splitlines():
-            if "supervisord started with pid" in line:
-                counts.clear()
-            elif "spawned: '" in line:
-                name = line.split("'")[1]
-                counts[name] = counts.get(name, 0) + 1
-        return counts
+    def _starts(self) -> Counter[str]:
+        """Return how often this supervisord has started each process. Only its log says that."""
+        log = (self._data / "log" / "supervisord.log").read_text(errors="replace")
+        return Counter(re.findall(r"spawned: '(\w+)'", log.rpartition("supervisord started with pid")[2]))
 
 
 class SupervisedMetrics(Metrics):
-    """The processes that ./start.sh runs, for the app's GET /metrics; nothing if it runs none."""
+    """The processes that ./start.sh runs, for the app's GET /metrics. There are none without supervisord."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(Log("operate"), SUPERVISED)
@@ -268,11 +257,3 @@ class SupervisedMetrics(Metrics):
 def _namespec(role: Role) -> str:
     """Return supervisor's `group:process`."""
     return f"{role.kind}:{role.name}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Pushes from a subscriber, or its stream → emojis in a terminal; and the taps that the same viewer sends."""
+"""Pushes from a subscriber, or its stream → emojis in a terminal. The client also sends taps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from emostream.http.wsgi import serve_wsgi
-from emostream.metrics.catalogue import RECEIVE
-from emostream.metrics.counters import Metrics
-from emostream.metrics.page import MetricsPage
 from emostream.process import Log, bound_socket, run_script, stop_on_signals
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
@@ -39,18 +36,8 @@ def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
     run_script(parser.format_help(), lambda settings: run(settings, options), options.settings)
 
 
-def metrics_of(screen: Screen, sender: TapSender) -> Metrics:
-    """The counters of what this client has shown and sent, for GET /metrics."""
-    metrics = Metrics(Log("receive"), RECEIVE)
-    metrics.read(
-        shown=lambda: screen.records, repeats=lambda: screen.repeats,
-        sent=lambda: sender.sent, failed=lambda: sender.failed,
-    )  # fmt: skip
-    return metrics
-
-
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Send and receive until `unsub`, SIGINT or SIGTERM; return 1 if no slot is free and it may not wait for one."""
+    """Send and receive until `unsub`, SIGINT or SIGTERM. Return the exit status."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
     sender = TapSender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
@@ -64,8 +51,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     else:
         subscription = Membership(settings, app_url, stop)
         listener = bound_socket(settings.bind_host, settings.port, setting="PORT")
-        app = create_app(screen, subscription, MetricsPage(metrics_of(screen, sender)))
-        serve_wsgi(app, listener, Log("receive"), settings)
+        serve_wsgi(create_app(screen, subscription), listener, Log("receive"), settings)
     threading.Thread(target=stop_when_told, args=(stop,), name="terminal", daemon=True).start()
     if not subscription.find(wait=not options.no_wait):
         if stop.requested:

@@ -12,9 +12,9 @@ from emostream.receive.screen import say
 from emostream.receive.subscription import Subscription
 from emostream.settings import Settings
 
-# How often the client confirms its registration, and for how long that may fail before it looks for another
-# subscriber. A subscriber that was killed is back sooner than that, and goes on where it was.
-CONFIRM_SECONDS = 2.0
+CONFIRM_SECONDS = 2.0  # the client confirms its registration that often
+# After so long without a confirmation the client looks for another subscriber. One that was killed is back sooner, and
+# still knows its clients.
 PATIENCE_SECONDS = 10.0
 
 
@@ -27,11 +27,10 @@ class Membership(Subscription):
         super().__init__(settings, app_url, stop)
         self._client_url = f"http://{settings.client_host}:{settings.port}/"
         self._subscriber_url: str | None = None
-        # The name by which this subscriber's pushes are known; None while it is not known.
-        self.subscriber_name: str | None = None
+        self.subscriber_name: str | None = None  # in the header of its pushes; None while it is unknown
 
     def keep(self) -> None:
-        """Confirm the registration until a stop; find another subscriber when this one is gone."""
+        """Confirm the registration until a stop. If the subscriber fails, find another one."""
         confirmed = time.monotonic()
         while not self._stop.wait(CONFIRM_SECONDS):
             if self._subscriber_url and self._ok("register", self._subscriber_url):
@@ -42,10 +41,10 @@ class Membership(Subscription):
                     confirmed = time.monotonic()
 
     def leave(self) -> None:
-        """Deregister. A subscriber that cannot be reached will evict the client by itself."""
+        """Deregister. A subscriber that does not answer will evict the client."""
         if self._subscriber_url:
             left = self._ok("deregister", self._subscriber_url)
-            say("deregistered" if left else "the subscriber did not answer; it will evict this client by itself")
+            say("deregistered" if left else "the subscriber did not answer; it will evict this client")
 
     def _rank(self, subscriber: SubscriberEntry) -> tuple[int, ...] | None:
         return (-subscriber.available_slots,) if subscriber.available_slots > 0 else None
@@ -62,7 +61,7 @@ class Membership(Subscription):
         return True
 
     def _name_of(self, subscriber_url: str) -> str | None:
-        """The name that this subscriber sends in the header `Subscriber`; None if it does not tell."""
+        """The name that a subscriber sends in the header `Subscriber`; None if it does not say."""
         try:
             status = self._session.get(f"{subscriber_url}/status", timeout=CLIENT_TIMEOUT_SECONDS).json()
             return f"{status['cluster_topic']}/{status['subscriber']}"
@@ -70,7 +69,7 @@ class Membership(Subscription):
             return None
 
     def _ok(self, call: str, subscriber_url: str) -> bool:
-        """Whether the subscriber did as it was asked."""
+        """Whether the subscriber did what the client asked for."""
         try:
             body = {"client_url": self._client_url}
             answer = self._session.post(f"{subscriber_url}/{call}", json=body, timeout=CLIENT_TIMEOUT_SECONDS)

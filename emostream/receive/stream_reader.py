@@ -1,6 +1,6 @@
-"""GET /stream of a subscriber → its batches; from another subscriber when that one is gone.
+"""GET /stream of one subscriber after another → the counts in it.
 
-The client opens the connection, so this works from behind a router or firewall that lets no connection in.
+The client opens the connection, so this works behind a firewall that lets no connection in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LineTooLong(Exception):
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event, and the newest id so far. Without data it only says where to resume before the first event."""
+    """One event, and the newest id so far. Without data, it only brings an id."""
 
     type: str
     data: str
@@ -41,7 +41,7 @@ class ServerSentEvent:
 def parse_events(lines: Iterable[bytes], last_event_id: str = "") -> Iterator[ServerSentEvent]:
     """Yield the events in these lines, as the HTML standard defines them (9.2.6).
 
-    `last_event_id` is the newest id of the connection before. It holds until an event brings another.
+    `last_event_id` is the newest id of the connection before. It is valid until an event brings another one.
     """
     event_type, data = "", list[str]()
     for line in lines:
@@ -70,7 +70,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class StreamReader(Subscription):
-    """The stream that the client reads. It shows each emoji of each batch with `show(record_key, emoji, count)`."""
+    """The stream that the client reads. It shows each count with `show(record_key, emoji, count)`."""
 
     needs = "stream"
 
@@ -84,8 +84,8 @@ class StreamReader(Subscription):
         self._last_event_id = ""
 
     def keep(self) -> None:
-        """Show what arrives until a stop; go on with another subscriber when this one is gone."""
-        # Reading gets a thread of its own because a read that waits for the next event does not notice a stop.
+        """Show what arrives until a stop. If the subscriber fails, go on with another one."""
+        # In a thread, because a read that waits for the next event does not notice a stop.
         reader = threading.Thread(target=self._read_streams, name="stream", daemon=True)
         reader.start()
         while reader.is_alive() and not self._stop.wait(1.0):
@@ -102,7 +102,7 @@ class StreamReader(Subscription):
                 self.find(wait=True)
 
     def _rank(self, subscriber: SubscriberEntry) -> tuple[int, ...] | None:
-        """The subscriber that was lost comes last. The others of its cluster come first: there nothing gets lost."""
+        """Others of the same cluster come first, because there nothing is missed; the failed subscriber comes last."""
         if not (subscriber.alive and subscriber.stream_url) or subscriber.available_streams == 0:
             return None
         lost, streams = self._subscriber, subscriber.streams or 0
@@ -133,7 +133,7 @@ class StreamReader(Subscription):
             for event in parse_events(lines, self._last_event_id):
                 self._handle(event)
         except (urllib3.exceptions.HTTPError, OSError, LineTooLong):
-            pass  # However this connection ended, the next one resumes after the last event.
+            pass  # The next connection resumes after the last event.
         finally:
             response.close()
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 from emostream.discovery import SubscriberEntry, ask_app, ask_each, direct_session
 from emostream.process import StopFlag
 from emostream.receive.screen import say
 from emostream.settings import Settings
 
-RETRY_SECONDS = 1.0
+FIND_AGAIN_SECONDS = 1.0
 
 
 class Subscription(ABC):
-    """What a client has with one subscriber at a time: a slot, to which it pushes, or a stream, which it reads."""
+    """What a client has at one subscriber at a time: a slot, for pushes, or a stream, which the client reads."""
 
     needs: str  # what a subscriber must have free
 
@@ -26,10 +25,7 @@ class Subscription(ABC):
         self._session = direct_session()
 
     def find(self, wait: bool) -> bool:
-        """Have a subscriber take this client; `wait` for one if there is none.
-
-        Return False at a stop, and without `wait` when no subscriber takes it.
-        """
+        """Have a subscriber take this client, and `wait` for one if necessary. Return whether one did."""
         told = False
         while not self._stop.requested:
             if self._find_now():
@@ -39,27 +35,20 @@ class Subscription(ABC):
             if not told:
                 say(f"no subscriber has a free {self.needs}; waiting for one")
                 told = True
-            self._stop.wait(RETRY_SECONDS * (0.5 + random.random()))
+            self._stop.wait(FIND_AGAIN_SECONDS * (0.5 + random.random()))
         return False
 
     def _find_now(self) -> bool:
-        """Try the subscribers that the app lists; if none takes this client, those that answer for themselves."""
-        tried: set[str] = set()
-        for found in self._listings():
-            ranked = [(rank, random.random(), one) for one in found if (rank := self._rank(one)) is not None]
-            for _, _, subscriber in sorted(ranked, key=lambda item: item[:2]):
-                if subscriber.url not in tried and self._join(subscriber):
-                    return True
-                tried.add(subscriber.url)
-        return False
+        """Try the subscribers that the app lists. If none takes this client, ask each subscriber."""
+        return self._try(ask_app(self._app_url, self._session)) or self._try(ask_each(self._settings, self._session))
 
-    def _listings(self) -> Iterator[list[SubscriberEntry]]:
-        yield ask_app(self._app_url, self._session)
-        yield ask_each(self._settings, self._session)
+    def _try(self, found: list[SubscriberEntry]) -> bool:
+        ranked = [(rank, random.random(), one) for one in found if (rank := self._rank(one)) is not None]
+        return any(self._join(subscriber) for _, _, subscriber in sorted(ranked, key=lambda item: item[:2]))
 
     @abstractmethod
     def _rank(self, subscriber: SubscriberEntry) -> tuple[int, ...] | None:
-        """The lowest rank is tried first, equals in random order. None: this subscriber has nothing free."""
+        """The lowest rank is tried first, equal ones in random order. None: this subscriber has nothing free."""
 
     @abstractmethod
     def _join(self, subscriber: SubscriberEntry) -> bool:
@@ -67,7 +56,7 @@ class Subscription(ABC):
 
     @abstractmethod
     def keep(self) -> None:
-        """Receive until a stop; find another subscriber when this one is gone."""
+        """Receive until a stop. If the subscriber fails, find another one."""
 
     @abstractmethod
     def leave(self) -> None:

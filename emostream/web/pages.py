@@ -1,6 +1,6 @@
-"""GET /, GET /overlay, GET /dashboard and the files that these pages load; GET /subscribers.
+"""GET /, /overlay and /dashboard → a page; GET /web/... → a file of it; GET /subscribers → where streams are.
 
-Each page has a folder here. What more than one page loads is in shared/.
+Each page has a folder here. Files that several pages load are in shared/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from emostream.discovery import Directory, SubscriberList
 from emostream.settings import SEED_EMOJIS, Settings
 
 WEB_DIR = Path(__file__).parent
-# Written down because Python's mimetypes reads the system's list, which may lack .js.
+# Python's mimetypes reads the system's list, which may lack .js.
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 # The URL of a file holds the version of all files, so a browser may keep the file for good.
 FOREVER = "public, max-age=31536000, immutable"
@@ -31,18 +31,16 @@ _plain_host = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 @dataclass(frozen=True)
 class WebFile:
-    """What is sent for one path: the plain body and the compressed one."""
+    """A file, plain and compressed."""
 
     body: bytes
     gzipped: bytes
     mimetype: str
-    etag: str
 
     @classmethod
     def of(cls, body: bytes, suffix: str) -> WebFile:
-        """Compress the body, once for everybody who asks for it."""
-        etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-        return cls(body, gzip.compress(body, mtime=0), TYPES[suffix], etag)
+        """Compress a body once, for all who ask for it."""
+        return cls(body, gzip.compress(body, mtime=0), TYPES[suffix])
 
     def answer(self, cache_control: str) -> Response:
         """200 with the file, or 304 if the browser already has it."""
@@ -54,17 +52,16 @@ class WebFile:
         response.headers["Cache-Control"] = cache_control
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        # The plain and the compressed body are two representations, so each has its own ETag.
-        response.set_etag(f"{self.etag}-gzip" if compressed else self.etag)
+        response.add_etag()
         response.make_conditional(request)
         return response
 
 
 def blueprint(settings: Settings, directory: Directory) -> Blueprint:
-    """Return the routes. Every page and file is read, rendered and compressed here, once."""
+    """Return the routes. Each page and file is read, rendered and compressed once."""
     paths = [path for path in sorted(WEB_DIR.rglob("*")) if path.suffix in TYPES and path.suffix != ".html"]
     files = {path.relative_to(WEB_DIR).as_posix(): WebFile.of(path.read_bytes(), path.suffix) for path in paths}
-    version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=6).hexdigest()
+    version = hashlib.blake2b(b"".join(file.body for file in files.values()), digest_size=6).hexdigest()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(WEB_DIR), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -88,8 +85,8 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
 
     @pages.get("/overlay")
     def show_overlay() -> Response:
-        # The overlay is made to lie over other people's pictures, so any page may frame it. OBS inserts its Custom CSS
-        # as a <style> element. The overlay shows no text of others, so such a style can do no harm.
+        # The overlay lies over pictures of other programs, so any page may frame it. OBS inserts its Custom CSS as a
+        # <style> element. That is harmless, because the overlay shows no text that others wrote.
         return _with_policy(overlay.answer(ASK_FIRST), frame_ancestors="*", styles="'self' 'unsafe-inline'")
 
     @pages.get("/dashboard")
@@ -100,14 +97,14 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
     def show_file(asked_version: str, name: str) -> Response:
         if name not in files:
             abort(404)
-        # A page from before an update asks for an older version. It gets the new files, which it must not keep.
+        # A page that was loaded before an update asks for the old version. It gets the new file, but must not keep it.
         return files[name].answer(FOREVER if asked_version == version else ASK_FIRST)
 
     @pages.get("/subscribers")
     def show_subscribers() -> Response:
         host = _host() or settings.client_host
         host = f"[{host}]" if ":" in host else host
-        listing = SubscriberList([subscriber.entry(host) for subscriber in directory.now()])
+        listing = SubscriberList(directory.now(host))
         return Response(
             msgspec.json.encode(listing), mimetype="application/json", headers={"Cache-Control": "no-store"}
         )
@@ -116,7 +113,7 @@ def blueprint(settings: Settings, directory: Directory) -> Blueprint:
 
 
 def _host() -> str | None:
-    """Return the host by which the browser reached this app, without the port; None if the header is not readable."""
+    """Return the host, without the port, by which the browser reached this app; None if it cannot be read."""
     try:
         return urlsplit(f"//{request.host}").hostname
     except ValueError:
@@ -124,7 +121,7 @@ def _host() -> str | None:
 
 
 def _with_policy(response: Response, frame_ancestors: str, streams: bool = True, styles: str = "'self'") -> Response:
-    """Let the page load our own files and ask this app; with `streams` also the other ports of this host. No more."""
+    """Let the page load only our files, and call only this app and, with `streams`, the other ports of this host."""
     host = _host() or ""
     allowed = f"http://{host}:*" if _plain_host.fullmatch(host) else "http://*:*"
     connect = f"'self' {allowed}" if streams else "'self'"

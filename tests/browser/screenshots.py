@@ -23,8 +23,8 @@ import requests
 from PIL import Image
 
 from emostream.operate.supervisor import Supervisor
-from emostream.roles import subscribers
-from emostream.settings import CLUSTER_TOPICS, load
+from emostream.roles import subscriber, subscribers
+from emostream.settings import load
 from testkit.broker import Broker
 from testkit.browser import Browser
 from testkit.fake_system import FakeSystem, batch, fake_system
@@ -136,7 +136,7 @@ def take_dashboard(directory: Path) -> None:
         for client, port in zip(clients, ports * 2, strict=False):
             assert call(f"http://127.0.0.1:{port}/register", {"client_url": client.url})[0] == 200
         for number in (1, 2, 3):
-            stack.enter_context(watching(settings.stream_port(CLUSTER_TOPICS[0], number), 40))
+            stack.enter_context(watching(subscriber(settings, 1, number).addresses[1].port, 40))
         browser = stack.enter_context(Browser())
         browser.open(f"{app}/dashboard")
         time.sleep(max(0.0, LOAD_SECONDS - 70 - time.monotonic() + crowd.began))

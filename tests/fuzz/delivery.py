@@ -22,7 +22,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from emostream.settings import CLUSTER_TOPICS
 from testkit.broker import Broker, running_broker
 from testkit.scripts import Script, script
 from testkit.settings import environment_for
@@ -51,6 +50,7 @@ from tests.fuzz.ingest import (
     slow_clients,
 )
 
+TOPIC = "cluster1-emoji-topic"
 MAX_CLIENTS = 50
 ODD_URLS = [
     "http://127.0.0.1:9/", "HTTP://LOCALHOST:9", "https://127.0.0.1:9/x?y", "http://[::1]:9/", "http://169.254.169.254/",
@@ -257,7 +257,7 @@ def processes(broker: Broker) -> Iterator[tuple[list[Port], dict[str, Script]]]:
     number, stream = (int(environment[name]) + 1 for name in ("SUBSCRIBER_BASE_PORT", "STREAM_BASE_PORT"))
     client_port = int(environment["PORT"])
     with (
-        script(environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER_TOPICS[0], MAX_CLIENTS=MAX_CLIENTS) as subscriber,
+        script(environment, "subscriber.py", CLUSTER_TOPIC=TOPIC, MAX_CLIENTS=MAX_CLIENTS) as subscriber,
         script(environment, "client.py", "--receive-only") as client,
     ):
         for process, port in ((subscriber, number), (subscriber, stream), (client, client_port)):

@@ -76,7 +76,7 @@ def test_each_count_is_read_once_and_a_replaced_topic_is_read_from_its_start(
 def test_the_chart_continues_with_the_counts_that_came_since(
     empty_topics: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(timeline, "TIMELINE_SECONDS", 0.0)
     one = Timeline(settings_of(empty_topics))
     publish(empty_topics, range(2))
     one.now()

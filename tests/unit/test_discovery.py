@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from emostream import discovery
-from emostream.discovery import Directory, SubscriberEntry, SubscriberState, ask_app, ask_each, least_loaded_first
+from emostream.discovery import Directory, SubscriberEntry, ask_app, ask_each, least_loaded_first
 from emostream.settings import Settings
 from testkit.http_servers import Answer, Asked, HttpServer, http_server
 from testkit.ports import free_port_block
@@ -51,7 +51,7 @@ def kept(settings: Settings) -> Iterator[Directory]:
         found.close()
 
 
-def alive(found: list[SubscriberState]) -> list[tuple[int, int]]:
+def alive(found: list[SubscriberEntry]) -> list[tuple[int | None, int | None]]:
     return [(one.cluster, one.subscriber) for one in found if one.alive]
 
 
@@ -60,40 +60,40 @@ def test_every_subscriber_is_listed_the_least_loaded_first_and_the_dead_last() -
         running(FakeSubscriber(streams=9), FakeSubscriber(streams=2), FakeSubscriber()) as (settings, _),
         kept(settings) as found,
     ):
-        wait_until("all are known", lambda: len(alive(found.now())) == 3, timeout_seconds=10)
-        assert alive(found.now()[:3]) == [(1, 3), (1, 2), (1, 1)]
-        assert len(found.now()) == 9
+        wait_until("all are known", lambda: len(alive(found.now("h"))) == 3, timeout_seconds=10)
+        assert alive(found.now("h")[:3]) == [(1, 3), (1, 2), (1, 1)]
+        assert len(found.now("h")) == 9
 
 
 def test_with_equal_streams_the_most_free_slots_come_first() -> None:
-    one, other = SubscriberState(1, 1, 7001, True, 0, streams=1), SubscriberState(1, 2, 7002, True, 2, streams=1)
+    one, other = (SubscriberEntry(f"http://h:{slots}", available_slots=slots, streams=1) for slots in (0, 2))
     assert least_loaded_first([one, other]) == [other, one]
 
 
 def test_a_change_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     subscriber = FakeSubscriber(streams=1)
     with running(subscriber) as (settings, servers), kept(settings) as found:
-        wait_until("it is known", lambda: found.now()[0].streams == 1, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("h")[0].streams == 1, timeout_seconds=10)
         subscriber.status["streams"] = 5
-        wait_until("it is known", lambda: found.now()[0].streams == 5, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("h")[0].streams == 5, timeout_seconds=10)
         servers[0].gone = True
-        wait_until("it is known to be dead", lambda: not alive(found.now()), timeout_seconds=10)
+        wait_until("it is known to be dead", lambda: not alive(found.now("h")), timeout_seconds=10)
 
 
 def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     hanging = FakeSubscriber()
     with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
-        wait_until("both are known", lambda: len(alive(found.now())) == 2, timeout_seconds=10)
+        wait_until("both are known", lambda: len(alive(found.now("h"))) == 2, timeout_seconds=10)
         hanging.hangs_seconds = 3.0
         slowest = 0.0
         deadline = time.monotonic() + 10
-        known: list[SubscriberState] = []
+        known: list[SubscriberEntry] = []
         while alive(known) != [(1, 2)]:
             assert time.monotonic() < deadline, "the subscriber that hangs is not marked as dead"
             began = time.monotonic()
-            known = found.now()
+            known = found.now("h")
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
         assert slowest < 0.5

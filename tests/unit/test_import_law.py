@@ -1,8 +1,9 @@
-"""Who may import whom. The package is read, not run."""
+"""Who may import whom, in the package and outside of it. The files are read, not run."""
 
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -47,14 +48,17 @@ KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer
 BUILDS_KAFKA_CLIENTS = {"broker", "ingest.producer"}
 # A stage that holds a client which broker built needs its type, and the values that its methods take.
 KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic"}
-# JAVA_HOME, NO_COLOR and SPARK_LOCAL_IP are no settings of ours.
-READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java", "operate.terminal"}
+# JAVA_HOME and SPARK_LOCAL_IP are no settings of ours.
+READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.stem != "__init__"
 }
+# Outside the package: tests and benchmarks stand on testkit, and not on each other.
+FOLDERS = {"testkit": {"testkit"}, "benchmarks": {"testkit", "benchmarks"}, "tests": {"testkit", "tests"}}
+FILES = [path.relative_to(PROJECT_DIR) for folder in FOLDERS for path in sorted((PROJECT_DIR / folder).rglob("*.py"))]
 SCRIPTS = {path.stem: ast.parse(path.read_text()) for path in sorted(PROJECT_DIR.glob("*.py"))}
 
 
@@ -138,6 +142,15 @@ def test_a_root_script_wires_one_stage(script: str) -> None:
 def test_no_file_is_longer_than_a_reader_can_hold(module: str) -> None:
     path = PACKAGE / f"{module.replace('.', '/')}.py"
     assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_file_outside_the_package_imports_only_from_its_own_folder_and_testkit(file: Path) -> None:
+    tree = ast.parse((PROJECT_DIR / file).read_text())
+    allowed = FOLDERS[file.parts[0]] | ({"benchmarks"} if file.name == "test_benchmarks.py" else set())
+    assert {name.partition(".")[0] for name in imports(tree)} & set(FOLDERS) <= allowed
+    # The path that modules are found on stays as it is.
+    assert "sys.path" not in {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
 def test_no_class_name_stands_twice() -> None:

@@ -21,6 +21,20 @@ def test_a_system_has_its_brokers_and_then_its_stages_in_the_order_of_the_data()
         assert [role.name for role in roles.roles(settings_with(BROKERS=brokers))] == names + STAGES
 
 
+def test_clusters_and_subscribers_are_as_many_as_the_settings_say() -> None:
+    table = roles.roles(settings_with(BROKERS=0, CLUSTERS=4, SUBSCRIBERS=1))
+    publishers = [f"cluster_publisher_{cluster}" for cluster in (1, 2, 3, 4)]
+    subscribers = [f"subscriber_{cluster}_1" for cluster in (1, 2, 3, 4)]
+    assert [role.name for role in table] == ["app", "main_publisher", *publishers, *subscribers]
+
+
+def test_a_subscriber_with_a_host_of_its_own_may_have_the_same_ports_as_any_other() -> None:
+    own = settings_with(SUBSCRIBER_PORT=7000, STREAM_PORT=7100)
+    for cluster, number in ((1, 1), (3, 12)):
+        addresses = roles.subscriber(own, cluster, number).addresses
+        assert [(at.setting, at.port) for at in addresses] == [("SUBSCRIBER_PORT", 7000), ("STREAM_PORT", 7100)]
+
+
 def test_no_two_processes_share_a_name_or_a_port() -> None:
     table = roles.roles(settings_with(BROKERS=3))
     ports = [address.port for role in table for address in role.addresses]

@@ -11,8 +11,8 @@ from dotenv import dotenv_values
 from emostream import settings
 from emostream.roles import subscribers
 from emostream.settings import (
-    CLUSTER_TOPICS,
     DEFAULTS_FILE,
+    REGISTRY_TOPIC,
     SECRETS,
     SETTING_NAMES,
     SettingError,
@@ -136,7 +136,7 @@ def test_a_choice_may_be_in_any_case() -> None:
 
 @pytest.mark.parametrize("name", ["ROUNDING", "CLUSTER_TOPIC"])
 def test_a_refused_choice_names_all_choices(name: str) -> None:
-    choices = {"ROUNDING": ["ceil", "floor"], "CLUSTER_TOPIC": CLUSTER_TOPICS}[name]
+    choices = {"ROUNDING": ["ceil", "floor"], "CLUSTER_TOPIC": settings_with().cluster_topics}[name]
     with pytest.raises(SettingError, match=f"expected one of {', '.join(choices)}$"):
         load([f"{name}=x"], {})
 
@@ -217,6 +217,20 @@ def test_a_server_bound_to_every_address_is_reached_by_loopback(bound: str, reac
     assert settings_with(BIND_HOST=bound).client_host == reached
 
 
+def test_every_cluster_has_a_topic() -> None:
+    assert settings_with(CLUSTERS=1).topics == ("emoji-topic", "main-pub-topic", "cluster1-emoji-topic", REGISTRY_TOPIC)
+    last = settings_with(CLUSTERS=12, CLUSTER_TOPIC="cluster12-emoji-topic")
+    assert last.cluster_topics[-1] == last.cluster_topic
+    assert last.cluster == 12
+
+
+@pytest.mark.parametrize("name", ["SUBSCRIBER_BASE_PORT", "STREAM_BASE_PORT", "METRICS_BASE_PORT"])
+def test_ports_beyond_the_last_one_are_refused(name: str) -> None:
+    settings_with(CLUSTERS=3, **{name: 65_500})
+    with pytest.raises(SettingError, match=f"^{name}: expected ports to 65535"):
+        settings_with(CLUSTERS=40, **{name: 65_500})
+
+
 def test_a_missing_cluster_topic_is_refused_with_the_choices() -> None:
-    with pytest.raises(SettingError, match=f"^CLUSTER_TOPIC is not set.*{CLUSTER_TOPICS[2]}"):
+    with pytest.raises(SettingError, match=r"^CLUSTER_TOPIC is not set.*cluster3-emoji-topic"):
         settings_with().required_cluster_topic()

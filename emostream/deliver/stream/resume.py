@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from emostream.deliver.history import Record
 
 MAX_ID_CHARACTERS = 200
-_event_id = re.compile(r"([1-9])-(\d{0,19})-(\d{1,18}(?:\.\d{1,18}){0,99})")
+_event_id = re.compile(r"([1-9]\d{0,2})-(\d{0,19})-(\d{1,18}(?:\.\d{1,18}){0,99})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The numbers of the operator's page: what every process reports now, and the counts of the last minutes."""
+"""GET /metrics of every process, and the counts of the last minutes → the numbers of the operator's page."""

@@ -1,4 +1,4 @@
-"""A slow question → its last answer, shared by everybody who asks at about the same time."""
+"""A slow question → its last answer, for all who ask at about the same time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 class CachedAnswer(Generic[T]):
-    """One caller refreshes; the others get the cached answer, and wait only if there is none yet.
+    """One caller refreshes the answer; the others get the cached one, and wait only if there is none yet.
 
-    So a question that hangs does not hold all threads of the server.
+    So a question that hangs holds only one thread of the server.
     """
 
     def __init__(self, ask: Callable[[], T], fresh_seconds: float) -> None:
-        """`ask` is called by one thread at a time. An error that it raises goes to the caller who refreshes."""
+        """Only one thread at a time calls `ask`. The caller who refreshes gets the errors that it raises."""
         self._ask = ask
         self._fresh_seconds = fresh_seconds
         self._refreshing = threading.Lock()
-        self._last: tuple[float, T] | None = None  # when it was asked for, and the answer
+        self._last: tuple[float, T] | None = None  # when somebody asked, and the answer
 
     def get(self) -> T:
         """Return an answer that is at most `fresh_seconds` old, or the one before it during a refresh."""

@@ -1,4 +1,4 @@
-"""MAIN_TOPIC → the counts on it, from a time or an offset to the end of the topic."""
+"""MAIN_TOPIC → its counts, from a time or an offset to the end of the topic."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from emostream.settings import Settings
 # A broker on this machine answers in milliseconds.
 BROKER_SECONDS = 3.0
 MESSAGES_AT_ONCE = 5_000
-# If the publisher's clock and the broker's differ by more than this, the broker's time counts.
+# If the clocks of the publisher and the broker differ by more than this, take the broker's time.
 MAX_SKEW_MS = 60_000
-# The library's code for "end of the partition". It is documented, although its name begins with an underscore.
+# "End of the partition". The library documents this name, although it begins with an underscore.
 END_OF_PARTITION = KafkaError._PARTITION_EOF
 
 
@@ -28,7 +28,7 @@ class TopicUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """An emoji's number for one micro-batch, which was counted at `time_ms`, in Unix milliseconds."""
+    """An emoji's number for one micro-batch, and when it was counted, in Unix milliseconds."""
 
     time_ms: int
     batch_id: int | None
@@ -40,10 +40,10 @@ class CountRow:
 def read_counts(
     settings: Settings, since_ms: int, next_offsets: dict[int, int], timeout_seconds: float
 ) -> Iterator[CountRow]:
-    """Yield every count from `next_offsets` to the end of the topic, and move `next_offsets` along.
+    """Yield every count from `next_offsets` to the end of the topic, and move `next_offsets` there.
 
-    A partition that is not in `next_offsets` is read from `since_ms` on. Records that are not counts are skipped
-    without a log line, because the stages that read the same topic log them. Raises TopicUnreadable.
+    A partition that is not in `next_offsets` is read from `since_ms` on. A record that is no count is skipped without
+    a log line, because the stages that read the topic log it. Raises TopicUnreadable.
     """
     deadline = time.monotonic() + timeout_seconds
     with closing(bulk_consumer(settings)) as consumer:
@@ -60,7 +60,7 @@ def read_counts(
                             raise KafkaException(error)
                         unread.discard(message.partition())
                         continue
-                    # The library's types allow None here, but no record has it.
+                    # Only the library's types allow None: every record has a partition and an offset.
                     next_offsets[message.partition() or 0] = (message.offset() or 0) + 1
                     if row := _row(message):
                         yield row

@@ -1,4 +1,4 @@
-"""GET /dashboard.json, GET /timeline.json and GET /timeline.csv, which the app serves for the operator's page."""
+"""GET /dashboard.json, /timeline.json and /timeline.csv → the numbers of the operator's page. The app serves them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from flask import Blueprint, Response, abort, request
 
 from emostream.discovery import Directory
-from emostream.http.messages import JSON
+from emostream.http.messages import JSON, Answer, refusal, retry
 from emostream.operate.dashboard.counts_reader import TopicUnreadable
 from emostream.operate.dashboard.scrape import Scraper
 from emostream.operate.dashboard.timeline import (
@@ -26,7 +26,7 @@ from emostream.settings import Settings
 
 NAME = "dashboard"
 CSV = "text/csv; charset=utf-8; header=present"
-RETRY_AFTER_SECONDS = 2
+TRY_AGAIN_SECONDS = 2
 
 
 def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], bytes]) -> Blueprint:
@@ -38,29 +38,30 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
 
     @calls.errorhandler(TopicUnreadable)
     def try_again(error: TopicUnreadable) -> Response:
-        return refusal(503, f"try again: {error}")
+        return _response(retry(503, f"try again: {error}", TRY_AGAIN_SECONDS))
 
     @calls.get("/dashboard.json")
     def show_overview() -> Response:
-        return answer(scraper.now(), JSON)
+        return _current(scraper.now(), JSON)
 
     @calls.get("/timeline.json")
     def show_timeline() -> Response:
-        return answer(msgspec.json.encode(timeline.now()), JSON)
+        return _current(msgspec.json.encode(timeline.now()), JSON)
 
     @calls.get("/timeline.csv")
     def show_csv() -> Response:
         minutes = asked_minutes()
         if not making_csv.acquire(blocking=False):
-            return refusal(503, "try again: another timeline.csv is being made")
+            return _response(retry(503, "try again: another timeline.csv is being made", TRY_AGAIN_SECONDS))
         try:
-            made = answer(to_csv(settings, minutes, round(time.time() * 1000)), CSV)
+            found = _current(to_csv(settings, minutes, round(time.time() * 1000)), CSV)
         except TooManyRows:
-            return refusal(413, f"minutes: expected at most {MAX_CSV_ROWS} counts, got more in {minutes} minutes")
+            error = f"minutes: expected at most {MAX_CSV_ROWS} counts, got more in {minutes} minutes"
+            return _response(refusal(413, error))
         finally:
             making_csv.release()
-        made.headers["Content-Disposition"] = 'attachment; filename="emostream-timeline.csv"'
-        return made
+        found.headers["Content-Disposition"] = 'attachment; filename="emostream-timeline.csv"'
+        return found
 
     return calls
 
@@ -74,13 +75,11 @@ def asked_minutes() -> int:
     return int(text)
 
 
-def answer(body: bytes, mimetype: str) -> Response:
-    """200 with a body that nobody may keep."""
+def _current(body: bytes, content_type: str) -> Response:
+    """Return an answer that nobody may keep."""
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(body, headers=headers, content_type=mimetype)
+    return Response(body, headers=headers, content_type=content_type)
 
 
-def refusal(status: int, error: str) -> Response:
-    """An error answer. A 503 also says after how many seconds to try again."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
-    return Response(msgspec.json.encode({"error": error}), status, headers, content_type=JSON)
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)

@@ -1,4 +1,4 @@
-"""GET /metrics of every process, and what supervisor knows → GET /dashboard.json. Nothing is asked while nobody looks.
+"""GET /metrics of every process, and what supervisor knows → GET /dashboard.json. It asks only while somebody looks.
 
 Counters are passed on as they are. The page computes rates from two answers.
 """
@@ -21,13 +21,12 @@ from emostream.operate.supervisor import SupervisedProcess, Supervisor
 from emostream.roles import roles
 from emostream.settings import Settings
 
-FRESH_SECONDS = 1.0
-# To connect, and between two pieces of an answer; then the limit for all processes together.
-TIMEOUT_SECONDS = (0.5, 1.0)
-TOTAL_SECONDS = 2.0
+OVERVIEW_SECONDS = 1.0
+SCRAPE_TIMEOUT_SECONDS = (0.5, 1.0)  # to connect, and between two pieces of an answer
+TOTAL_SECONDS = 2.0  # for all processes together
 MAX_PAGE_BYTES = 2_000_000
 MAX_SERIES = 3_000
-MAX_CLIENTS = 50  # of each subscriber, the slowest
+MAX_NAMED_CLIENTS = 50  # the slowest clients of each subscriber
 PREFIXES = ("emostream_", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds")
 CLIENT_FIELDS = {
     "emostream_deliver_client_behind_records": "behind_records",
@@ -36,7 +35,7 @@ CLIENT_FIELDS = {
 
 
 class ScrapedHistogram(msgspec.Struct):
-    """All observations so far: `at_most[i]` of them were at most `le[i]` seconds; their number, and their sum."""
+    """All observations so far, of which `at_most[i]` were at most `le[i]` seconds; their number and their sum."""
 
     le: list[float] = []
     at_most: list[float] = []
@@ -45,7 +44,7 @@ class ScrapedHistogram(msgspec.Struct):
 
 
 class ScrapedClient(msgspec.Struct):
-    """A registered client that is behind or failing, as its subscriber reports it."""
+    """A registered client that is behind or failing."""
 
     client_url: str
     behind_records: float = 0
@@ -53,7 +52,7 @@ class ScrapedClient(msgspec.Struct):
 
 
 class ScrapedPage(msgspec.Struct):
-    """What one process reports. A series is named as in Prometheus, labels included."""
+    """What one process reports. Series have their names in Prometheus, with the labels."""
 
     series: dict[str, float] = {}
     histograms: dict[str, ScrapedHistogram] = {}
@@ -61,10 +60,7 @@ class ScrapedPage(msgspec.Struct):
 
 
 class ProcessView(msgspec.Struct):
-    """One process: what supervisor knows (None without supervisor), and its own page (None if it did not answer).
-
-    A broker has no page. `evicted` holds a subscriber's last evictions.
-    """
+    """One process: what supervisor knows, if supervisor runs it, and its page, if it answered. A broker has no page."""
 
     name: str
     state: str | None = None
@@ -73,33 +69,30 @@ class ProcessView(msgspec.Struct):
     uptime_seconds: int | None = None
     reason: str | None = None  # why it is not ready
     page: ScrapedPage | None = None
-    evicted: tuple[Eviction, ...] = ()
+    evicted: tuple[Eviction, ...] = ()  # a subscriber's last evictions
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The answer of GET /dashboard.json; `at_ms` is when the processes were asked, in Unix milliseconds.
+    """The answer of GET /dashboard.json."""
 
-    `supervised` means that supervisor runs the system, so a process that supervisor does not run is down.
-    """
-
-    at_ms: int
-    supervised: bool
+    at_ms: int  # when the processes were asked, in Unix milliseconds
+    supervised: bool  # supervisor runs the system, so a process that it does not run is down
     batch_seconds: float
     processes: list[ProcessView]
 
 
 class Scraper:
-    """Asks every process when somebody looks. Everybody who looks at the same time gets the same answer."""
+    """Asks every process when somebody looks. All who look at the same time get the same answer."""
 
     def __init__(self, settings: Settings, directory: Directory, own_page: Callable[[], bytes]) -> None:
-        """`own_page` returns the app's own GET /metrics, so the app need not call itself."""
+        """`own_page` returns the app's own GET /metrics, so that the app need not call itself."""
         self._settings = settings
         self._directory = directory
         self._own_page = own_page
-        self._overview = CachedAnswer(lambda: msgspec.json.encode(self._ask()), FRESH_SECONDS)
+        self._overview = CachedAnswer(lambda: msgspec.json.encode(self._ask()), OVERVIEW_SECONDS)
 
     def now(self) -> bytes:
-        """Return an Overview in JSON, at most FRESH_SECONDS old, or the one before it during a refresh."""
+        """Return an Overview in JSON. It is at most OVERVIEW_SECONDS old, or somebody is refreshing it."""
         return self._overview.get()
 
     def _ask(self) -> Overview:
@@ -117,13 +110,13 @@ class Scraper:
         threads.shutdown(wait=False, cancel_futures=True)
         pages = {name: future.result() for name, future in asked.items() if future.done() and not future.exception()}
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
-        evicted = {state.port: state.evicted for state in self._directory.now()}
+        evicted = self._directory.evictions()
         processes = []
         for role in roles(self._settings):
-            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.port, ()))
+            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.name, ()))
             if one := known.get(role.name):
-                view.state, view.ready, view.restarts = one.state, one.ready, one.restarts
-                view.uptime_seconds, view.reason = one.uptime_seconds, one.reason
+                for field in ("state", "ready", "restarts", "uptime_seconds", "reason"):
+                    setattr(view, field, getattr(one, field))
             if one or role.kind != "kafka":
                 processes.append(view)
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
@@ -137,24 +130,24 @@ def metrics_urls(settings: Settings) -> dict[str, str]:
 
 
 def supervised(settings: Settings) -> dict[str, SupervisedProcess]:
-    """Return what supervisor knows of each process, by name; nothing if no supervisor runs."""
+    """Return what supervisor knows of each process, by name. Without supervisor that is nothing."""
     return {process.name: process for process in Supervisor(settings).processes(ask_brokers=False)}
 
 
 def started_by_it(known: dict[str, SupervisedProcess]) -> dict[str, SupervisedProcess]:
-    """Return the processes that supervisor started. After `./start.sh kafka` that is only the broker."""
+    """Return the processes that supervisor has started. After `./start.sh kafka` these are only the brokers."""
     if "app" in known and known["app"].running:
         return known
     return {name: process for name, process in known.items() if process.running}
 
 
 def fetch(url: str, operator_key: str = "") -> ScrapedPage | None:
-    """Return the page of a process; None if it does not answer, or answers with something else."""
+    """Return the page of a process; None if it gives no answer or another one."""
     headers = {"Authorization": f"Bearer {operator_key}".encode()} if operator_key else {}
     try:
         with (
             direct_session() as session,
-            session.get(url, timeout=TIMEOUT_SECONDS, headers=headers, stream=True) as answer,
+            session.get(url, timeout=SCRAPE_TIMEOUT_SECONDS, headers=headers, stream=True) as answer,
         ):
             answer.raise_for_status()
             data = answer.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
@@ -164,7 +157,7 @@ def fetch(url: str, operator_key: str = "") -> ScrapedPage | None:
 
 
 def parse(text: bytes) -> ScrapedPage:
-    """Parse a page in Prometheus' text format, and keep the series that are ours. Raises ValueError, KeyError."""
+    """Parse a page in Prometheus' text format, and keep our series. Raises ValueError, KeyError."""
     page = ScrapedPage()
     clients: dict[str, ScrapedClient] = {}
     for family in text_string_to_metric_families(text.decode()):
@@ -190,7 +183,7 @@ def parse(text: bytes) -> ScrapedPage:
                 page.series[_named(name, labels)] = value
     behind = [client for client in clients.values() if client.behind_records > 0 or client.failing_seconds > 0]
     behind.sort(key=lambda client: (-client.failing_seconds, -client.behind_records, client.client_url))
-    page.clients = behind[:MAX_CLIENTS]
+    page.clients = behind[:MAX_NAMED_CLIENTS]
     return page
 
 

@@ -1,6 +1,6 @@
-"""The counts of the last minutes → GET /timeline.json, buckets for the chart; GET /timeline.csv, all of them.
+"""The counts of the last minutes → buckets for the chart, or all counts as CSV.
 
-MAIN_TOPIC is the only store. It is read only when somebody asks; for the chart, only what is new on it.
+MAIN_TOPIC is the only store. It is read when somebody asks; for the chart, only what is new since last time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ WINDOW_MINUTES = 30
 BUCKET_SECONDS = 10
 BUCKETS = WINDOW_MINUTES * 60 // BUCKET_SECONDS
 SHOWN_EMOJIS = 6
-FRESH_SECONDS = 2.0
-READ_SECONDS = 8.0
+TIMELINE_SECONDS = 2.0
+READ_TIMELINE_SECONDS = 8.0
 # How long after the end of its micro-batch a count may still arrive on the topic.
 LATE_SECONDS = 1.5
 MAX_CSV_MINUTES = 360
-# About 40 MB while the answer is made: 65 minutes of micro-batches with MAX_EMOJIS_PER_BATCH emojis each.
+# 65 minutes of micro-batches with MAX_EMOJIS_PER_BATCH emojis each; they take about 40 MB while the answer is made.
 MAX_CSV_ROWS = 200_000
 READ_CSV_SECONDS = 30.0
-# A spreadsheet takes a cell that starts with one of these for a formula. The last four are the wide forms of the first.
+# A spreadsheet takes a cell that starts with one of these for a formula. The last four are wide forms.
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
@@ -55,7 +55,7 @@ class Timeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._view = CachedAnswer(lambda: self._read(time.time()), FRESH_SECONDS)
+        self._view = CachedAnswer(lambda: self._read(time.time()), TIMELINE_SECONDS)
         self._next_offsets: dict[int, int] = {}
         self._buckets: dict[int, Counter[str]] = {}
         self._read_at = float("-inf")
@@ -69,11 +69,11 @@ class Timeline:
         if time.monotonic() - self._read_at > WINDOW_MINUTES * 60:
             self._next_offsets, self._buckets = {}, {}
         since_ms = (current - BUCKETS - 1) * BUCKET_SECONDS * 1000
-        for row in read_counts(self._settings, since_ms, self._next_offsets, READ_SECONDS):
+        for row in read_counts(self._settings, since_ms, self._next_offsets, READ_TIMELINE_SECONDS):
             bucket = self._buckets.setdefault(row.time_ms // (BUCKET_SECONDS * 1000), Counter())
             bucket[row.emoji] += row.count if row.events is None else row.events
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > current - BUCKETS - 2}
-        # Only complete buckets are shown. One that is still filling would look like a fall in the chart.
+        # Show only complete buckets. One that is still filling would look like a fall in the chart.
         end = int(now - self._settings.batch_seconds - LATE_SECONDS) // BUCKET_SECONDS
         self._read_at = time.monotonic()
         return view(self._buckets, end - BUCKETS)
@@ -113,7 +113,7 @@ def to_csv(settings: Settings, minutes: int, now_ms: int) -> bytes:
 
 
 def harmless(text: str) -> str:
-    """Return the text, with an apostrophe in front where a spreadsheet would take it for a formula."""
+    """Return the text, with an apostrophe in front if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.lstrip().startswith(FORMULA) or text.startswith(FORMULA) else text
 
 

@@ -8,7 +8,7 @@ import { judge } from "./what_is_slow.js";
 
 const ASK_MS = 2000;
 const TIMELINE_MS = 10_000;
-const PATIENCE_MS = 8000; // after so long without an answer, the page says that its numbers are old
+const PATIENCE_MS = 8000; // without an answer for so long, the page says that its numbers are old
 const GIVE_UP_MS = 6000;
 const SUMMARY_MS = 15_000;
 
@@ -82,7 +82,7 @@ function showAway() {
   showVerdict({ level: "bad", sentence: `Broken: the app has not answered for ${duration((performance.now() - answeredAt) / 1000)}.`, also: [] });
 }
 
-/** This browser may not see the numbers: it has not shown the key yet, or may not see them at all. */
+/** The app refuses the numbers: it wants the key (401), or does not answer this browser at all. */
 function showRefused({ status, message }) {
   answeredAt = performance.now();
   showLocked(true, status === 401);
@@ -124,7 +124,7 @@ function showVerdict({ level, sentence, also }) {
   set("sentence", sentence);
   document.title = `${level === "well" ? "✓" : "⚠"} ${sentence}`;
   fill("also", also.map((text) => make("li", text)));
-  // Screen readers are told a change of level at once, and other changes now and then.
+  // Screen readers get a change of level at once, and other changes after SUMMARY_MS.
   const now = performance.now();
   if (level !== told.level || (sentence !== told.sentence && now - told.at > SUMMARY_MS)) {
     told = { level, sentence, at: now };

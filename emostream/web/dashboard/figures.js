@@ -11,7 +11,7 @@ const STAGES = ["batch", "route", "push"];
 
 const DOWN = { BACKOFF: "keeps failing", EXITED: "down", FATAL: "failed", STOPPED: "stopped", STOPPING: "stopping" };
 
-/** The state of a process as a word, and whether that is "well", "new" or "bad". */
+/** The state of a process as a word, and its level: "well", "new" or "bad". */
 export function stateOf(process) {
   const { state, ready, page, uptime_seconds: up } = process;
   if (state === null) return page ? ["running", "well"] : ["no answer", "bad"];
@@ -59,7 +59,7 @@ export function figuresOf(answers, seen) {
   };
 }
 
-/** Counts per second that reached screens. A push has one, and those merged into it; a stream has all of a micro-batch. */
+/** Counts per second that reached screens: in a push one and those merged into it, on a stream all of a micro-batch. */
 function countsDelivered(rate) {
   const batches = rate("main_publisher", "emostream_aggregate_batches_total");
   const perBatch = batches ? rate("main_publisher", "emostream_aggregate_counts_total") / batches : 0;
@@ -68,8 +68,8 @@ function countsDelivered(rate) {
 }
 
 /**
- * The hops of an emoji: what each handles per second (`rate`), what arrives per second, and how much waits. Of several
- * processes of a kind, `furthest` is the name of the one that is furthest behind, and `waiting` is what waits for it.
+ * The hops of an emoji: what each handles per second (`rate`), what arrives per second, and how much waits. If a hop has
+ * several processes, `furthest` is the one that is furthest behind, and `waiting` is what waits for that one.
  */
 function hops(answers, rate) {
   const events = rate("app", "emostream_ingest_accepted_total");
@@ -120,7 +120,7 @@ function slowClients(answers) {
 
 /**
  * The processes that hang: something arrived on their topic four to seven micro-batches ago, and they have read nothing
- * since. Their own lag does not show it, because a process that hangs does not update its lag.
+ * since then. Their lag does not show this, because a process that hangs does not update its lag.
  */
 function stuckProcesses(answers, batchSeconds) {
   const from = 7 * batchSeconds;

@@ -107,8 +107,8 @@ export class Answers {
 }
 
 /**
- * The value below which a part `q` of the observations lies, by linear interpolation within its bucket. It is null if
- * there are no observations, and the last bound if it lies beyond that.
+ * The quantile `q`, by linear interpolation within its bucket: null without observations, and the last bound if it is
+ * greater than that.
  */
 export function quantile(q, { le, atMost, count }) {
   if (!count) return null;

@@ -8,7 +8,7 @@ const HEIGHT = 100;
 const PROMINENCE = 0.25;
 const BUCKETS_APART = 9; // 90 s between two peaks
 const MOST_PEAKS = 5;
-// So many buckets are shown at least, even if the system has just started.
+// The chart shows at least so many buckets, even if the system has just started.
 const LEAST_BUCKETS = 18;
 const OTHERS = "others";
 

@@ -1,16 +1,16 @@
-// The page's figures → one sentence that answers "what is slow now?", and everything else worth saying.
-// Every limit beyond which something is called slow is at the top of this file.
+// The page's figures → one sentence that answers "what is slow now?", and other findings.
+// The limits for "slow" are at the top of this file.
 
 import { count, duration, list } from "./format.js";
 
-// A hop is slow if more than this waits for it: so many micro-batches of what arrives, but at least so many events (of
-// ingest and aggregate) or counts (of route and deliver). Less than that comes and goes with every micro-batch.
+// A hop is slow if more waits for it than arrives in SLOW_HOP_BATCHES micro-batches, and more than SLOW_HOP_LEAST events
+// (ingest, aggregate) or counts (route, deliver). Less than that comes and goes with every micro-batch.
 const SLOW_HOP_BATCHES = 3;
 const SLOW_HOP_LEAST = { ingest: 2000, aggregate: 1000, route: 50, deliver: 50 };
 // The way from tap to screen is slow if p99 is above this. Linger and trigger alone make it 1.25 micro-batches.
 const slowTapToScreenSeconds = (batchSeconds) => 2 * batchSeconds + 1;
-// What a stage usually takes: a part of a micro-batch, and seconds. The stage that exceeds it most is named.
-const USUAL_STAGE = { batch: [0.8, 0], route: [0, 0.1], push: [0, 0.1] };
+// What a stage usually takes at most, in micro-batches and in seconds. The page names the stage that exceeds this most.
+const USUAL_STAGE = { batch: [1, 0], route: [0, 0.1], push: [0, 0.1] };
 // A stream is slow if p99 of its delay is above this.
 const slowStreamSeconds = (batchSeconds) => batchSeconds;
 // A client is slow if its pushes have failed for so long, or if more micro-batches than this wait for it.
@@ -107,13 +107,13 @@ function* late({ tapToScreen, stages, stream, batchSeconds }) {
   if (!tapToScreen || tapToScreen.p99 <= slowTapToScreenSeconds(batchSeconds)) return;
   const worst = stages
     .filter(({ p99 }) => p99 !== undefined)
-    .map(({ name, p99 }) => ({ name, p99, excess: p99 - 1.25 * USUAL_STAGE[name][0] * batchSeconds - USUAL_STAGE[name][1] }))
+    .map(({ name, p99 }) => ({ name, p99, excess: p99 - USUAL_STAGE[name][0] * batchSeconds - USUAL_STAGE[name][1] }))
     .sort((a, b) => b.excess - a.excess)[0];
   const where = worst ? `, most of it in ${worst.name} (${duration(worst.p99)})` : "";
   yield { level: "slow", text: `p99 is ${duration(tapToScreen.p99)} from tap to screen${where}` };
 }
 
-/** What is worth saying although the system is well. */
+/** Findings that do not make the system slow or broken. */
 function* asides({ slow, processes, evicted, atMs, refused }) {
   if (slow.length === 1) yield { level: "well", text: `1 client is slow: ${slow[0].client_url}` };
   if (slow.length > 1) yield { level: "well", text: `${slow.length} clients are slow` };

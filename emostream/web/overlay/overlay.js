@@ -17,16 +17,16 @@ const floatingEmojis = new FloatingEmojis(document.getElementById("floats"), {
   side: ["left", "right"].includes(query.get("side")) ? query.get("side") : "full",
 });
 
-/** The emoji without variation selectors and skin tones, as the app compares them: ❤ and ❤️ are one, 👍 and 👍🏽 too. */
+/** The emoji without variation selectors and skin tones, so that ❤ and ❤️, 👍 and 👍🏽 are equal, as in the app. */
 function normalised(emoji) {
   return emoji.replace(/[\uFE0E\uFE0F]|\uD83C[\uDFFB-\uDFFF]/g, "");
 }
 
 const allowed = new Set((query.get("set") || "").split(/[\s,]+/).map(normalised).filter(Boolean));
-const spelling = new Map(); // an emoji as it is compared → as EMOJIS has it, or as it came first
+const spelling = new Map(); // a plain emoji → its spelling in EMOJIS, or the first that came
 for (const emoji of document.body.dataset.emojis.split(",")) spelling.set(normalised(emoji), emoji);
 
-/** The counts of a batch that `set` allows, one per emoji, however it was spelled by those who tapped it. */
+/** The counts of a batch that `set` allows. All spellings of an emoji are one count. */
 function allowedOf(counts) {
   if (allowed.size === 0) return counts;
   const sums = new Map();

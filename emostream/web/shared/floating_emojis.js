@@ -1,17 +1,17 @@
 // Counts → emojis that rise over a layer, spread over the time until the next batch.
 
 const MAX_IN_THE_AIR = 70;
-// How many emojis one batch may show. Two batches are in the air at a time, and the viewer's own taps besides.
+// How many emojis one batch may show. At any time, emojis of two batches rise, and the viewer's own taps too.
 const MOST_PER_BATCH = 32;
 const FEWEST_PER_BATCH = 8;
-// In a small layer a batch shows fewer, so that both batches together cover only this part of it.
+// In a small layer a batch shows fewer emojis: those of two batches cover only this part of it.
 const COVERED = 0.25;
 const RISE_SECONDS = 4;
-// Places that are this far apart, modulo 1, spread more evenly than random ones.
+// The next emoji starts this far from the one before (modulo 1). That spreads emojis more evenly than chance would.
 const GOLDEN = 0.618;
 
 /**
- * How often each emoji of a batch is shown: once per event if all fit, else in proportion, but at least once.
+ * Choose the emojis of a batch to show: one per event if all fit; otherwise in proportion, but each at least once.
  * @param {{emoji: string, events: number}[]} counts
  * @returns {string[]} at most `limit` emojis, in random order
  */
@@ -22,7 +22,7 @@ export function share(counts, limit) {
   if (total <= limit) {
     parts = shown.map((count) => count.events);
   } else {
-    // One for each emoji, the rest by largest remainder, so that the sum is exactly the limit.
+    // One for each emoji, and the rest by the largest-remainder method, so that the sum is exactly the limit.
     const rest = limit - shown.length;
     const exact = shown.map((count) => (count.events / total) * rest);
     parts = exact.map((part) => 1 + Math.floor(part));
@@ -39,8 +39,8 @@ export function share(counts, limit) {
 export class FloatingEmojis {
   /**
    * @param {HTMLElement} layer
-   * `size` is in CSS px. At `speed` 1 an emoji takes RISE_SECONDS to the top. `floor()` says how far below the top of
-   * the layer emojis start, in px.
+   * `size` is in CSS px. At `speed` 1 an emoji takes RISE_SECONDS to the top. `floor()` returns how far below
+   * the top of the layer emojis start, in px.
    */
   constructor(layer, { size = 40, speed = 1, side = "full", floor = () => layer.clientHeight } = {}) {
     Object.assign(this, { layer, size, speed, side, floor });
@@ -58,7 +58,7 @@ export class FloatingEmojis {
     });
   }
 
-  /** Let an emoji rise from `from` (px in the layer), or from the bottom. Returns whether there was space for it. */
+  /** Let an emoji rise from `from` (px in the layer), or from the bottom. Return false if there was no space. */
   launch(emoji, from = null) {
     // In a hidden page animations do not run, so the emojis would pile up.
     if (document.hidden || this.layer.childElementCount >= MAX_IN_THE_AIR) {

@@ -1,4 +1,4 @@
-// What newer browsers have, for all from Chromium 75 on, which OBS 27 has.
+// Functions of newer browsers, for older ones from Chromium 75 on, which is in OBS 27.
 
 /** AbortSignal.timeout(). */
 export function timeoutSignal(ms) {

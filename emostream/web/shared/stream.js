@@ -1,4 +1,4 @@
-// GET /subscribers → the stream of one of them → its batches; from another subscriber when that one is gone.
+// GET /subscribers → the stream of one of them → its batches. If that subscriber fails, another one sends the rest.
 
 import { report, timeoutSignal } from "./old_browsers.js";
 
@@ -7,7 +7,7 @@ const LONGEST_PAUSE_MS = 5000;
 const ASK_TIMEOUT_MS = 4000;
 const OPEN_TIMEOUT_MS = 5000;
 const SILENCE_MS = 40000; // a healthy stream sends a comment every 15 s
-const AVOID_MS = 10000; // how long a subscriber that has failed is not tried while there are others
+const AVOID_MS = 10000; // for so long after a failure, other subscribers are tried first
 const RECENT_SECONDS = 60;
 
 /** The states of the connection, as the page shows them. */
@@ -41,7 +41,7 @@ export class Stream {
    *   clock
    * @param {?(batches: [object, number][]) => void} onRecent gets the batches of the last minute, once, in the same form
    * @param {(state: keyof STATES) => void} onState
-   * @param {(reason: string) => void} onGap is told when batches were missed that no subscriber keeps any more
+   * @param {(reason: string) => void} onGap is called if batches were missed for good
    */
   constructor({ onBatch, onRecent = null, onState = () => {}, onGap = () => {} }) {
     Object.assign(this, { onBatch, onRecent, onState, onGap });
@@ -59,7 +59,7 @@ export class Stream {
     this._connect();
     addEventListener("offline", () => this.onState("offline"));
     addEventListener("online", () => this._again(0));
-    // A page that is left frees its stream at once. The browser may keep the page, and show it again later.
+    // When the viewer leaves, the page ends its stream at once. The browser may keep the page and show it again later.
     addEventListener("pagehide", () => this._stop());
     addEventListener("pageshow", (event) => event.persisted && this._again(0));
   }
@@ -129,7 +129,7 @@ export class Stream {
   _again(pauseMs = null, state = "reconnecting") {
     this._stop();
     this.onState(navigator.onLine ? state : "offline");
-    // Up to twice as long at random, so that the viewers of a dead subscriber do not all come back at the same moment.
+    // Add a random pause, so that not all viewers of a dead subscriber come back at the same moment.
     this.timer = setTimeout(() => this._connect(), (pauseMs === null ? this.pause : pauseMs) * (1 + Math.random()));
     if (pauseMs === null) this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 2);
   }
@@ -146,7 +146,7 @@ export class Stream {
   }
 
   /**
-   * Convert a time of the servers' clock to this browser's. The quickest batch so far counts as one without delay.
+   * Convert a time of the servers' clock to this browser's clock, as if the quickest batch so far had had no delay.
    * `nowMs` is when the batch came, by this browser's clock.
    */
   _localTime(serverMs, nowMs = Date.now()) {
@@ -156,7 +156,7 @@ export class Stream {
   }
 }
 
-/** End what is being done because of the network or the other side. Trying again may help. */
+/** Throw an error that the network or the other side caused. Trying again may help. */
 function lost(error) {
   throw Object.assign(new Error(String(error)), { isLost: true });
 }
@@ -180,8 +180,8 @@ async function ask() {
 }
 
 /**
- * Read the Server-Sent Events of a body. EventSource cannot be used: it stays with one server, it hides an id that comes
- * without data (the position before the first batch), and it hides comments (which tell a quiet stream from a dead one).
+ * Read the Server-Sent Events of a body. EventSource cannot do this: it stays with one server, and it hides both an id
+ * without data (the position before the first batch) and comments (without them, a quiet stream looks dead).
  * @param {() => void} heard is called whenever anything arrives
  * @param {(event: {type: string, id: string, data: string}) => void} onEvent
  */
@@ -210,7 +210,7 @@ async function readEvents(body, heard, onEvent) {
   }
 }
 
-/** The counts of a batch as [{emoji, events}]. `events` is exact; where it is missing, `count` stands in. */
+/** The counts of a batch as [{emoji, events}]. `events` is exact; if it is missing, it is `count`. */
 export function eventsOf(batch) {
   return batch.counts.map(({ emoji, count, events = count }) => ({ emoji, events }));
 }

@@ -57,7 +57,7 @@ export class LastMinuteChart {
     this.rows = new Map(); // emoji → its row
   }
 
-  /** @param {boolean} isKnown whether a stream has told what the last minute was */
+  /** @param {boolean} isKnown whether a stream has sent the last minute */
   draw({ total, line, byEmoji }, isKnown) {
     this.total.textContent = total.toLocaleString();
     this.quiet.hidden = total > 0 || !isKnown;

@@ -1,4 +1,4 @@
-// Taps → POST /send-emojis. Taps of half a second are sent together; what could not be sent is tried again for 10 s.
+// Taps → POST /send-emojis, once per half second. Taps that could not be sent are tried again for 10 s.
 
 import { timeoutSignal } from "../shared/old_browsers.js";
 
@@ -8,7 +8,7 @@ const MOST_WAITING = 20000;
 const TRY_FOR_MS = 10000;
 const PAUSE_MS = 1000;
 const TIMEOUT_MS = 8000;
-// Before Chromium 81, keepalive with a JSON body fails. What came a little later tells these browsers apart.
+// Before Chromium 81, keepalive with a JSON body fails. Those browsers also lack a function that came a little later.
 const KEEPALIVE = "replaceAll" in String.prototype;
 
 export class Taps {
@@ -18,7 +18,7 @@ export class Taps {
    */
   constructor(userId, tell) {
     this.userId = userId;
-    // If senders need a key, it is in the page's address, after the #, so that the browser sends it nowhere else.
+    // If senders need a key, it is in the page's address after the #, which the browser sends to nobody.
     this.key = new URLSearchParams(location.hash.slice(1)).get("key");
     this.tell = tell;
     this.waiting = new Map(); // emoji → {count, since}

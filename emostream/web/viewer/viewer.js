@@ -7,7 +7,7 @@ import { Taps, userId } from "./taps.js";
 
 const SUMMARY_MS = 8000;
 const NOTICE_MS = 6000;
-// A tap floats at once. For this long, the batch that brings it back does not show it a second time.
+// The viewer's own tap floats at once. A batch that brings it back within this time does not show it a second time.
 const ECHO_MS = 10000;
 
 const batchSeconds = Number(document.body.dataset.batchSeconds);
@@ -17,7 +17,7 @@ const floatingEmojis = new FloatingEmojis(document.getElementById("floats"), { f
 const buttons = document.getElementById("buttons");
 const lastMinute = new LastMinute();
 const chart = new LastMinuteChart();
-let isKnown = false; // whether a stream has told what the last minute was
+let isKnown = false; // whether a stream has sent the last minute
 const echoes = []; // [emoji, when] of the viewer's own taps that no batch has brought back yet
 
 const stream = new Stream({ onBatch: showBatch, onRecent: showRecent, onState: showState, onGap: showNotice });
@@ -36,7 +36,7 @@ function showBatch(batch, atMs) {
   document.dispatchEvent(new CustomEvent("emostream:batch", { detail: batch }));
 }
 
-/** Show what the last minute was, as if the page had been open; of its emojis only the newest batch floats. */
+/** Show the last minute as if the page had been open. Only the emojis of the newest batch float. */
 function showRecent(batches) {
   for (const [batch, atMs] of batches) lastMinute.add(eventsOf(batch), atMs);
   draw();

@@ -49,10 +49,10 @@ class FakeClients:
 
 @dataclass
 class Port:
-    """Where a process listens; a path that it answers to GET, and one that takes `body` by POST, if there is one."""
+    """Where a process listens; a path that answers to GET, and one that takes `body` by POST. Either may be missing."""
 
     number: int
-    get: str
+    get: str = ""
     post: str = ""
     body: bytes = b""
 
@@ -77,8 +77,8 @@ def every_port(settings: Settings) -> dict[str, Port]:
     found["subscriber"] = Port(at.getsockname()[1], "/status", "/register", REGISTRATION)
     screen = Screen(io.StringIO(), StopFlag())
     membership = Membership(settings, "http://127.0.0.1:9", StopFlag())
-    serve_wsgi(receive_app(screen, membership, page), at := listener(), log, settings)
-    found["client"] = Port(at.getsockname()[1], "/metrics", "/", COUNT)
+    serve_wsgi(receive_app(screen, membership), at := listener(), log, settings)
+    found["client"] = Port(at.getsockname()[1], post="/", body=COUNT)
     serve_wsgi(metrics_app(page, settings, "main_publisher"), at := listener(), log, settings)
     found["publisher"] = Port(at.getsockname()[1], "/livez")
     at = listener()

@@ -15,7 +15,7 @@ from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
 from emostream.operate.dashboard import routes as dashboard
-from emostream.operate.dashboard.scrape import MAX_CLIENTS
+from emostream.operate.dashboard.scrape import MAX_NAMED_CLIENTS
 from emostream.operate.dashboard.timeline import MAX_CSV_MINUTES, MAX_CSV_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
 from emostream.process import Log
 from emostream.records import MAX_BATCH_EVENTS, MAX_MERGED_TAPS, MAX_TEXT_BYTES
@@ -58,4 +58,4 @@ def test_its_limits_are_those_of_the_code() -> None:
     assert (minutes["schema"]["maximum"], minutes["schema"]["default"]) == (MAX_CSV_MINUTES, WINDOW_MINUTES)
     assert f"{MAX_CSV_ROWS:,}" in timeline["responses"]["413"]["description"]
     assert schemas["Timeline"]["properties"]["emojis"]["maxItems"] == SHOWN_EMOJIS
-    assert f"at most {MAX_CLIENTS}" in json.dumps(schemas["Process"])
+    assert f"at most {MAX_NAMED_CLIENTS}" in json.dumps(schemas["Process"])

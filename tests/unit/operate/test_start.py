@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pwd
 import resource
-import uuid
+import secrets
+from pathlib import Path
 
 import pytest
 
+from emostream.operate import kafka
 from emostream.operate.commands import check_ports, system_problem
-from emostream.operate.kafka import new_cluster_id
+from emostream.operate.kafka import prepare_brokers
 from emostream.roles import roles
 from emostream.settings import SettingError
 from testkit.http_servers import Answer, http_server
 from testkit.settings import settings_with
 
 
-def test_a_cluster_id_never_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = itertools.chain([b"\xfb" + bytes(15), b"\xfb" * 16], itertools.repeat(b"\x01" * 16))
-    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=next(made)))
-    assert new_cluster_id() == "AQEBAQEBAQEBAQEBAQEBAQ"
+def test_a_cluster_id_never_looks_like_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda _size: "-QEBAQEBAQEBAQEBAQEBAQ")
+    monkeypatch.setattr(kafka, "java", lambda: "true")
+    prepare_brokers(settings_with(DATA_DIR=tmp_path))
+    assert (tmp_path / "kafka" / "cluster.id").read_text() == "EQEBAQEBAQEBAQEBAQEBAQ"
 
 
 def test_a_port_of_metrics_that_is_taken_is_found_before_anything_starts() -> None:
@@ -30,6 +32,18 @@ def test_a_port_of_metrics_that_is_taken_is_found_before_anything_starts() -> No
             started = [role for role in roles(settings_with(METRICS_BASE_PORT=base_port)) if role.name == name]
             with pytest.raises(SettingError, match=f"^METRICS_BASE_PORT: cannot listen on 127.0.0.1:{other.port}"):
                 check_ports(started)
+
+
+@pytest.mark.parametrize(
+    ("changed", "both"),
+    [
+        ({"CLUSTERS": 2, "SUBSCRIBERS": 11}, "subscriber_1_11 and subscriber_2_1 would both listen on port"),
+        ({"SUBSCRIBER_PORT": 7001}, "subscriber_1_1 and subscriber_1_2 would both listen on port 7001"),
+    ],
+)
+def test_two_processes_that_need_one_port_are_found_before_anything_starts(changed: dict[str, int], both: str) -> None:
+    with pytest.raises(SettingError, match=f"^SUBSCRIBER_(BASE_)?PORT: {both}"):
+        check_ports(roles(settings_with(**changed)))
 
 
 @pytest.mark.parametrize(("files", "refused"), [(64, True), (256, True), (1023, True), (1024, False), (-1, False)])

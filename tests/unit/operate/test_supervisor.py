@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from testkit.scripts import run_python
 from testkit.settings import bare_environment, settings_with
 from testkit.waiting import wait_until
 
-ODD_NAMES = ["feature%2Fx", "%(here)s %d", "it's", 'a "b" c', "$HOME;#x", "ünï 😊", " \\ ", "-v", "~", "[x]{y}"]
+# Each start of supervisord takes seconds, so a name holds as many odd characters as the path of a socket may.
+ODD_NAMES = ["%2Fx %(here)s %d it's", 'a "b" $HOME;#x ü😊 [x]{y}', " \\ ", "-v", "~"]
 
 
 def settings_in(data_dir: Path) -> Settings:
@@ -52,8 +55,9 @@ def test_status_says_why_a_process_is_not_ready(tmp_path: Path) -> None:
 
         waits = "starting, or waiting for the broker; see its log"
         wait_until("a process without a broker", lambda: reason() == waits, 30)
-        wait_until("its log", lambda: "no broker at 127.0.0.1:9" in supervisor.log_tail("cluster_publisher_1"), 30)
+        wait_until("its log", lambda: "no broker at 127.0.0.1:9" in supervisor.log_of("cluster_publisher_1"), 30)
         [pid] = [one.pid for one in supervisor.processes() if one.name == "cluster_publisher_1"]
+        os.kill(pid, signal.SIGSTOP)  # so that it writes no heartbeat of its own
         Heartbeat(settings, "cluster_publisher_1", pid).not_ready("the topic cannot be read")
         assert reason() == "the topic cannot be read"
         shown = run_python("-m", "emostream", "status", **bare_environment(DATA_DIR=settings.data_path))
@@ -62,6 +66,7 @@ def test_status_says_why_a_process_is_not_ready(tmp_path: Path) -> None:
         assert shown.returncode == 1
         Heartbeat(settings, "cluster_publisher_1", pid).beat()
         assert reason() is None
+        os.kill(pid, signal.SIGCONT)
     finally:
         supervisor.shutdown()
     assert not supervisor.running()

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
 from emostream.receive import membership as membership_module
 from emostream.receive import subscription
@@ -96,7 +95,7 @@ def kept(cluster: Cluster) -> Iterator[None]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership_module, "CONFIRM_SECONDS", 0.02)
     monkeypatch.setattr(membership_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(subscription, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(subscription, "FIND_AGAIN_SECONDS", 0.02)
 
 
 def test_the_client_registers_where_most_slots_are_free() -> None:
@@ -221,7 +220,7 @@ def test_a_new_subscriber_may_push_before_it_has_answered_the_registration() -> 
     first, second = FakeSubscriber(2, number=1), FakeSubscriber(1, number=2)
     cluster = Cluster(first, second)
     with cluster.member() as membership:
-        client = create_app(Screen(io.StringIO(), StopFlag()), membership, MetricsPage()).test_client()
+        client = create_app(Screen(io.StringIO(), StopFlag()), membership).test_client()
         pushed: list[int] = []
 
         def push() -> None:

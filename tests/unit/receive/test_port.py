@@ -11,7 +11,6 @@ from contextlib import ExitStack
 import pytest
 
 from emostream.http.wsgi import serve_wsgi
-from emostream.metrics.page import MetricsPage
 from emostream.process import Log, StopFlag, bound_socket
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
@@ -29,9 +28,8 @@ class Port:
         self.out = io.StringIO()
         listener = bound_socket("127.0.0.1", 0, "test")
         self.address = listener.getsockname()
-        app = create_app(
-            Screen(self.out, StopFlag()), Membership(settings_with(), "http://127.0.0.1:9", StopFlag()), MetricsPage()
-        )
+        membership = Membership(settings_with(), "http://127.0.0.1:9", StopFlag())
+        app = create_app(Screen(self.out, StopFlag()), membership)
         serve_wsgi(app, listener, Log("test"), settings_with(ALLOWED_HOSTS="x"))
 
     def connect(self) -> socket.socket:
@@ -175,13 +173,6 @@ def test_options_names_the_methods(port: Port) -> None:
     status, headers, _ = port.answer(b"OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert status in (200, 204)
     assert "POST" in headers["allow"]
-
-
-def test_head_is_get_without_the_body(port: Port) -> None:
-    get = port.answer(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    head = port.answer(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (get[0], head[0], get[1]["content-type"]) == (200, 200, head[1]["content-type"])
-    assert len(get[2]) > 0
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,10 @@ import io
 
 from flask.testing import FlaskClient
 
-from emostream.metrics.page import MetricsPage
 from emostream.process import StopFlag
-from emostream.receive.client import metrics_of
 from emostream.receive.membership import Membership
 from emostream.receive.routes import create_app
 from emostream.receive.screen import Screen
-from emostream.receive.sender import TapSender
 from testkit.settings import settings_with
 
 NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
@@ -23,7 +20,7 @@ def client_app(subscriber_name: str | None = None) -> tuple[FlaskClient, io.Stri
     out = io.StringIO()
     membership = Membership(settings_with(), NO_APP, StopFlag())
     membership.subscriber_name = subscriber_name
-    return create_app(Screen(out, StopFlag()), membership, MetricsPage()).test_client(), out
+    return create_app(Screen(out, StopFlag()), membership).test_client(), out
 
 
 def test_a_push_and_its_repeat_are_both_accepted_and_shown_once() -> None:
@@ -64,19 +61,3 @@ def test_a_subscriber_that_the_client_has_left_is_told_to_stop() -> None:
     assert client.post("/", data=COUNT, headers={"Subscriber": "cluster2-emoji-topic/1"}).status_code == 410
     assert client.post("/", data=COUNT, headers={"Subscriber": "cluster1-emoji-topic/1"}).status_code == 204
     assert out.getvalue() == "😊😊😊"
-
-
-def test_the_metrics_say_what_the_client_has_shown_and_sent() -> None:
-    stop = StopFlag()
-    screen = Screen(io.StringIO(), stop)
-    sender = TapSender(NO_APP, "u", 1, 0, stop)
-    sender.sent, sender.failed = 3, 1
-    membership = Membership(settings_with(), NO_APP, stop)
-    client = create_app(screen, membership, MetricsPage(metrics_of(screen, sender)))
-    for _ in range(2):
-        client.test_client().post("/", json={"emoji": "x", "count": 1}, headers={"Idempotency-Key": "k"})
-    page = client.test_client().get("/metrics").text
-    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("emostream_receive_"))
-    assert {name.removeprefix("emostream_receive_"): float(number) for name, number in told.items()} == {
-        "shown_total": 1, "repeats_total": 1, "sent_total": 3, "failed_total": 1,
-    }  # fmt: skip

@@ -74,7 +74,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     Terminal.said = []
     for module in (stream_reader, subscription):
         monkeypatch.setattr(module, "say", Terminal.said.append)
-    monkeypatch.setattr(subscription, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(subscription, "FIND_AGAIN_SECONDS", 0.05)
 
 
 def event(event_id: str, **counts: int) -> str:

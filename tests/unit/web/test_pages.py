@@ -13,7 +13,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from emostream.discovery import SubscriberState
+from emostream import roles
+from emostream.discovery import SubscriberStatus
 from emostream.http.wsgi import serve_wsgi
 from emostream.process import Log, bound_socket
 from emostream.settings import SEED_EMOJIS
@@ -21,17 +22,17 @@ from emostream.web.pages import WEB_DIR, blueprint
 from testkit.doubles import FakeDirectory
 from testkit.settings import settings_with
 
-FOUND = [
-    SubscriberState(1, 2, 7002, alive=True, available_slots=2, stream_port=7102, streams=0, available_streams=10),
-    SubscriberState(1, 1, 7001),
-]
+FOUND = {
+    roles.subscriber(settings_with(), 1, 1): None,
+    roles.subscriber(settings_with(), 1, 2): SubscriberStatus(2, stream_port=7102, streams=0, available_streams=10),
+}
 PAGES = ("/", "/overlay", "/dashboard")
 GZIP = {"Accept-Encoding": "gzip, br"}
 
 
 def client(**settings: object) -> FlaskClient:
     app = Flask("test")
-    app.register_blueprint(blueprint(settings_with(**settings), FakeDirectory(*FOUND)))
+    app.register_blueprint(blueprint(settings_with(**settings), FakeDirectory(FOUND)))
     return app.test_client()
 
 
@@ -91,7 +92,7 @@ def test_the_compressed_body_is_the_plain_one(path: str) -> None:
 @pytest.mark.parametrize("path", [*PAGES, files()[0], "/subscribers", "/web/x/y"])
 def test_every_answer_has_one_date(path: str) -> None:
     app = Flask("test")
-    app.register_blueprint(blueprint(settings_with(), FakeDirectory(*FOUND)))
+    app.register_blueprint(blueprint(settings_with(), FakeDirectory(FOUND)))
     listener = bound_socket("127.0.0.1", 0, "test")
     serve_wsgi(app, listener, Log("test"), settings_with())
     with closing(HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)) as connection:

@@ -29,7 +29,7 @@ def test_text_that_is_not_an_id_of_ours_is_none(text: str) -> None:
 numbers = st.integers(0, LARGEST)
 
 
-@given(st.integers(1, 9), st.none() | numbers, st.lists(numbers, min_size=1, max_size=9), st.booleans())
+@given(st.integers(1, 99), st.none() | numbers, st.lists(numbers, min_size=1, max_size=9), st.booleans())
 def test_the_text_of_an_id_is_parsed_to_the_same_id_and_is_not_too_long(
     cluster: int, batch_id: int | None, offsets: list[int], partial: bool
 ) -> None:

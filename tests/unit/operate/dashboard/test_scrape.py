@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from emostream.discovery import Eviction, SubscriberState
+from emostream import roles
+from emostream.discovery import SubscriberStatus
 from emostream.operate.dashboard import scrape
-from emostream.operate.dashboard.scrape import MAX_CLIENTS, Scraper, fetch, metrics_urls, parse
+from emostream.operate.dashboard.scrape import MAX_NAMED_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import SupervisedProcess
 from emostream.settings import Settings
 from testkit.doubles import FakeDirectory
@@ -58,7 +59,7 @@ def test_clients_that_are_behind_are_named_the_worst_first() -> None:
 def test_of_very_many_clients_only_the_worst_are_named() -> None:
     lines = [f'emostream_deliver_client_behind_records{{client_url="http://{n}/"}} {n}\n' for n in range(200)]
     found = parse("".join(lines).encode()).clients
-    assert len(found) == MAX_CLIENTS
+    assert len(found) == MAX_NAMED_CLIENTS
     assert found[0].client_url == "http://199/"
 
 
@@ -111,8 +112,8 @@ class Operated:
         monkeypatch.setattr(scrape, "fetch", self._fetch)
         monkeypatch.setattr(scrape, "supervised", self._supervised)
         monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
-        evicted = (Eviction("http://gone/", "it answered 410 Gone", 1),)
-        directory = FakeDirectory(SubscriberState(1, 2, 7002, alive=True, evicted=evicted))
+        evicted = [{"client_url": "http://gone/", "reason": "it answered 410 Gone", "at_ms": 1}]
+        directory = FakeDirectory({roles.subscriber(settings_with(), 1, 2): SubscriberStatus(0, evicted=evicted)})
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
     def _fetch(self, url: str, _operator_key: str) -> scrape.ScrapedPage | None:
@@ -176,7 +177,7 @@ def test_a_process_that_was_started_by_hand_is_not_reported_as_stopped(
 
 
 def test_everybody_who_looks_at_the_same_time_gets_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "FRESH_SECONDS", 1000.0)
+    monkeypatch.setattr(scrape, "OVERVIEW_SECONDS", 1000.0)
     system = Operated(monkeypatch)
     first = system.scraper.now()
     assert system.scraper.now() == first

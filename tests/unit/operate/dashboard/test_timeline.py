@@ -50,7 +50,7 @@ def test_whoever_looks_again_soon_reads_nothing(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("topic")
 def test_whoever_looks_later_reads_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(timeline, "TIMELINE_SECONDS", 0.0)
     one = Timeline(settings_with())
     one.now()
     monkeypatch.setattr(timeline, "read_counts", unreadable)
