@@ -166,7 +166,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
         """The networks in TRUSTED_PROXIES."""
-        return _networks("TRUSTED_PROXIES", self.trusted_proxies)
+        return networks("TRUSTED_PROXIES", self.trusted_proxies)
 
     @property
     def push_key(self) -> bytes:
@@ -250,7 +250,7 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
             raise SettingError(f"{name}: expected ports to {MAX_PORT} for all CLUSTERS and SUBSCRIBERS, got {port}")
     if len(set(settings.topics)) < len(settings.topics):
         raise SettingError(f"EMOJI_TOPIC and MAIN_TOPIC: expected two different topics, got {settings.topics[:2]}")
-    _ = settings.push_key, settings.trusted_networks, _networks("CLIENT_NETWORKS", settings.client_networks)
+    _ = settings.push_key, settings.trusted_networks, networks("CLIENT_NETWORKS", settings.client_networks)
     if any(int(server.rsplit(":", 1)[1]) > MAX_PORT for server in settings.bootstrap_servers):
         raise _refusal("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
     try:
@@ -332,13 +332,13 @@ def _value(name: str, text: str | None) -> Any:
         raise _refusal(name, text) from None
 
 
-def _networks(name: str, text: str) -> tuple[Network, ...]:
+def networks(name: str, text: str) -> tuple[Network, ...]:
+    """Return the networks in the value of a setting. Raises SettingError."""
     try:
         return tuple(ipaddress.ip_network(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise SettingError(
-            f"{name}={text!r}: expected addresses and networks, for example 127.0.0.1,10.0.0.0/8 ({error})"
-        ) from None
+        expected = "expected addresses and networks, for example 127.0.0.1,10.0.0.0/8"
+        raise SettingError(f"{name}={text!r}: {expected} ({error})") from None
 
 
 def _refusal(name: str, text: str) -> SettingError:

@@ -1,7 +1,7 @@
 """Records of a cluster topic → a window of the last MAX_AGE_SECONDS, shared by all clients and streams of a subscriber.
 
-Each reader has a cursor into the window. A slow reader costs a number and not a queue: memory is bounded once for
-all readers, and Kafka holds what is older.
+Each reader has a cursor into the window, and no queue of its own. So memory has one bound for all readers, and a slow
+reader costs only a number.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from emostream.records import Count
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of the cluster topic, decoded: `value` is sent to clients as it is, `count` is what it says.
+    """One record of the cluster topic. Clients get its `value` as it is; `count` is the same, decoded.
 
-    `timestamp_ms` is when it was published, in Unix milliseconds; `read_at` is when it was read here, by the monotonic
-    clock. `generation` grows when the topic is replaced and offsets start at 0 again.
+    It was published at `timestamp_ms` (Unix milliseconds) and read at `read_at` (monotonic seconds). `generation` grows
+    when the topic is replaced, so that its offsets begin again with 0.
     """
 
     partition: int
@@ -32,17 +32,17 @@ class Record:
 
 
 class History:
-    """A sliding window of records. Cursors number the records from 0, in the order in which they were read."""
+    """A sliding window of records. A record's cursor is its number, from 0, in the order in which they were read."""
 
     def __init__(self, max_age_seconds: float, max_records: int) -> None:
-        """`max_records` bounds the memory when many records arrive within `max_age_seconds`: the oldest go first."""
+        """`max_records` bounds the memory. When more records come within `max_age_seconds`, the oldest are dropped."""
         self._max_age_ms = max_age_seconds * 1000
         self._max_records = max_records
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._records: list[Record] = []
         self._first = 0
-        self.overflowed = 0  # the cursor after the last record that was dropped because there were too many
+        self.overflowed = 0  # the cursor after the last record that was dropped for `max_records`
 
     @property
     def start(self) -> int:
@@ -57,11 +57,11 @@ class History:
             return self._first + len(self._records)
 
     def on_append(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each append, in the thread that appends; it must not block."""
+        """Call `listener` after each append, in the thread that appends. It must not block."""
         self._listeners.append(listener)
 
     def append(self, records: list[Record], now_ms: float) -> None:
-        """Add records, forget those that are too old or too many, and call every listener."""
+        """Add records, remove those that are too old or too many, and call the listeners."""
         with self._lock:
             self._records += records
             too_many = len(self._records) - self._max_records
@@ -77,9 +77,9 @@ class History:
                 listener()
 
     def after(self, cursor: int, limit: int) -> tuple[int, list[Record]]:
-        """`(first, records)`: up to `limit` records from `cursor` on, where `first` is the cursor of the first one.
+        """Up to `limit` records from `cursor` on, with the cursor of the first one.
 
-        `first` is greater than `cursor` when the records between them are no longer in the window.
+        That is greater than `cursor` if the records between the two are no longer in the window.
         """
         with self._lock:
             first = max(cursor, self._first)

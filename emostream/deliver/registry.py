@@ -1,7 +1,7 @@
 """Which clients a subscriber serves: its slots in memory, and its registrations in a compacted Kafka topic.
 
-The topic has one record per registration: a Registration as JSON, keyed `<cluster topic>/<subscriber>/<client_url>`.
-A tombstone (null) ends a registration.
+The topic has one record per registration. Its key is `<cluster topic>/<subscriber>/<client_url>`, its value a
+Registration as JSON. A tombstone (null) ends a registration.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Client = TypeVar("Client", bound=Closable)
 
 
 class Registry(Generic[Client]):
-    """Client URL → what serves the client; never more than `capacity`. Any thread may call any method.
+    """The slots: client URL → the object that serves the client. Any thread may call any method.
 
     Two spellings of one URL are one client, so the keys are normal URLs (http/client.py).
     """
@@ -53,19 +53,19 @@ class Registry(Generic[Client]):
         self._clients: dict[str, Client] = {}
 
     def add(self, client_url: str, make: Callable[[], Client]) -> Client | None:
-        """Give a client a slot and return what serves it; None when it had one. Raises Full, or what `make` raises."""
+        """Give a client a slot, and what `make` returns; None when it had one. Raises Full, or what `make` raises."""
         url = normal_url(client_url)
         with self._lock:
             if url in self._clients:
                 return None
             if len(self._clients) >= self._capacity:
                 raise Full(f"all {self._capacity} slots are taken")
-            # Within the lock, so that no slot goes to two clients. `make` does not block.
+            # The lock is still held, so that no slot goes to two clients. `make` does not block.
             self._clients[url] = client = make()
             return client
 
     def remove(self, client_url: str, only: Client | None = None) -> bool:
-        """Free a client's slot and stop serving it; False when it had none, or another one than `only`."""
+        """Free a client's slot and close what serves it. False when that is not `only`, or the client has no slot."""
         url = normal_url(client_url)
         with self._lock:
             client = self._clients.get(url)
@@ -76,18 +76,18 @@ class Registry(Generic[Client]):
         return True
 
     def get(self, client_url: str) -> Client | None:
-        """What serves a client; None when it has no slot."""
+        """The object that serves a client; None when it has no slot."""
         url = normal_url(client_url)
         with self._lock:
             return self._clients.get(url)
 
     def clients(self) -> list[Client]:
-        """All clients, as a copy, so that a caller can go through it without the lock."""
+        """A copy, so that the caller does not need the lock."""
         with self._lock:
             return list(self._clients.values())
 
     def free_slots(self) -> int:
-        """How many slots are free."""
+        """The capacity without the slots that are taken."""
         with self._lock:
             return self._capacity - len(self._clients)
 
@@ -98,9 +98,9 @@ def normal_url(client_url: str) -> str:
 
 
 class Registration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A client and, per partition of the cluster topic, the offset after the last record that it acknowledged.
+    """A client, and how far it has come: per partition, the offset after the last record that needs no more work.
 
-    `merging`: the records from there up to these offsets are being sent as merged counts.
+    `merging`: the records from there up to these offsets are being sent as merged counts. Some may have arrived.
     `token_hash`: the hash of the token that is needed to deregister; empty when there is none.
     """
 
@@ -143,12 +143,12 @@ class RegistryTopic:
             reader.close()
 
     def save(self, registration: Registration) -> Callable[[], object]:
-        """Write a registration. Call the result to wait until the broker has it. Both may raise KafkaError."""
+        """Write a registration. Call the result to wait for the broker. Both may raise KafkaError."""
         sent = self._send(registration.client_url, msgspec.json.encode(registration))
         return lambda: sent.get(timeout=SAVE_SECONDS)
 
     def forget(self, client_url: str) -> None:
-        """End a registration, without waiting. If this gets lost, the client is evicted after the next start."""
+        """End a registration, without waiting. If this gets lost, the client is evicted some time after a restart."""
         self._send(client_url, None)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How clients register with a subscriber, and how it is: GET /status, POST /register and so on, all in JSON."""
+"""The calls of a subscriber: GET /status, POST /register and so on, all in JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from flask import Flask, Response, jsonify, redirect, request
 from kafka.errors import KafkaError
-from werkzeug.exceptions import Forbidden, HTTPException, UnsupportedMediaType
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from emostream.deliver.clients import RegisteredClients
@@ -16,14 +16,22 @@ from emostream.deliver.registry import Full, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
+from emostream.http.messages import FAILED, JSON, too_large
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
-from emostream.records import InvalidRecord
 from emostream.settings import REGISTRY_TOPIC
 
 CALLS = ("/register", "/deregister")
-MAX_BODY_BYTES = 8 * 1024
+MAX_CALL_BYTES = 8 * 1024
 MAX_URL_CHARACTERS = 2048
+
+
+class Refused(Exception):
+    """A request that gets this status and an error, which says what was expected and what came."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
 
 
 class RegistrationRequest(msgspec.Struct):
@@ -37,13 +45,10 @@ def create_app(
     clients: RegisteredClients, status: Callable[[], dict[str, object]], not_ready: Callable[[], str | None],
     page: MetricsPage, stream_port: int, cors: Cors,
 ) -> Flask:  # fmt: skip
-    """The app with these routes, GET /metrics, and GET /stream, which redirects to the port of the event streams.
-
-    `not_ready` says why the subscriber cannot do its work; None when it can.
-    """
+    """`not_ready` says why the subscriber cannot do its work; None when it can."""
     app = Flask("emostream.deliver.subscriber")
     app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_CALL_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/status")
@@ -65,11 +70,12 @@ def create_app(
         try:
             added = clients.register(asked.client_url, asked.token)
         except Full as error:
-            return jsonify(error=f"no slot is free: {error}"), 503
+            raise Refused(503, f"expected a free slot, got none: {error}") from None
         except KafkaError as error:
-            return jsonify(error=f"the broker did not take the registration into {REGISTRY_TOPIC} ({error})"), 503
+            raise Refused(503, f"expected the broker to save this in {REGISTRY_TOPIC}, got {error}") from None
         except (PushError, OSError, StepTimeout) as error:
-            return jsonify(error=f"client_url: {error}"), 400
+            expected = "client_url: expected a client that this subscriber can push to"
+            raise Refused(400, f"{expected}, got {asked.client_url[:80]!r} ({error})") from None
         return jsonify(status="registered" if added else "already_registered", client_url=asked.client_url), 200
 
     @app.post("/deregister")
@@ -99,45 +105,47 @@ def create_app(
 
     @app.errorhandler(NotYours)
     def refuse_token(_: NotYours) -> tuple[Response, int]:
-        return jsonify(error="expected the token that this client_url was registered with"), 403
+        return jsonify(error="expected the token that this client_url was registered with, got another or none"), 403
 
-    @app.errorhandler(InvalidRecord)
-    def refuse(error: InvalidRecord) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 400
+    @app.errorhandler(Refused)
+    def refuse(error: Refused) -> tuple[Response, int]:
+        return jsonify(error=str(error)), error.status
 
     @app.errorhandler(HTTPException)
-    def refuse_http(error: HTTPException) -> WerkzeugResponse:
-        told = error.description
-        if error.code in (404, 405):
-            told = f"expected GET /status, POST /register or another call, got {request.method} {request.path[:80]}"
-        answer = error.get_response()  # with its headers: after 405, Allow is a must
-        answer.data, answer.content_type = jsonify(error=told).data, "application/json"
+    def refuse_what_werkzeug_refuses(error: HTTPException) -> WerkzeugResponse:
+        expected = "expected GET /status, POST /register or another call"
+        told = {413: too_large(MAX_CALL_BYTES).error, 500: FAILED.error}
+        answer = error.get_response()  # with its headers: a 405 must have Allow
+        got = f"{request.method} {request.path[:80]}"
+        answer.data = jsonify(error=told.get(answer.status_code, f"{expected}, got {got}")).data
+        answer.content_type = JSON
         return answer
 
     return app
 
 
 def _registration() -> RegistrationRequest:
-    """What the request asks for, with a client_url that can be one. Raises InvalidRecord or HTTPException."""
+    """What the request asks for. Raises Refused, or HTTPException if the body is too large."""
     if not request.is_json and "Content-Type" in request.headers:
         got = request.headers["Content-Type"][:80]
-        raise UnsupportedMediaType(f"expected Content-Type: application/json, got {got!r}; send that header")
+        raise Refused(415, f"expected Content-Type: {JSON}, got {got!r}; send that header")
     if "Origin" in request.headers:
-        raise Forbidden("expected no Origin header, got one: a web page cannot register a client; a server can")
+        raise Refused(403, "expected no Origin header, got one: a web page cannot register a client; a server can")
     body = request.get_data()
     try:
         found = msgspec.json.decode(body, type=RegistrationRequest)
-    except UnicodeDecodeError as error:
-        raise InvalidRecord(f"expected a JSON object in UTF-8, got an invalid byte at position {error.start}") from None
+    except UnicodeDecodeError:
+        raise Refused(400, "expected a JSON object in UTF-8, got bytes that are not UTF-8") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InvalidRecord(f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
+        raise Refused(400, f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
     url = found.client_url
+    expected = f"client_url: expected http://host:port/, got {url[:80]!r}"
     if len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:
-        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r}")
+        raise Refused(400, expected)
     try:
         Target.parse(url)
-    except UnicodeError:  # of the codec for international names, in words of Python
-        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} (no host can have it)") from None
+    except UnicodeError:  # its text is about Python's codec for international names
+        raise Refused(400, f"{expected} (no host can have it)") from None
     except ValueError as error:
-        raise InvalidRecord(f"client_url: expected http://host:port/, got {url[:80]!r} ({error})") from None
+        raise Refused(400, f"{expected} ({error})") from None
     return found

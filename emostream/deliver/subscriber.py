@@ -36,36 +36,30 @@ class ThreadEnded(Exception):
 
 
 class Subscriber:
-    """The registered clients and the event streams of one cluster topic, and the history that both are served from."""
+    """The registered clients and event streams of one cluster topic, and the history from which both are served."""
 
     def __init__(self, settings: Settings, stream_listener: socket.socket, stop: StopFlag, log: Log) -> None:
-        """Read the history up to the end of the topic, and go on with the clients that were registered before.
+        """Read the topic to its end, then serve the clients again that were registered before. Raises KafkaError.
 
-        A client can register only after that: it gets what is published from then on. Raises KafkaError.
+        Nobody can register before that, because a new client gets only what is published from then on.
         """
         self._settings = settings
         self.counters = Metrics(log, DELIVER)
         history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
         self.topic_reader = TopicReader(settings, settings.required_cluster_topic(), history, self.counters, log)
         self.clients = RegisteredClients(settings, history, self.topic_reader, self.counters, log)
-        self.topic_reader.catch_up(stop)
-        self.clients.restore()
         reader = self.topic_reader
+        reader.catch_up(stop)
+        self.clients.restore()
         batches = MicroBatches(
             settings.cluster, reader.starts | reader.forgotten, reader.forgotten_batch_ids,
             settings.max_age_seconds, MAX_HISTORY_RECORDS,
         )  # fmt: skip
         max_streams = allow_descriptors(log, settings.max_streams, settings.max_clients)
+        cors, check_host = Cors(settings.cors_origins), AllowedHosts(settings).check
         self._streams = StreamServer(
-            stream_listener,
-            history,
-            batches,
-            Cors(settings.cors_origins),
-            max_streams,
-            self.counters,
-            log,
-            AllowedHosts(settings).check,
-        )
+            stream_listener, history, batches, cors, max_streams, self.counters, log, check_host
+        )  # fmt: skip
         self.counters.read(
             clients=lambda: len(self.clients.all()),
             slots=lambda: settings.max_clients,
@@ -83,7 +77,7 @@ class Subscriber:
         return self.clients.running and self._streams.running
 
     def not_ready(self) -> str | None:
-        """Why it cannot do all of its work; None when it can."""
+        """Why the subscriber cannot do all of its work; None when it can."""
         return self.topic_reader.consumer.trouble or self._watch.problem
 
     def status(self) -> dict[str, object]:
@@ -102,7 +96,7 @@ class Subscriber:
         }
 
     def drain(self, timeout_seconds: float) -> None:
-        """Deliver what is on the topic, for at most `timeout_seconds`, and save how far each client has come."""
+        """Deliver what is on the topic, for at most `timeout_seconds`. Then save all registrations and close."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.topic_reader.run_once(poll_ms=200):
             pass
@@ -118,7 +112,7 @@ def needs(settings: Settings) -> dict[str, str]:
 
 
 def run(settings: Settings) -> int:
-    """Serve clients and streams until SIGTERM or SIGINT, then deliver what is left on the topic, and end."""
+    """Serve clients and streams until SIGTERM or SIGINT. Then deliver what is left on the topic."""
     cluster_topic = settings.required_cluster_topic()
     log = Log("deliver", cluster=cluster_topic, subscriber=settings.subscriber)
     stop = stop_on_signals()
@@ -126,7 +120,7 @@ def run(settings: Settings) -> int:
     heartbeat = Heartbeat(settings, role.name)
     if not wait_for_topics(settings, needs(settings), stop, log, heartbeat.not_ready):
         return 0
-    # Bound first, because that may fail, but not listened on before a client may register.
+    # A port may be taken, so bind both now. Listen only when clients may register.
     listener, stream_listener = [bound_socket(at.host, at.port, at.setting) for at in role.addresses]
     stream_port = role.addresses[1].port
     try:
@@ -137,11 +131,8 @@ def run(settings: Settings) -> int:
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)
-    except KafkaError as error:
-        log.error("the broker failed this subscriber; a successor goes on", reason=error)
-        return exit_stuck(stop)
-    except ThreadEnded as error:
-        log.error("a thread of this subscriber has ended; a successor goes on", reason=error)
+    except (KafkaError, ThreadEnded) as error:
+        log.error("this subscriber cannot continue; another process takes over", reason=error)
         return exit_stuck(stop)
     subscriber.counters.log_if_due(final=True)
     log.info("stopped")
@@ -152,7 +143,7 @@ def _follow(subscriber: Subscriber, http: threading.Thread, heartbeat: Heartbeat
     save_due = 0.0
     while not stop.requested:
         if not subscriber.healthy or not http.is_alive():
-            raise ThreadEnded("see above for what it raised")
+            raise ThreadEnded("a thread has ended; the lines above say what it raised")
         heartbeat.not_ready(subscriber.not_ready() or "")
         subscriber.topic_reader.run_once()
         subscriber.counters.log_if_due()

@@ -10,7 +10,7 @@ from emostream.deliver.history import Record
 class Sum:
     """The counts of several records, added up. The order of the records makes no difference.
 
-    A key that none of the records has is None. `events` is None when one record lacks it: the sum would be wrong.
+    A key that no record has is None. `events` is None if any record lacks it, because the sum would be wrong.
     """
 
     __slots__ = (

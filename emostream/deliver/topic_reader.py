@@ -1,4 +1,4 @@
-"""One cluster's topic → the history of its last MAX_AGE_SECONDS. Every record is decoded here, once."""
+"""One cluster's topic → the history of its last MAX_AGE_SECONDS. Each record is decoded here, and only here."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BEFORE_THE_HISTORY = 2
 
 
 class TopicReader:
-    """The consumer of a cluster topic. All dictionaries are keyed by partition."""
+    """The consumer of a cluster topic. The keys of all dictionaries are partitions."""
 
     def __init__(self, settings: Settings, cluster_topic: str, history: History, counters: Metrics, log: Log) -> None:
         """Connects to the broker. Raises KafkaError."""
-        self.generation = 0  # of the topic; grows when the topic is replaced
-        self.next_offsets: dict[int, int] = {}  # the offset after the last record in the history
-        self.starts: dict[int, int] = {}  # where the history begins; older records are too old for it
+        self.generation = 0  # grows when the topic is replaced
+        self.next_offsets: dict[int, int] = {}  # the offset after the last record that was read
+        self.starts: dict[int, int] = {}  # the first offset in the history; records before it are too old
         self.forgotten: dict[int, int] = {}  # the offset after the last record before `starts`, if there is one
         self.forgotten_batch_ids: dict[int, int] = {}  # the micro-batch of that record
         self._topic = cluster_topic
@@ -40,7 +40,7 @@ class TopicReader:
         self._ends = EndOffsets(settings, cluster_topic)
 
     def catch_up(self, stop: StopFlag) -> None:
-        """Read the history up to the end of the topic. Raises KafkaError, also when `stop` is requested."""
+        """Read the topic from the start of the history to its end. Raises KafkaError, also if `stop` is requested."""
         assigned, client = partitions(self._topic), self.consumer.client
         ends = client.end_offsets(assigned)
         beginnings = client.beginning_offsets(assigned)
@@ -48,7 +48,7 @@ class TopicReader:
         found = client.offsets_for_times(dict.fromkeys(assigned, oldest_ms))
         self.starts = {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in assigned}
         for tp in assigned:
-            # Read a little before the start, to know whether a stream that comes back has missed anything there.
+            # Begin a little earlier. The records there show whether a stream that resumes has missed anything.
             self.next_offsets[tp.partition] = max(beginnings[tp], self.starts[tp.partition] - BEFORE_THE_HISTORY)
             client.seek(tp, self.next_offsets[tp.partition])
         deadline = time.monotonic() + CATCH_UP_SECONDS
@@ -62,7 +62,7 @@ class TopicReader:
         self.next_offsets = {p: max(offset, self.starts.get(p, 0)) for p, offset in self.next_offsets.items()}
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Move new records into the history, waiting at most `poll_ms` for the first; returns how many were read."""
+        """Wait up to `poll_ms` for new records and add them to the history. Return how many were read."""
         records = []
         polled = self.consumer.poll(poll_ms)
         for tp, consumed in polled.items():
@@ -87,7 +87,7 @@ class TopicReader:
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:
-        """The offset of the next record to be published, per partition; from any thread. Raises KafkaError."""
+        """The offset that the next record in each partition will get; from any thread. Raises KafkaError."""
         return self._ends.now(ENDS_TIMEOUT_MS)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Headers and address of a request → where it comes from, and whether it may ask for this.
 
-Names that are not ours are refused on every port, because a name that a stranger controls may lead here (DNS
-rebinding). Operators' calls are refused to strangers. docs/security.md tells operators about both.
+Every port refuses host names that are not ours: a stranger can make a name of his own lead here (DNS rebinding).
+Operators' calls are refused to strangers. docs/security.md tells operators about both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -21,27 +21,26 @@ from emostream.http.messages import JSON, Answer, Request, refusal, retry
 from emostream.http.rate_limit import RateLimit
 from emostream.settings import Network, Settings
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-OURS = tuple(
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+PRIVATE_NETWORKS = tuple(
     map(ipaddress.ip_network, ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 )
-# What a proxy adds to a request.
 PROXY_HEADERS = (b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"forwarded", b"via")
+METRICS = "/metrics"
 WRONG_KEYS = "10/minute"  # from one address, in each process
 COOKIE = "emostream_operator"
-SIGN_IN = "/dashboard/key"
 NO_OPERATOR_KEY = refusal(
-    401, f"expected OPERATOR_KEY as Authorization: Bearer KEY, or the cookie of POST {SIGN_IN}, got another or none",
+    401, "expected OPERATOR_KEY as Authorization: Bearer KEY, or the cookie that the app gives for it, got neither",
     ("www-authenticate", "Bearer"),
 )  # fmt: skip
 UNKNOWN_PROXY = refusal(
-    403, "expected a caller whose address is known, got one behind a proxy; name the proxy in TRUSTED_PROXIES, and "
-    "have it send X-Forwarded-For; or set OPERATOR_KEY, and show it",
+    403, "expected the address of the caller, got a request from an unknown proxy; name the proxy in TRUSTED_PROXIES "
+    "and let it send X-Forwarded-For, or set OPERATOR_KEY and send it",
 )  # fmt: skip
 
 
-def parse_address(text: str) -> Address | None:
-    """The IP address in a peer's name or in one item of X-Forwarded-For, which may have a port; None without one."""
+def parse_address(text: str) -> IPAddress | None:
+    """Return the IP address in a peer's name or in one item of X-Forwarded-For, where a port may follow it."""
     host = text.strip()
     if host.startswith("["):  # [2001:db8::1]:443
         host = host[1:].partition("]")[0]
@@ -54,39 +53,37 @@ def parse_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def is_in(address: Address, networks: Sequence[Network]) -> bool:
+def is_in(address: IPAddress | None, networks: Sequence[Network]) -> bool:
     """Whether one of these networks has the address."""
-    return any(address in network for network in networks)
+    return address is not None and any(address in network for network in networks)
 
 
-def hops(forwarded_for: str | None) -> list[str]:
+def hops(request: Request) -> list[str]:
     """The items of X-Forwarded-For."""
-    return [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
+    return [hop.strip() for hop in (request.header("x-forwarded-for") or "").split(",") if hop.strip()]
 
 
-def client_address(peer: str, forwarded_for: str | None, proxies: Sequence[Network]) -> Address | None:
-    """Where a request comes from: the last hop that is no trusted proxy. None if the peer has no IP address."""
-    left = hops(forwarded_for)
-    found = parse_address(peer)
-    while left and found is not None and is_in(found, proxies):
+def limited_name(request: Request, proxies: Sequence[Network]) -> str:
+    """Return the name that rate limits count a request by: the address of the last hop that is no trusted proxy.
+
+    An IPv6 address counts as its /64 network, because a provider gives that to one customer.
+    """
+    left = hops(request)
+    found = parse_address(request.peer)
+    while left and is_in(found, proxies):
         said = parse_address(left.pop())
         if said is None:
             break  # not an address: the proxy that wrote it is the last hop that is known
         found = said
-    return found
-
-
-def name_of(address: Address | None, peer: str) -> str:
-    """The name that limits count an address by. Of IPv6 it is the /64, which a provider gives to one customer."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return peer if address is None else str(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return request.peer if found is None else str(found)
 
 
 class AllowedHosts:
-    """The host names by which requests may reach us: this machine's own, BIND_HOST, and those in ALLOWED_HOSTS.
+    """The host names that a request may have: this machine's own, BIND_HOST, and those in ALLOWED_HOSTS.
 
-    An IP address is always allowed: rebinding needs a name, and probes and clients on a network call us by address.
+    An IP address is always allowed: rebinding needs a name. Probes and clients on a network use addresses.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -100,7 +97,7 @@ class AllowedHosts:
         self.check = lru_cache(maxsize=1024)(self._check)
 
     def _check(self, host: bytes) -> Answer | None:
-        """Refuse the value of a Host header that is no name of ours. Return None for the others."""
+        """Return why this value of a Host header is refused; None if it is allowed."""
         refused = any_host(host)
         if refused or self._any:
             return refused
@@ -113,21 +110,23 @@ class AllowedHosts:
 
 
 class Operators:
-    """Who may make the operators' calls: /metrics, and the data behind the dashboard."""
+    """Who may make the operators' calls of one port: /metrics, and those that the app of the port names."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, also_needed_for: Callable[[str], bool] = lambda _path: False, sign_in_path: str = ""
+    ) -> None:
+        """`also_needed_for` says whether a path is an operators' call. A POST to `sign_in_path` gets the cookie."""
+        self.sign_in_path = sign_in_path
+        self._also_needed_for = also_needed_for
         self._key = settings.operator_key.encode()
         self._proxies = settings.trusted_networks
         self._wrong = RateLimit(WRONG_KEYS)
-        # The cookie cannot be turned back into the key, and guessing it is hopeless.
+        # Nobody can compute the key from this, or guess it.
         self._cookie = hmac.new(self._key, b"EmoStream operator", hashlib.sha256).hexdigest().encode()
 
-    @staticmethod
-    def needed_for(path: str) -> bool:
-        """Whether this is an operators' call. The dashboard's page itself is open, so that it can ask for the key."""
-        return path == "/metrics" or path.startswith("/timeline") or (
-            path.startswith("/dashboard") and path not in ("/dashboard", SIGN_IN)
-        )  # fmt: skip
+    def needed_for(self, path: str) -> bool:
+        """Whether this is an operators' call."""
+        return path == METRICS or self._also_needed_for(path)
 
     def refusal(self, request: Request) -> Answer | None:
         """Return why a request may not make operators' calls; None if it may."""
@@ -136,14 +135,18 @@ class Operators:
         scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer":
             return self._refusal_of_key(request, token.strip())
-        return None if any(map(self._is_cookie, request.headers.get(b"cookie", b"").split(b";"))) else NO_OPERATOR_KEY
+        for pair in request.headers.get(b"cookie", b"").split(b";"):
+            name, _, value = pair.strip().partition(b"=")
+            if name == COOKIE.encode() and hmac.compare_digest(value, self._cookie):
+                return None
+        return NO_OPERATOR_KEY
 
     def sign_in(self, request: Request) -> Answer:
-        """Answer POST /dashboard/key: a cookie for the right key, which a page cannot read or lose."""
+        """Answer the right key with a cookie that no script can read."""
         if request.method != b"POST":
             return refusal(405, f"expected POST, got {request.method.decode()}", ("allow", "POST"))
         media_type = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if media_type != JSON.encode():  # the pages of others cannot send that without asking
+        if media_type != JSON.encode():  # a browser sends JSON for another site only if we allow it
             return refusal(415, f"expected Content-Type: {JSON}, got {media_type.decode('latin-1') or 'none'}")
         try:
             shown = msgspec.json.decode(request.body, type=dict[str, str])["key"].encode()
@@ -153,41 +156,36 @@ class Operators:
             return refusal(404, "expected OPERATOR_KEY to be set, got a key without it; no key is needed here")
         if refused := self._refusal_of_key(request, shown):
             return refused
-        by_tls = self._by_trusted_proxy(request) and request.header("x-forwarded-proto") == "https"
+        by_tls = self._from_trusted_proxy(request) and request.header("x-forwarded-proto") == "https"
         cookie = f"{COOKIE}={self._cookie.decode()}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if by_tls else ''}"
         return Answer(204, b"", (("set-cookie", cookie), ("cache-control", "no-store")))
 
-    def _is_cookie(self, pair: bytes) -> bool:
-        name, _, value = pair.strip().partition(b"=")
-        return name == COOKIE.encode() and hmac.compare_digest(value, self._cookie)
-
     def _refusal_of_key(self, request: Request, shown: bytes) -> Answer | None:
-        found = client_address(request.peer, request.header("x-forwarded-for"), self._proxies)
-        name = name_of(found, request.peer)
-        wait_seconds = self._wrong.exceeded(name)
-        if wait_seconds:
+        name = limited_name(request, self._proxies)
+        if wait_seconds := self._wrong.exceeded(name):
             return retry(429, f"expected at most {WRONG_KEYS} wrong keys from an address, got more", wait_seconds)
         if hmac.compare_digest(shown, self._key):
             return None
         self._wrong.take(name)
         return NO_OPERATOR_KEY
 
-    def _by_trusted_proxy(self, request: Request) -> bool:
-        peer = parse_address(request.peer)
-        return peer is not None and is_in(peer, self._proxies)
+    def _from_trusted_proxy(self, request: Request) -> bool:
+        return is_in(parse_address(request.peer), self._proxies)
 
     def _refusal_by_address(self, request: Request) -> Answer | None:
-        """Without a key only loopback and private networks may ask. Behind a proxy, that goes for every hop."""
-        callers = hops(request.header("x-forwarded-for"))
-        if not any(name in request.headers for name in PROXY_HEADERS):
-            callers = [request.peer]
-        elif not callers or not self._by_trusted_proxy(request):
-            return UNKNOWN_PROXY
+        """Without a key, only callers on this machine and in private networks may ask.
+
+        The caller, and every proxy between us, must be there.
+        """
+        callers = [request.peer]
+        if any(name in request.headers for name in PROXY_HEADERS):
+            callers = hops(request)
+            if not callers or not self._from_trusted_proxy(request):
+                return UNKNOWN_PROXY
         for caller in callers:
-            address = parse_address(caller)
-            if address is None or not is_in(address, OURS):
+            if not is_in(parse_address(caller), PRIVATE_NETWORKS):
                 return refusal(
                     403, f"expected a caller on this machine or in a private network, got {caller[:80]}; to call from "
-                    "elsewhere, set OPERATOR_KEY, and show it",
+                    "elsewhere, set OPERATOR_KEY and send it",
                 )  # fmt: skip
         return None

@@ -1,4 +1,4 @@
-"""A client's URL → one kept-alive HTTP/1.1 connection to it, for one POST after another."""
+"""A client's URL → one HTTP/1.1 connection, which stays open for one POST after another."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from typing import cast
 from urllib.parse import quote, unquote, urlsplit
 
 import httptools
+from requests.utils import unquote_unreserved
+from urllib3.util import parse_url
 
 CONNECT_SECONDS = 2.0
-# For the whole response, so that one that comes a byte a second ends, too.
-READ_SECONDS = 5.0
-# The connection ends rather than read a longer body.
-SMALL_BODY_BYTES = 1024
+READ_SECONDS = 5.0  # for the whole response, so that no client can stretch one
+SMALL_BODY_BYTES = 1024  # if a body is longer, we close the connection
 MAX_HEADER_BYTES = 32 * 1024
 STATUS_LINE_BYTES = 64
+NO_CONTENT = HTTPStatus.NO_CONTENT.value  # a look-up in the class would cost as much as a call
 _status_line = re.compile(rb"HTTP/1\.[0-9] ([2-9][0-9]{2})[ \r\n]")
 _host_name = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _ipv6_netloc = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
-_unreserved = re.compile("[A-Za-z0-9._~-]")
+_stray_percent = re.compile("%(?![0-9A-Fa-f]{2})")
 _IN_A_PATH = "/%:@!$&'()*+,;=~?-._[]"
 
 
@@ -38,12 +39,12 @@ class PushError(Exception):
 
 
 class ConnectionLost(PushError):
-    """A connection that has served before ended without a byte of a response, perhaps before the request arrived."""
+    """A connection that was used before closed without a byte of the response. The request may not have arrived."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a client is. All spellings of its URL that mean the same (RFC 3986, section 6.2) have one `normal_url`."""
+    """Where a client is. All spellings of its URL that mean the same (RFC 3986 6.2) have the same `normal_url`."""
 
     host: str
     port: int
@@ -53,7 +54,7 @@ class Target:
 
     @classmethod
     def parse(cls, client_url: str) -> Target:
-        """Take `http://host:port/path` or `https://...` apart. Raises ValueError, which says what is wrong."""
+        """Parse `http://host:port/path` or `https://...`. Raises ValueError, which says what is wrong."""
         parts = urlsplit(client_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("expected http://host:port/ or https://host:port/")
@@ -70,18 +71,17 @@ class Target:
             f"POST {path}{query} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: EmoStream\r\n"
             "Content-Type: application/json\r\n"
         )
-        normal_path = _without_dot_segments(_normal_escapes(path))
-        normal_url = f"{parts.scheme}://{_normal_host(host)}:{port}{normal_path}{_normal_escapes(query)}"
-        return cls(host, port, tls, head.encode("ascii"), normal_url)
+        written = _stray_percent.sub("%25", f"{parts.scheme}://{_normal_host(host)}:{port}{path}{query}")
+        return cls(host, port, tls, head.encode("ascii"), parse_url(unquote_unreserved(written)).url)
 
     def request(self, headers: str, body: bytes) -> bytes:
-        """The bytes of a POST. Each of the `headers` ends with a line break."""
+        """Return the bytes of a POST. Each line of `headers` ends with a line break."""
         return b"%s%sContent-Length: %d\r\n\r\n%s" % (self.head, headers.encode("latin-1"), len(body), body)
 
 
 @dataclass(slots=True)
 class Response:
-    """What a client answered."""
+    """A client's answer. `status` is 0 until it has come."""
 
     status: int = 0
     retry_after_seconds: float | None = None
@@ -89,7 +89,7 @@ class Response:
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection. Once `usable` is False, it takes no more requests."""
+    """One connection. Send no more requests when `usable` is False."""
 
     def __init__(self) -> None:
         self.usable = True
@@ -120,22 +120,22 @@ class ClientConnection(asyncio.Protocol):
             self._waiting = None
 
     def close(self) -> None:
-        """End the connection. A request that is under way fails."""
+        """Close the connection. A request that waits for its response fails."""
         self._end("closed")
 
-    # What asyncio calls.
+    # asyncio calls the next three methods.
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Have the system check that the other host is still there, even while we send nothing."""
         self._transport = cast(asyncio.Transport, transport)
         raw = transport.get_extra_info("socket")
         with suppress(OSError):  # the client has gone already
-            # So that the system notices that the other host is gone even while we send nothing.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
                 raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a response."""
+        """Parse a part of a response."""
         if self._waiting is None or self._waiting.done():
             self._end("it answered before it was asked")
             return
@@ -151,13 +151,14 @@ class ClientConnection(asyncio.Protocol):
                 self._give_up(f"its answer has headers of over {MAX_HEADER_BYTES} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client has closed the connection, or is gone."""
+        """Fail the request that waits, unless its status has come."""
         reason = f"it closed the connection{f' ({error})' if error else ''}"
         self._end(reason, ConnectionLost if self.answered and not self._received else PushError)
 
-    # What httptools calls.
+    # httptools calls the next four methods.
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Read the two headers that matter."""
         name = name.lower()
         if name == b"retry-after":
             seconds = _seconds(value.decode("latin-1"))
@@ -166,23 +167,23 @@ class ClientConnection(asyncio.Protocol):
             self._announces_a_body = value.strip() != b"0"
 
     def on_headers_complete(self) -> None:
-        """The status is known. A provisional one, such as 100, is not the response."""
+        """Take the status, unless it is a provisional one such as 100."""
         status = self._parser.get_status_code()
         if status >= 200:
             self._response.status = status
         if not self._parser.should_keep_alive():
             self.usable = False
-        if status == HTTPStatus.NO_CONTENT and self._announces_a_body:
-            self._end("")  # no body follows, but the parser would wait for one
+        if status == NO_CONTENT and self._announces_a_body:
+            self._end("")  # a 204 has no body, but the parser would wait for this one
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Keep the beginning of the body."""
         self._response.body += body[: SMALL_BODY_BYTES + 1 - len(self._response.body)]
         if len(self._response.body) > SMALL_BODY_BYTES:
             self._end("its answer has a long body")
 
     def on_message_complete(self) -> None:
-        """The response is complete."""
+        """Return the response to the caller of `post`."""
         if self._response.status and self._waiting and not self._waiting.done():
             self.answered += 1
             self._waiting.set_result(self._response)
@@ -191,14 +192,14 @@ class ClientConnection(asyncio.Protocol):
                 self._end("")
 
     def _give_up(self, reason: str) -> None:
-        """Close, because the rest of a response cannot be read. What its status line says still counts."""
+        """Close, because the rest of the response cannot be parsed. Its status line still counts."""
         found = _status_line.match(self._beginning)
         if found and not self._response.status:
             self._response.status = int(found[1])
         self._end(reason)
 
     def _end(self, reason: str, error: type[PushError] = PushError) -> None:
-        """Close. A response whose status has come counts, even if its body is missing."""
+        """Close. If the status has come, the response counts, even without its body."""
         self.usable = False
         if self._waiting and not self._waiting.done():
             if self._response.status:
@@ -237,7 +238,7 @@ async def connect(target: Target, addresses: Callable[[str, int], Awaitable[list
 
 
 def _host(written: str, netloc: str) -> str:
-    """The host of a URL as DNS has it, or an IPv6 address. Raises ValueError."""
+    """Return the host of a URL as DNS knows it, or an IPv6 address. Raises ValueError."""
     if "[" in netloc:
         if not _ipv6_netloc.fullmatch(netloc):
             raise ValueError("expected an IPv6 address between the brackets")
@@ -249,7 +250,7 @@ def _host(written: str, netloc: str) -> str:
 
 
 def _normal_host(host: str) -> str:
-    """One spelling for all forms of an IP address, and for a name with a dot at its end or without."""
+    """Return one spelling for all forms of an IP address, and for a name with and without a dot at its end."""
     if ":" in host:
         address = ipaddress.IPv6Address(host)
         return str(address.ipv4_mapped or f"[{address}]")
@@ -260,37 +261,13 @@ def _normal_host(host: str) -> str:
         return name
 
 
-def _normal_escapes(text: str) -> str:
-    """Percent escapes in upper case, and none for a character that needs none."""
-
-    def normal(escape: re.Match[str]) -> str:
-        character = chr(int(escape[1], 16))
-        return character if _unreserved.fullmatch(character) else escape[0].upper()
-
-    return re.sub("%([0-9A-Fa-f]{2})", normal, text)
-
-
-def _without_dot_segments(path: str) -> str:
-    """What RFC 3986, section 5.2.4, leaves of an absolute path."""
-    kept: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    if segments[-1] in (".", ".."):
-        kept.append("")
-    return "/" + "/".join(kept)
-
-
 @functools.cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
 def _seconds(retry_after: str) -> float | None:
-    """A Retry-After in seconds from now, whichever of its two forms it has; None if it has neither."""
+    """Return a Retry-After, which is a number or a date, in seconds from now; None if it is neither."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
@@ -298,5 +275,5 @@ def _seconds(retry_after: str) -> float | None:
         at = parsedate_to_datetime(text)
         at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
         return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, OverflowError):  # the latter for a year, or a zone, of twenty digits
+    except (ValueError, OverflowError):  # OverflowError: a year or a zone of twenty digits
         return None

@@ -23,31 +23,31 @@ class Cors:
 
     @property
     def asks_origin(self) -> bool:
-        """Whether the headers depend on the origin of the page."""
+        """Whether the headers differ between origins."""
         return bool(self._origins - {"*"})
 
     def headers(self, origin: str | None, retry_after: bool = False) -> Headers:
-        """The headers for a page of `origin`; names are in lower case. `retry_after`: the answer has a Retry-After."""
-        # Scripts read only a few headers of an answer unless it names the others.
+        """Return the headers for a page of `origin`. `retry_after`: the answer has a Retry-After."""
+        # Browsers hide most headers of an answer from a page, unless the answer names them.
         exposed = [("access-control-expose-headers", "Retry-After")] if retry_after else []
         if "*" in self._origins:
             return [("access-control-allow-origin", "*"), *exposed]
         if not self._origins:
             return []
-        # Caches must not give one origin what was meant for another.
+        # No cache may give the answer for one origin to another.
         if origin and origin in self._origins:
             return [("access-control-allow-origin", origin), *exposed, ("vary", "Origin")]
         return [("vary", "Origin")]
 
     def headed(self, answer: Answer, request: Request) -> Answer:
-        """An answer with these headers."""
+        """Add these headers to an answer."""
         added = self.headers(request.header("origin"), any(name == "retry-after" for name, _ in answer.headers))
         return Answer(answer.status, answer.body, (*answer.headers, *added), answer.error)
 
     def preflight(self, header: Callable[[str], str | None], methods: str, headers: str) -> Headers:
-        """The answer to a browser that asks before it sends: the methods and headers that a page may send.
+        """Return the headers that tell a browser, before it sends, which methods and headers a page may use.
 
-        `header` looks up a header of the request. A page of an allowed origin may use any header that it asks for:
+        `header` looks up a header of the request. A page of an allowed origin may use every header that it asks for:
         tracing adds some, and none does harm here.
         """
         found = [

@@ -1,4 +1,4 @@
-"""The head of a request → a refusal, if it breaks a rule of RFC 9110 or RFC 9112 that the parser does not know."""
+"""The head of a request → a refusal, if it breaks a rule of RFC 9110 or RFC 9112 that the parser does not check."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import httptools
 
 from emostream.http.messages import NOT_HTTP, Answer, refusal
 
-# The value of a Host header → a refusal, or None if it is a name of ours.
+# The value of a Host header → a refusal, or None if the host is allowed.
 HostCheck: TypeAlias = Callable[[bytes], "Answer | None"]
 
 _host = re.compile(rb"(\[[0-9A-Fa-f:.]+(%[\w.~%-]+)?\]|[\w.~%!$&'()*+;=-]+)(:[0-9]*)?", re.ASCII)
 _absolute_form = re.compile(rb"https?://([^/?#@]*)(/[^#]*|\?[^#]*|)", re.IGNORECASE)
 _request_line = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +[^ ]+ +HTTP/([0-9]\.[0-9])")
-# What begins like this is another protocol.
+# The first bytes of other protocols.
 OTHER_PROTOCOLS = {
     b"\x16\x03": refusal(400, "expected plain HTTP, got TLS; this port speaks no TLS: use http:// instead of https://"),
     b"PRI * HTTP/2": refusal(400, "expected HTTP/1.1, got HTTP/2; this port speaks HTTP/1.1 only"),
@@ -27,7 +27,7 @@ NO_HOST = refusal(400, "expected a Host header, got none")
 BAD_HOST = refusal(400, "expected one Host header such as example.org:5000, got several or something else")
 BAD_TARGET = refusal(400, "expected a target such as /path?query, percent-encoded, got something else")
 ALLOW = ("allow", "GET, HEAD, OPTIONS, POST")
-WHAT_ALL_ALLOW = Answer(204, b"", (ALLOW,))
+OPTIONS_OF_SERVER = Answer(204, b"", (ALLOW,))
 PROXY_WANTED = refusal(405, "expected a request for this server, got CONNECT; this is no proxy", ALLOW)
 UNKNOWN_CODING = refusal(400, "expected Transfer-Encoding: chunked, got another coding")
 OLD_CHUNKS = refusal(400, "expected Content-Length with HTTP/1.0, got Transfer-Encoding")
@@ -38,16 +38,15 @@ COMPRESSED = refusal(
 
 
 def any_host(host: bytes) -> Answer | None:
-    """Refuse only what can be no host."""
+    """Refuse a value that cannot be a host."""
     return None if _host.fullmatch(host) else BAD_HOST
 
 
 def check_head(version: str, target: bytes, headers: dict[bytes, bytes], check_host: HostCheck) -> Answer | None:
-    """Return why a head is refused; None for a good one."""
+    """Return why a head is refused; None if it is good."""
     host = headers.get(b"host")
     if host is not None:
-        refused = check_host(host)
-        if refused:
+        if refused := check_host(host):
             return refused
     elif version != "1.0":
         return NO_HOST
@@ -66,12 +65,12 @@ def check_head(version: str, target: bytes, headers: dict[bytes, bytes], check_h
 
 
 def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> tuple[bytes, Answer | None]:
-    """Rewrite a target that does not begin with a slash (RFC 9112 3.2). Its host takes the place of the Host header.
+    """Rewrite a target that does not begin with a slash (RFC 9112 3.2). A host in it replaces the Host header.
 
-    The second value is an answer for a target that no app knows: OPTIONS * asks for no call, and others are wrong.
+    Return it, and an answer if no app can: OPTIONS * is about the whole server, other targets are wrong.
     """
     if target == b"*" and method == b"OPTIONS":
-        return target, WHAT_ALL_ALLOW
+        return target, OPTIONS_OF_SERVER
     found = _absolute_form.fullmatch(target)
     if not found:
         return target, BAD_TARGET
@@ -84,7 +83,7 @@ def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> tu
 
 
 def explain(data: bytes, error: httptools.HttpParserError) -> Answer:
-    """Say what came instead of HTTP/1.1. `data` is what the parser could not read, from its beginning."""
+    """Say what came instead of HTTP/1.1. `data` begins with the request that the parser refused."""
     for beginning, answer in OTHER_PROTOCOLS.items():
         if data.startswith(beginning):
             return answer

@@ -1,4 +1,4 @@
-"""One HTTP request and one answer, as every server of ours knows them; the app between them; the shared refusals."""
+"""What a server and its app exchange: Request, Answer, App; and the refusals that every port has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -15,7 +16,7 @@ RETRY_AFTER_SECONDS = 1
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request. Of a refusal, `error` is the text in its JSON body."""
+    """The answer to a request. `error` is the text in the JSON body of a refusal."""
 
     status: int
     body: bytes
@@ -26,8 +27,8 @@ class Answer:
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A request as it came. Header names are in lower case; the values of a repeated header are joined by commas.
 
-    `target` begins with a slash. `peer` is the client's IP address. A request with a `refusal`
-    gets that answer; the app does not see it. `keep_alive`: the client speaks HTTP/1.0, and the connection stays open.
+    `target` begins with a slash. `peer` is the client's IP address. A request with a `refusal` gets that answer, and
+    does not reach the app. `keep_alive`: it is an HTTP/1.0 request after which the connection stays open.
     """
 
     headers: dict[bytes, bytes]
@@ -45,7 +46,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class TakeOver(NamedTuple):
-    """Instead of an answer: `take` gets the connection and sets a protocol of its own."""
+    """Returned instead of an answer: `take` gets the connection, and the server forgets it."""
 
     take: Callable[[asyncio.Transport], None]
 
@@ -54,16 +55,21 @@ class App(Protocol):
     """What answers the requests."""
 
     def max_body_bytes(self, target: bytes) -> int:
-        """How long the body of a request for `target` may be: MAX_BODY_BYTES or more."""
+        """Return the limit for the body of a request for `target`: MAX_BODY_BYTES or more."""
 
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver | Coroutine[Any, Any, Answer]:
         """Return an Answer, a coroutine if it must wait, or a TakeOver. When `busy`, refuse what would have to wait."""
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
-        """The server refuses a request with `answer`: count it, and add headers to it."""
+        """The server refuses a request. Count that, and return the answer, perhaps with more headers."""
 
     def gone(self, requests: int) -> None:
-        """The clients of so many requests left before their answer."""
+        """Count requests whose clients left before the answer."""
+
+
+def path_of(target: bytes) -> bytes:
+    """The path in a target, decoded, with one slash at its beginning. Flask finds the route of a request by it."""
+    return b"/" + unquote_to_bytes(target.partition(b"?")[0]).lstrip(b"/")
 
 
 def json_answer(status: int, value: object, *headers: tuple[str, str], error: str = "") -> Answer:
@@ -77,7 +83,7 @@ def refusal(status: int, error: str, *headers: tuple[str, str]) -> Answer:
 
 
 def retry(status: int, error: str, seconds: int = RETRY_AFTER_SECONDS) -> Answer:
-    """A refusal for now: the client may try again after `seconds`."""
+    """A refusal that tells the client to try again after `seconds`."""
     return refusal(status, error, ("retry-after", str(seconds)))
 
 
@@ -86,6 +92,8 @@ def too_large(max_bytes: int) -> Answer:
     return refusal(413, f"expected a body of at most {max_bytes} bytes, got a larger one")
 
 
+IS_LIVE = json_answer(200, {"status": "live"})
+IS_READY = json_answer(200, {"status": "ready"})
 NOT_HTTP = refusal(400, "expected an HTTP/1.1 request, got something else")
 BUSY = retry(503, "expected fewer requests at a time, got more than this server can hold; try again later")
 FAILED = refusal(500, "internal error; the log of this process says more")

@@ -1,4 +1,4 @@
-"""How often each of many names may do something. It counts in this process alone."""
+"""A name → whether it may do something once more. Each process counts for itself."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
-# Names that one limit counts at a time, some 100 bytes each.
-MAX_COUNTED = 100_000
+MAX_COUNTED = 100_000  # names at a time, about 100 bytes each
 
 
 class RateLimit:
-    """One limit, such as 10/second."""
+    """A limit that holds for each name, such as 10/second. Its window starts when a name is first counted."""
 
     def __init__(self, limit: str) -> None:
         self.limit = limit
         self._item = parse(limit)
+        self.most: int = self._item.amount  # the highest cost that one `take` can have
         self._forget()
 
     def _forget(self) -> None:
@@ -31,20 +31,19 @@ class RateLimit:
         return len(self._storage.storage)
 
     def take(self, name: str, cost: int = 1) -> int:
-        """Count; returns 0, or how many seconds to wait if that is more than the limit allows."""
+        """Count `cost` for a name. Return 0, or how many seconds to wait if that exceeds the limit."""
         if self.counted >= MAX_COUNTED:
-            # A flood of invented names must not cost memory. All names begin anew.
-            self._forget()
+            self._forget()  # all names start again: a flood of invented names must not fill the memory
         if self._limiter.hit(self._item, name, cost=cost):
             return 0
         wait_seconds = self._wait_seconds(name)
-        if wait_seconds > self._item.get_expiry() + 1:  # the clock was set back, and the old time is far away
+        if wait_seconds > self._item.get_expiry() + 1:  # the clock was set back, so the window would end too late
             self._forget()
             return self.take(name, cost)
         return wait_seconds
 
     def exceeded(self, name: str) -> int:
-        """Count nothing; returns 0, or how many seconds to wait until a `take` is allowed."""
+        """Count nothing. Return 0, or how many seconds to wait until a `take` succeeds."""
         return 0 if self._limiter.test(self._item, name) else self._wait_seconds(name)
 
     def _wait_seconds(self, name: str) -> int:

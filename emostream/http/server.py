@@ -22,7 +22,7 @@ class HttpServer(Connections):
         self._listener = await loop.create_server(partial(ServerConnection, self), sock=bound, backlog=BACKLOG)
 
     async def close(self, timeout_seconds: float) -> None:
-        """Answer the requests that have begun, take no more, and end all connections."""
+        """Accept no more connections, answer the requests that have begun, and close all connections."""
         self._listener.close()
         self.closing = True
         for connection in list(self.open):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hmac
 
-from emostream.http.access import client_address, name_of
+from emostream.http.access import limited_name
+from emostream.http.messages import Answer, Request
 from emostream.http.rate_limit import RateLimit
+from emostream.ingest import refusals
 from emostream.records import Event
 from emostream.settings import Settings
 
 
-class TooManyTaps(Exception):
-    """More taps than a rate limit allows: `limit` taps, `whose` they are, and when to try again."""
+class NotAdmitted(Exception):
+    """An event exceeds a rate limit. `answer` is the refusal."""
 
-    def __init__(self, limit: str, whose: str, retry_after_seconds: int) -> None:
-        super().__init__(limit, whose)
-        self.limit = limit
-        self.whose = whose
-        self.retry_after_seconds = retry_after_seconds
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.error)
+        self.answer = answer
 
 
 class Admission:
@@ -26,25 +26,27 @@ class Admission:
     def __init__(self, settings: Settings) -> None:
         self._key = settings.api_key.encode()
         self._proxies = settings.trusted_networks
-        self._by_user = RateLimit(settings.rate_limit_user) if settings.rate_limit_user else None
         self._by_address = RateLimit(settings.rate_limit_address) if settings.rate_limit_address else None
+        self._by_user = RateLimit(settings.rate_limit_user) if settings.rate_limit_user else None
         self.needs_key = bool(self._key)
         self.limited = bool(self._by_user or self._by_address)
 
-    def has_key(self, authorization: str | None, api_key: str | None) -> bool:
-        """Whether these headers show the API key."""
-        scheme, _, token = (authorization or "").partition(" ")
-        shown = token.strip() if scheme.lower() == "bearer" else api_key or ""
+    def has_key(self, request: Request) -> bool:
+        """Whether a request shows the API key."""
+        scheme, _, token = (request.header("authorization") or "").partition(" ")
+        shown = token.strip() if scheme.lower() == "bearer" else request.header("x-api-key") or ""
         return hmac.compare_digest(shown.encode(), self._key)
 
     def count(self, event: Event, address: str) -> None:
-        """Count an event's taps for its address and its user. Raises TooManyTaps."""
-        for limit, name, whose in (
-            (self._by_address, address, "from an address"), (self._by_user, event.user_id, "of a user"),
-        ):  # fmt: skip
+        """Count an event's taps for its address and its user. Raises NotAdmitted."""
+        limits = (self._by_address, address, "from an address"), (self._by_user, event.user_id, "of a user")
+        for limit, _, whose in limits:
+            if limit and event.count > limit.most:  # it can never pass, so it must not use up anything
+                raise NotAdmitted(refusals.too_many_merged(limit.most, f"{limit.limit} {whose}", event.count))
+        for limit, name, whose in limits:
             if limit and (wait_seconds := limit.take(name, event.count)):
-                raise TooManyTaps(limit.limit, whose, wait_seconds)
+                raise NotAdmitted(refusals.too_many_taps(f"{limit.limit} {whose}", wait_seconds))
 
-    def address(self, peer: str, forwarded_for: str | None) -> str:
-        """Where a request comes from. Of an IPv6 address it is the /64: a provider gives that to one customer."""
-        return name_of(client_address(peer, forwarded_for, self._proxies), peer)
+    def address(self, request: Request) -> str:
+        """Return the address that a request counts for."""
+        return limited_name(request, self._proxies)

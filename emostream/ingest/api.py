@@ -1,13 +1,12 @@
 """An HTTP request to ingest → its answer. Every rule of POST /send-emoji, POST /send-emojis and the health checks.
 
-These calls are answered in a few µs; Flask's dispatch alone costs more than all else that a tap needs. Flask answers
-everything else, and has its routes for these calls ask here, so that both ways give one answer.
+These calls are answered in a few µs. Flask's dispatch alone costs more than that, so Flask has only the other calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 from werkzeug.http import parse_options_header
 
 from emostream.http.cors import Cors
-from emostream.http.messages import BUSY, FAILED, JSON, Answer, Request, json_answer, too_large
-from emostream.http.wsgi import WsgiApp
+from emostream.http.messages import BUSY, FAILED, IS_LIVE, IS_READY, JSON, Answer, Request, path_of, too_large
+from emostream.http.wsgi import ThreadedApp
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission
 from emostream.ingest.producer import BoundedProducer
@@ -26,18 +25,18 @@ from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from emostream.settings import Settings
 
 NDJSON = "application/x-ndjson"
-LIVE = json_answer(200, {"status": "live"})
-READY = json_answer(200, {"status": "ready"})
 JSON_BYTES = JSON.encode()
 BATCH = b"/send-emojis"
-# Path → the most bytes that a body may have, and its media types.
+# Path → the limit for the body in bytes, and the media types that the body may have.
 POSTS = {b"/send-emoji": (MAX_BODY_BYTES, (JSON,)), BATCH: (MAX_BATCH_BODY_BYTES, (JSON, NDJSON))}
+HEALTHY = {b"/livez": IS_LIVE, b"/readyz": IS_READY}
+MAY_SEND = "Authorization, Content-Type, X-API-Key"  # the headers that any page may send
 
 
 class IngestApi:
-    """Answers the calls to one worker."""
+    """Answers the requests to one worker."""
 
-    flask: WsgiApp  # set before the first request
+    flask: ThreadedApp  # set before the first request
 
     def __init__(self, settings: Settings, producer: BoundedProducer, counters: Metrics) -> None:
         self.counters = counters
@@ -45,47 +44,54 @@ class IngestApi:
         self.broker_away = False
         self._admission = Admission(settings)
         self.taps = TapHandler(settings, producer, self._admission, counters)
-        # If all pages may read the same answer, it is one object, whose bytes the server makes only once.
-        self._accepted_by_all = None if self.cors.asks_origin else self.headed(ACCEPTED, Request({}, ""))
+        # If the headers are the same for all pages, so is this object, and the server makes its bytes only once.
+        self._accepted_by_all = None if self.cors.asks_origin else self.cors.headed(ACCEPTED, Request({}, ""))
 
-    # What the server calls.
+    # The server calls the next four methods.
 
     def max_body_bytes(self, target: bytes) -> int:
-        """How long a body the server reads. An unknown target may have the longest."""
+        """The limit for the server. For an unknown target it is the highest that there is."""
         return POSTS.get(target, POSTS[BATCH])[0]
 
     def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
         """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
-        answer = self.decide(request, busy)
-        if answer is not None:
-            return answer
+        path = request.target
+        if path not in POSTS:
+            path = path_of(path)
+        if path in POSTS:
+            if request.method == b"POST":
+                return self._post(request, path, busy)
+            return self._other_method(request, ("OPTIONS", "POST"))
+        if path in HEALTHY:
+            if request.method not in (b"GET", b"HEAD"):
+                return self._other_method(request, ("GET", "HEAD", "OPTIONS"))
+            away = self.broker_away and path == b"/readyz"
+            return self.cors.headed(refusals.NOT_READY if away else HEALTHY[path], request)
         # The metrics must be readable even when the server is busy.
-        if busy and not (request.target == b"/metrics" and request.method == b"GET" and not request.body):
+        if busy and not (path == b"/metrics" and request.method == b"GET" and not request.body):
             return self.refusal(request, BUSY)
         return self.flask.call(request)
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
-        """Refuse a request as a whole."""
+        """Refuse a whole request."""
         self.count_refusal(answer)
-        return self.headed(answer, request)
+        return self.cors.headed(answer, request)
 
     def gone(self, requests: int) -> None:
         """Count requests whose client left before the answer."""
         self.counters.add("gone", requests)
 
-    # What Flask's routes call.
+    def count_refusal(self, answer: Answer) -> None:
+        """Count the refusal of a whole request. The refusals of single taps are counted by TapHandler."""
+        if answer is not FAILED:
+            self.counters.add("refused_busy" if answer is BUSY else "refused_http")
 
-    def decide(self, request: Request, busy: bool = False) -> Answer | Coroutine[Any, Any, Answer] | None:
-        """Return an Answer, or a coroutine if it must wait for the broker; None for a call that only Flask knows."""
-        headers, path = request.headers, request.target
-        if b"?" in path:
-            path = path.partition(b"?")[0]
-        if request.method != b"POST" or path not in POSTS:
-            return self._health(request, path)
+    def _post(self, request: Request, path: bytes, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+        headers = request.headers
         max_body_bytes, media_types = POSTS[path]
         content_type = headers.get(b"content-type")
         media_type = JSON if content_type == JSON_BYTES else _media_type(content_type)
-        if self._admission.needs_key and not self._shows_key(request):
+        if self._admission.needs_key and not self._admission.has_key(request):
             return self.refusal(request, refusals.NO_API_KEY)
         if media_type not in media_types:
             return self.refusal(request, refusals.wrong_media_type(media_types, media_type))
@@ -93,7 +99,7 @@ class IngestApi:
             return self.refusal(request, too_large(max_body_bytes))
         if busy and self.taps.waits:
             return self.refusal(request, BUSY)
-        address = self._address(request) if self._admission.limited else ""
+        address = self._admission.address(request) if self._admission.limited else ""
         if path == BATCH:
             answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, address)
         else:
@@ -102,29 +108,15 @@ class IngestApi:
             return self._when_acknowledged(request, answer, acknowledged)
         if answer is ACCEPTED and self._accepted_by_all:
             return self._accepted_by_all
-        return self.headed(answer, request)
-
-    def count_refusal(self, answer: Answer) -> None:
-        """Count a refusal of a request, as opposed to one of a tap."""
-        if answer is not FAILED:
-            self.counters.add("refused_busy" if answer is BUSY else "refused_http")
-
-    def headed(self, answer: Answer, request: Request) -> Answer:
-        """An answer with the headers that let the pages of CORS_ORIGINS read it."""
         return self.cors.headed(answer, request)
 
-    def _health(self, request: Request, path: bytes) -> Answer | None:
-        if request.method == b"GET" and path == b"/livez":
-            return self.headed(LIVE, request)
-        if request.method == b"GET" and path == b"/readyz":
-            return self.headed(refusals.NOT_READY if self.broker_away else READY, request)
-        return None
-
-    def _address(self, request: Request) -> str:
-        return self._admission.address(request.peer, request.header("x-forwarded-for"))
-
-    def _shows_key(self, request: Request) -> bool:
-        return self._admission.has_key(request.header("authorization"), request.header("x-api-key"))
+    def _other_method(self, request: Request, allowed: Sequence[str]) -> Answer:
+        """Answer OPTIONS, which browsers send before a call to ask whether they may. Refuse all other methods."""
+        methods = ", ".join(allowed)
+        if request.method != b"OPTIONS":
+            return self.refusal(request, refusals.wrong_method(allowed, request.method.decode()))
+        headers = self.cors.preflight(request.header, methods, MAY_SEND)
+        return self.cors.headed(Answer(200, b"", (("allow", methods), *headers)), request)
 
     async def _when_acknowledged(self, request: Request, answer: Answer, acknowledged: Future[None]) -> Answer:
         try:
@@ -132,10 +124,10 @@ class IngestApi:
         except asyncio.TimeoutError:
             self.counters.add("not_acknowledged")
             answer = refusals.NOT_ACKNOWLEDGED
-        return self.headed(answer, request)
+        return self.cors.headed(answer, request)
 
 
-@lru_cache(maxsize=256)  # senders write it in a few ways only
+@lru_cache(maxsize=256)  # there are only a few spellings
 def _media_type(content_type: bytes | None) -> str:
     """The media type without its parameters, in lower case."""
     return parse_options_header((content_type or b"").decode("latin-1"))[0].lower()

@@ -1,12 +1,12 @@
-"""Records → a topic, through a buffer that has a bound."""
+"""Records → a topic, through a buffer of limited size."""
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future
 from functools import partial
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import PARTITIONS
@@ -15,13 +15,13 @@ from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
 
-FULL_BATCH_EVENTS = 20_000  # with so many waiting, a batch leaves before the end of the linger
+FULL_BATCH_EVENTS = 20_000  # if this many wait, they are sent before the end of the linger
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 
 
 class BufferFull(Exception):
-    """The producer holds as many records as it may, or the broker never told it of the topic."""
+    """The producer's buffer is full, or the producer does not know the topic."""
 
 
 class Receipt:
@@ -29,19 +29,19 @@ class Receipt:
 
     def __init__(self) -> None:
         self._done: Future[None] = Future()
-        # A waiter that gives up cancels the future that it waits for. The records arrive all the same, and then the
-        # producer's thread sets the result, which would fail on a cancelled future. A running one cannot be cancelled.
+        # asyncio cancels the future when its wait times out. Then set_result would fail in the producer's thread, when
+        # the records arrive after all. A running future cannot be cancelled.
         self._done.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._missing = 1
 
     def closed(self) -> Future[None]:
-        """No more records follow. The future is done when the broker has all of them."""
+        """Expect no more records. Return a future that is done when the broker has all of them."""
         self.add(-1)
         return self._done
 
     def add(self, records: int) -> None:
-        """So many more records are missing at the broker; fewer if negative."""
+        """Expect this many more records to reach the broker; fewer, if the number is negative."""
         with self._lock:
             self._missing += records
             complete = self._missing == 0
@@ -49,29 +49,17 @@ class Receipt:
             self._done.set_result(None)
 
 
-class _BrokerState(msgspec.Struct):
-    state: str
-
-
-class _Statistics(msgspec.Struct):
-    """What we read of librdkafka's statistics."""
-
-    brokers: dict[str, _BrokerState]
-
-
-_statistics_decoder = msgspec.json.Decoder(_Statistics)
-
-
 class BoundedProducer:
-    """A producer that lingers and holds at most MAX_BUFFERED_EVENTS records that the broker has not taken yet.
+    """A producer that waits for the linger before it sends, and buffers at most MAX_BUFFERED_EVENTS records.
 
-    On librdkafka, because a tap pays for each record: 2 µs instead of kafka-python's 40. Records never expire.
+    It uses librdkafka, which needs 2 µs for a record; kafka-python needs 40. Records never expire.
     """
 
     def __init__(self, settings: Settings, topic: str, linger_ms: int, receipts: bool, log: Log) -> None:
-        """Make it in the process that uses it: its threads do not survive a fork.
+        """Make it after the fork, because its threads do not survive one.
 
-        `receipts`: records may be sent with a Receipt. Otherwise only losses are reported, which costs less.
+        Only with `receipts` may a record be sent with a Receipt. Without, librdkafka reports only lost records, which
+        is faster.
         """
         self._topic = topic
         self._max_buffered = settings.max_buffered_events
@@ -81,7 +69,7 @@ class BoundedProducer:
         self._lost = 0
         self._ended = False
         self._report = partial(self._on_delivery, None)
-        self.connected = True  # to at least one broker; the caller has waited for that
+        self.connected = True  # to at least one broker: the app has waited for its topic
         self.trouble: str | None = None  # why the last attempt to connect failed, if that needs somebody's care
         self._explain = partial(explain, settings)
         self._producer = Producer(
@@ -90,22 +78,23 @@ class BoundedProducer:
                 "reconnect.backoff.max.ms": 1_000,
                 "enable.idempotence": True,
                 "acks": "all",
-                # If a request fails, the broker refuses those that were on their way after it. librdkafka then begins a
-                # new producer epoch, in which the broker no longer knows what it has of the other partitions: an event
-                # sent again would be there twice. https://github.com/confluentinc/librdkafka/issues/4953
+                # If one of several requests in flight fails, librdkafka starts a new producer epoch. The broker then
+                # does not recognise records that it already has, so a repeated event would be there twice.
+                # https://github.com/confluentinc/librdkafka/issues/4953
                 "max.in.flight.requests.per.connection": 1,
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
-                # With the default, twice the linger, a whole micro-batch would go to one partition, so to one reader.
+                # By default this is twice the linger. Then all events of a micro-batch would go to one partition, and
+                # Spark would read them with one task.
                 "sticky.partitioning.linger.ms": STICKY_MS,
-                # A batch for one partition leaves with so many records, so on all together FULL_BATCH_EVENTS can wait.
+                # A full batch is sent at once. This number is per partition, FULL_BATCH_EVENTS is for all together.
                 "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": self._max_buffered,
                 "delivery.report.only.error": not receipts,
                 "statistics.interval.ms": 1_000,
                 "stats_cb": self._on_statistics,
-                # Errors of records come back with them, and the state of connections with the statistics.
+                # We learn of lost records from their reports, and of lost connections from the statistics.
                 "log_level": 0,
                 "error_cb": self._on_error,
             }
@@ -114,7 +103,7 @@ class BoundedProducer:
         self._poller.start()
 
     def send(self, value: bytes, receipt: Receipt | None = None) -> None:
-        """Accept a record; it goes out within the linger. Raises BufferFull, and then has not accepted it."""
+        """Accept a record, which is sent within the linger. Raises BufferFull if it is not accepted."""
         if receipt:
             receipt.add(1)
         with self._lock:
@@ -132,17 +121,17 @@ class BoundedProducer:
             raise BufferFull(f"the broker does not take records for topic {self._topic} ({error})") from error
 
     def flush(self, timeout_seconds: float) -> None:
-        """Send all accepted records now, and those that come meanwhile at once."""
+        """Send all accepted records now. Records that come meanwhile do not wait for the linger."""
         self._producer.flush(timeout_seconds)
 
     @property
     def running(self) -> bool:
-        """Whether the thread is alive that learns what became of records."""
+        """Whether the thread that receives the reports is alive."""
         return self._poller.is_alive()
 
     @property
     def buffered(self) -> int:
-        """Records accepted and neither acknowledged nor lost."""
+        """How many records wait for the broker."""
         return len(self._producer)
 
     def counts(self) -> dict[str, int]:
@@ -151,7 +140,7 @@ class BoundedProducer:
         return {"accepted": self._accepted, "acknowledged": acknowledged, "lost": self._lost}
 
     def drain(self, timeout_seconds: float) -> int:
-        """Send all accepted records, and end. Returns how many were given up after `timeout_seconds`."""
+        """Send all accepted records, and end. Return how many were given up after `timeout_seconds`."""
         self.flush(timeout_seconds)
         given_up = self.buffered
         if given_up:
@@ -181,7 +170,7 @@ class BoundedProducer:
         self.trouble = self._explain(error) or self.trouble
 
     def _on_statistics(self, statistics: str) -> None:
-        brokers = _statistics_decoder.decode(statistics).brokers.values()
-        self.connected = any(broker.state == "UP" for broker in brokers)
+        brokers = json.loads(statistics)["brokers"].values()
+        self.connected = any(broker["state"] == "UP" for broker in brokers)
         if self.connected:
             self.trouble = None

@@ -1,4 +1,4 @@
-"""What a refused request to ingest is told, and why.
+"""Why a request to ingest is refused → the answer.
 
 Two kinds of text are elsewhere: what is wrong inside a tap (emostream/records.py, which checks it), and what is wrong
 with HTTP itself (emostream/http/).
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from emostream.http.messages import Answer, json_answer, refusal, retry
 
-# With ACK=broker a sender waits for the broker, for so long at most.
+# With ACK=broker a sender waits for the broker for this long at most.
 ACK_SECONDS = 10.0
 
 NO_API_KEY = refusal(
@@ -23,18 +23,18 @@ NOT_ACKNOWLEDGED = retry(
 )
 
 
-def invalid(reason: object) -> Answer:
-    """The body is not a tap, or not a batch of taps."""
-    return refusal(400, str(reason))
-
-
-def too_many_taps(limit: str, whose: str, retry_after_seconds: int) -> Answer:
+def too_many_taps(limit: str, retry_after_seconds: int) -> Answer:
     """More taps than RATE_LIMIT_USER or RATE_LIMIT_ADDRESS allows."""
-    return retry(429, f"expected at most {limit} {whose}, got more", retry_after_seconds)
+    return retry(429, f"expected at most {limit}, got more", retry_after_seconds)
+
+
+def too_many_merged(most: int, limit: str, count: int) -> Answer:
+    """More taps in one event than a rate limit allows in all."""
+    return refusal(400, f"count: expected at most {most}, because {limit} are allowed, got {count}")
 
 
 def buffer_full(reason: object) -> Answer:
-    """The producer's buffer takes no more events; ingest/producer.py says why."""
+    """The producer's buffer is full; ingest/producer.py says why."""
     return retry(503, f"try again: {reason}")
 
 
@@ -52,20 +52,20 @@ def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:
 
 
 def rejected(refused: Sequence[tuple[int, Answer]]) -> list[dict[str, object]]:
-    """The refused events of a batch, as both of its answers list them: by index, from 0."""
+    """List the refused events of a batch by their index, which counts from 0."""
     return [{"index": index, "error": answer.error} for index, answer in refused]
 
 
 def wrong_media_type(expected: Sequence[str], got: str) -> Answer:
-    """Another Content-Type than the call takes."""
+    """The call does not take this Content-Type."""
     return refusal(415, f"expected Content-Type: {' or '.join(expected)}, got {got or 'none'}")
 
 
 def unknown_path(method: str, path: str) -> Answer:
-    """A path that the app does not have."""
+    """The app does not have this path."""
     return refusal(404, f"expected POST /send-emoji or another call that /openapi.json lists, got {method} {path}")
 
 
 def wrong_method(allowed: Sequence[str], method: str) -> Answer:
-    """A method that the path does not have."""
-    return refusal(405, f"expected {' or '.join(allowed)}, got {method}")
+    """The path does not have this method."""
+    return refusal(405, f"expected {' or '.join(allowed)}, got {method}", ("allow", ", ".join(allowed)))

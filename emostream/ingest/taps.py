@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 import msgspec
 
-from emostream.http.messages import Answer, json_answer
+from emostream.http.messages import Answer, json_answer, refusal
 from emostream.ingest import refusals
-from emostream.ingest.admission import Admission, TooManyTaps
+from emostream.ingest.admission import Admission, NotAdmitted
 from emostream.ingest.producer import BoundedProducer, BufferFull, Receipt
 from emostream.metrics.counters import Metrics
 from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch
@@ -17,12 +17,12 @@ from emostream.settings import Settings
 
 REASONS = ("invalid", "rate", "full", "busy")  # why taps are refused
 ACCEPTED = json_answer(200, {"status": "success", "message": "Emoji sent to Kafka"})
-# An answer, and what it has to wait for: with ACK=broker, until the broker has the events.
+# The answer, and with ACK=broker what is done when the broker has the events: the answer must wait for it.
 Outcome = tuple[Answer, "Future[None] | None"]
 
 
 class TapHandler:
-    """Hands taps to one producer, if they are good and admitted."""
+    """Gives taps to the producer, if they are valid and admitted."""
 
     def __init__(self, settings: Settings, producer: BoundedProducer, admission: Admission, counters: Metrics) -> None:
         self.waits = settings.ack == "broker"
@@ -33,7 +33,7 @@ class TapHandler:
         self._spellings = {normalised(emoji): emoji for emoji in settings.allowed_emojis}
 
     def received(self) -> int:
-        """Taps that came. A request that was refused unread counts as one; a request that is no tap does not."""
+        """Return how many taps came. A request that was refused because the server was busy counts as one."""
         counts = self._counters.snapshot()
         return sum(counts.get(fate, 0) for fate in ("accepted", *(f"refused_{reason}" for reason in REASONS)))
 
@@ -52,7 +52,7 @@ class TapHandler:
             parts = split_batch(body, lines)
         except InvalidRecord as error:
             self._counters.add("refused_invalid")
-            return refusals.invalid(error), None
+            return refusal(400, str(error)), None
         receipt = Receipt() if self.waits else None
         taken = [self._take(part, parse_merged_request, address, receipt) for part in parts]
         refused = [(index, answer) for index, answer in enumerate(taken) if isinstance(answer, Answer)]
@@ -66,7 +66,7 @@ class TapHandler:
     def _take(
         self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
     ) -> int | Answer:
-        """Hand one event to the producer. Returns how many taps it stands for, or a refusal."""
+        """Give one event to the producer. Return how many taps it stands for, or a refusal."""
         try:
             event = parse(data)
             if self._spellings:
@@ -76,16 +76,16 @@ class TapHandler:
             self._producer.send(encode(event), receipt)
             return event.count
         except InvalidRecord as error:
-            reason, answer = "invalid", refusals.invalid(error)
-        except TooManyTaps as error:
-            reason, answer = "rate", refusals.too_many_taps(error.limit, error.whose, error.retry_after_seconds)
+            reason, answer = "invalid", refusal(400, str(error))
+        except NotAdmitted as error:
+            reason, answer = "rate", error.answer
         except BufferFull as error:
             reason, answer = "full", refusals.buffer_full(error)
         self._counters.add(f"refused_{reason}")
         return answer
 
     def _spelled(self, event: Event) -> Event:
-        """The event with its emoji spelled as EMOJIS spells it."""
+        """Spell the event's emoji as EMOJIS spells it. Raises InvalidRecord if it is not there."""
         spelling = self._spellings.get(normalised(event.emoji))
         if spelling is None:
             raise InvalidRecord(refusals.emoji_not_allowed(self._allowed, event.emoji))

@@ -1,7 +1,7 @@
 """Every series of GET /metrics, by stage, under the key that the stage's code uses for it.
 
-docs/metrics.md has the same table. No series names a user or an emoji. A client's URL is a label only of series that
-at most MAX_CLIENTS clients have.
+docs/metrics.md has the same table. No label holds a user or an emoji, because there may be millions. There are at most
+MAX_CLIENTS client URLs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emostream import __version__
 
 # For steps that take milliseconds unless something is wrong.
 STEP_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-# For a tap's time from the app to a client: 50 ms apart up to 3 s, where it should be, then up to a minute.
+# For the time from a tap to a client: 50 ms apart up to 3 s, which is normal, then up to a minute.
 TAP_BUCKETS = (
     0.005, 0.01, 0.025, *(step / 20 for step in range(1, 61)), 3.5, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 )  # fmt: skip
@@ -22,9 +22,9 @@ TAP_BUCKETS = (
 
 @dataclass(frozen=True)
 class Series:
-    """One series. If it has a `label`, this is the series of one label `value`, or of every value when that is "".
+    """One series. With a `label`, it is the series of one `value` of that label; of all values if `value` is "".
 
-    `greatest`: several workers together have the greatest of their numbers. Otherwise they have the sum.
+    Several workers report the sum of their numbers, or with `greatest` the greatest of them.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What a stage counts: plain numbers, because a tap costs 20 µs and is counted several times.
+"""What a stage counts, as plain numbers.
 
-prometheus-client's own counters take 0.5 to 2 µs each where several processes share them. It only writes the page
-(page.py).
+prometheus-client only writes the page (page.py). Its own counters would take 0.5 to 2 µs each when several processes
+share them, and a tap, which costs about 10 µs, is counted several times.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Samples: TypeAlias = dict[str, dict[str, float]]
 
 
 class Histogram:
-    """How many observations fell into each bucket. One thread observes, any thread may read."""
+    """Counts observations in buckets. One thread observes, any thread may read."""
 
     def __init__(self, series: Series) -> None:
         self._bounds = series.buckets
-        self.counts = [0] * (len(self._bounds) + 1)  # one per upper bound, and one for all values above the last
+        self.counts = [0] * (len(self._bounds) + 1)  # one for each upper bound, and one for all higher values
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -45,7 +45,7 @@ class Histogram:
         return sum(self.counts)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return `(upper bound, how many observations are at most that)`, as Prometheus wants it."""
+        """Return `(upper bound, number of observations up to it)` for each bucket, as Prometheus needs it."""
         total, found = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts.copy(), strict=True):
             total += count
@@ -54,9 +54,9 @@ class Histogram:
 
 
 class Metrics:
-    """The series of one stage: counters that any thread adds to, histograms, and gauges that functions return.
+    """The series of one stage: counters, histograms, and numbers that functions return. Any thread may count.
 
-    The counters also go to the log, at most once in `seconds` and only after a change.
+    The counters also go to the log, at most every `seconds` and only after a change.
     """
 
     def __init__(self, log: Log, series: Stage, seconds: float = 10.0) -> None:
@@ -77,19 +77,16 @@ class Metrics:
                 self._counts[name] += number
 
     def read(self, **readers: Callable[[], Reading]) -> None:
-        """Call these functions, by key of their series, whenever samples are taken.
-
-        Any thread may call them, and they should not wait.
-        """
+        """Call these functions, by the key of their series, for each page. Any thread may; they should not wait."""
         self._readers |= readers
 
     def snapshot(self) -> dict[str, int]:
-        """Return the counters that are not zero."""
+        """Return all counters that are not zero."""
         with self._lock:
             return {name: count for name, count in self._counts.items() if count}
 
     def samples(self) -> Samples:
-        """Return the current number of every series that is known, except the histograms."""
+        """Return the current number of every series except histograms; none for a gauge that is not known."""
         with self._lock:
             found: Samples = {key: {self.series[key].value: count} for key, count in self._counts.items()}
         for key, reader in self._readers.items():
@@ -99,7 +96,7 @@ class Metrics:
         return found
 
     def log_if_due(self, final: bool = False) -> None:
-        """Log the counters if they are due and have changed. `final`: they are due now."""
+        """Log the counters if they are due, or with `final` now, and if they have changed."""
         now = time.monotonic()
         if now < self._due and not final:
             return
@@ -111,7 +108,7 @@ class Metrics:
 
 
 class WorkerMetrics(Metrics):
-    """The metrics of one of several workers. Each leaves its own in a file, so that any of them can report the sum.
+    """The metrics of one of several workers. Each writes its own to a file, so any of them can report the sum.
 
     The counters of a worker that has ended still count; its gauges do not.
     """
@@ -123,7 +120,7 @@ class WorkerMetrics(Metrics):
         self._published: Samples = {}
 
     def publish(self) -> None:
-        """Write our numbers to our file if they have changed. While the disk is full the file stays as it is."""
+        """Write our numbers to our file if they have changed. On a full disk, the old file stays."""
         samples = super().samples()
         if samples != self._published:
             with suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from emostream.metrics.catalogue import BUILD, PROCESS, Series
-from emostream.metrics.counters import Metrics
+from emostream.metrics.catalogue import BUILD, PROCESS, Stage
+from emostream.metrics.counters import Histogram, Metrics, Samples
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
 
 
 class MetricsPage(Collector):
@@ -36,48 +37,37 @@ class MetricsPage(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Family]:
-        """Yield every series of the page; prometheus-client calls this."""
+        """Yield every series of the page. prometheus-client calls this."""
         for source in self._sources:
-            samples = source.samples()
-            families: dict[str, Family] = {}
-            for key, one in source.series.items():
-                family = families.setdefault(one.name, _family(one))
-                if isinstance(family, HistogramMetricFamily):
-                    histogram = source.histograms[key]
-                    family.add_metric([one.value] if one.label else [], histogram.buckets(), histogram.sum)
-                else:
-                    for value, number in samples.get(key, {}).items():
-                        family.add_metric([value] if one.label else [], number)
-            yield from families.values()
-        build = GaugeMetricFamily(BUILD.name, BUILD.meaning, labels=[BUILD.label])
-        build.add_metric([BUILD.value], 1)
-        yield build
-        found = process_numbers(self._pid)
-        for key, one in PROCESS.items():
-            if key in found:
-                family = _family(one)
-                assert not isinstance(family, HistogramMetricFamily)  # noqa: S101 - PROCESS has none
-                family.add_metric([], found[key])
-                yield family
+            yield from families(source.series, source.samples(), source.histograms)
+        yield from families({"build": BUILD}, {"build": {BUILD.value: 1}}, {})
+        yield from families(PROCESS, {key: {"": number} for key, number in process_numbers(self._pid).items()}, {})
 
 
-def _family(one: Series) -> Family:
-    labels = [one.label] if one.label else []
-    if one.kind == "histogram":
-        return HistogramMetricFamily(one.name, one.meaning, labels=labels)
-    return (CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily)(one.name, one.meaning, labels=labels)
+def families(series: Stage, samples: Samples, histograms: Mapping[str, Histogram]) -> list[Family]:
+    """Return these series as prometheus-client knows them. Series of one name, which differ in a label, become one."""
+    found: dict[str, Family] = {}
+    for key, one in series.items():
+        labels = [one.label] if one.label else []
+        family = found.setdefault(one.name, FAMILIES[one.kind](one.name, one.meaning, labels=labels))
+        if isinstance(family, HistogramMetricFamily):
+            family.add_metric([one.value] if one.label else [], histograms[key].buckets(), histograms[key].sum)
+        else:
+            for value, number in samples.get(key, {}).items():
+                family.add_metric([value] if one.label else [], number)
+    return list(found.values())
 
 
 def process_numbers(pid: int) -> dict[str, float]:
     """Return the numbers of a process by key of PROCESS.
 
-    They are sums over the process and all its children, except its start and its limit of open files.
+    Most are sums over the process and all its children. Its start and its limit of open files are its own.
     """
     found: dict[str, float] = {}
     pids = [pid]
     for one in pids:
-        families = ProcessCollector(registry=None, pid=partial(int, one)).collect()
-        values = {sample.name: sample.value for family in families for sample in family.samples}
+        collected = ProcessCollector(registry=None, pid=partial(int, one)).collect()
+        values = {sample.name: sample.value for family in collected for sample in family.samples}
         for key, series in PROCESS.items():
             value = values.get(series.name)
             if value is not None and (one == pid or key not in ("start", "max_fds")):

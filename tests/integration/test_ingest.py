@@ -18,6 +18,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from emostream.operate.supervisor import Supervisor
+from emostream.process import why_not_ready
 from emostream.settings import load
 from testkit.broker import Broker
 from testkit.http_calls import JSON, call
@@ -387,6 +388,27 @@ def test_a_worker_that_lost_a_thread_is_replaced(empty_topics: Broker, thread: s
         wait_until("there are two workers again", lambda: workers_of(app) == 2)
         assert app.terminate() == 0
     assert users_on(empty_topics) == {"before", "after"}
+
+
+def test_the_app_is_ready_while_one_of_its_workers_is(empty_topics: Broker, tmp_path: Path) -> None:
+    # Not the DATA_DIR of the other app here, because there is one heartbeat in it.
+    environment = empty_topics.environment | {"DATA_DIR": str(tmp_path)}
+    settings = load(environ=environment)
+    with script(environment, "app.py", APP_WORKERS=2) as app:
+        serving(empty_topics, app)
+        pid = app.process.pid
+        wait_until("the app is ready", lambda: why_not_ready(settings, "app", pid) is None)
+        wait_until("both workers run", lambda: workers_of(app) == 2)
+        reasons: set[str | None] = set()
+
+        def replaced() -> bool:
+            reasons.add(why_not_ready(settings, "app", pid))
+            return app.log.count("msg=drained") == 1 and workers_of(app) == 2
+
+        os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGTERM)
+        wait_until("one worker has ended, and a new one runs", replaced)
+        assert reasons == {None}
+        assert app.terminate() == 0
 
 
 def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:

@@ -1,7 +1,7 @@
 """Host name of a client → the addresses that a push may go to, so that nobody can aim pushes at an internal service.
 
-A name is resolved once per connection, and exactly the addresses that were checked are connected to. So it does not
-matter in which form (decimal, octal, IPv4 within IPv6) an address was written.
+A name is resolved once per connection. Its addresses are checked, and the connection goes to one of these addresses. So
+the form in which an address was written (decimal, octal, IPv4 within IPv6) makes no difference.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
-Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
-Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+from emostream.http.access import IPAddress, is_in
+from emostream.settings import Network
 
-# Forbidden whatever CLIENT_NETWORKS says: no client is there, but the credentials of a cloud machine may be.
+# Forbidden whatever CLIENT_NETWORKS says. No client is there, but the credentials of a cloud machine may be.
 NEVER: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -40,40 +39,37 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Forbidden(OSError):
-    """No address of a host is allowed; the text names one of them, and the allowed networks."""
+    """No address of a host is allowed. The text names one of them, and the allowed networks."""
 
 
 class AllowedNetworks:
     """The networks of CLIENT_NETWORKS, without those in NEVER."""
 
-    def __init__(self, networks: str) -> None:
-        """A comma-separated list such as `127.0.0.0/8,fc00::/7`. Raises ValueError."""
-        self._text = networks
-        self._networks = [ipaddress.ip_network(network.strip()) for network in networks.split(",") if network.strip()]
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
 
-    def allows(self, address: str) -> bool:
+    def allows(self, text: str) -> bool:
         """Whether a push may go to an IP address, written as the system writes it."""
         try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
+            parsed = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
             return False
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
             parsed = parsed.ipv4_mapped  # the same address: the system sends IPv4
-        return self._named(parsed) and all(self._named(inner) for inner in embedded(parsed))
+        found = (parsed, *embedded(parsed))
+        return all(is_in(address, self._networks) and not is_in(address, NEVER) for address in found)
 
     def check(self, host: str, addresses: Sequence[str]) -> list[str]:
         """Those addresses of a host that are allowed. Raises Forbidden when there are none."""
         allowed = [address for address in addresses if self.allows(address)]
         if not allowed:
-            raise Forbidden(f"{host} is {addresses[0]}, expected an address in {self._text} (CLIENT_NETWORKS)")
+            named = ",".join(map(str, self._networks))
+            raise Forbidden(f"{host} is {addresses[0]}, expected an address in {named} (CLIENT_NETWORKS)")
         return allowed
 
-    def _named(self, address: Address) -> bool:
-        return any(address in network for network in self._networks) and not any(address in net for net in NEVER)
 
-
-def embedded(address: Address) -> Iterator[Address]:
-    """The IPv4 addresses at which packets to an IPv6 address may end up."""
+def embedded(address: IPAddress) -> Iterator[IPAddress]:
+    """The IPv4 addresses that packets to an IPv6 address may end up at."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     number = int(address)

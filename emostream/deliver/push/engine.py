@@ -1,42 +1,40 @@
-"""One thread with an event loop that serves every registered client of a subscriber."""
+"""Registered clients → one thread with an event loop that pushes to all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 
 import uvloop
 
 from emostream.deliver.history import History
-from emostream.deliver.push.client import PushClient, PushContext, Start
+from emostream.deliver.push.client import PushClient, PushContext
 from emostream.deliver.push.latency import TapLatency
 from emostream.deliver.push.sender import PushPolicy
+from emostream.deliver.registry import Registration
 from emostream.http.client import PushError, Target, connect
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
 
 RESOLVERS = 8
 VERIFY_SECONDS = 10.0
+CLOSE_SECONDS = 10.0
 
 
 class PushEngine:
-    """Serves clients; `add`, `verify` and `close` may be called from any thread."""
+    """The thread that pushes. Any thread may call the public methods."""
 
     def __init__(
         self, history: History, policy: PushPolicy, counters: Metrics, log: Log,
         evict: Callable[[PushClient, str], None], keep: Callable[[PushClient], None],
     ) -> None:  # fmt: skip
-        """The engine calls `evict(client, reason)` when a client should lose its slot.
-
-        It calls `keep(client)` to save a client's position, which may raise KafkaError.
-        Both calls run in threads of their own, so they may block.
-        """
+        """`evict` and `keep` are those of PushContext. The engine calls them in threads, so they may block."""
         self._policy = policy
         self.clients: dict[PushClient, asyncio.Task[None]] = {}
-        self._broker_threads = ThreadPoolExecutor(2, "push-keep")
-        self._resolver_threads = ThreadPoolExecutor(RESOLVERS, "push-resolve")
+        self._broker_threads = futures.ThreadPoolExecutor(2, "push-keep")
+        self._resolver_threads = futures.ThreadPoolExecutor(RESOLVERS, "push-resolve")
         self._context = PushContext(
             history, policy, counters, TapLatency(counters), log, evict, keep, self._remove, self._broker_threads
         )
@@ -51,23 +49,25 @@ class PushEngine:
         """Whether the thread is alive."""
         return self._thread.is_alive()
 
-    def add(self, client_url: str, token_hash: str, start: Start) -> PushClient:
-        """Begin to serve a client."""
-        client = PushClient(self._context, client_url, token_hash, start)
+    def add(self, registration: Registration, cursor: int, generation: int, repeats_until: int = 0) -> PushClient:
+        """Begin to serve a client. The arguments are those of PushClient."""
+        client = PushClient(self._context, registration, cursor, generation, repeats_until)
         self._loop.call_soon_threadsafe(self._begin, client)
         return client
 
     def verify(self, client_url: str, challenge: str) -> None:
         """Send a challenge and return when the client has echoed it. Raises PushError."""
-        asyncio.run_coroutine_threadsafe(self._verify(Target.parse(client_url), challenge), self._loop).result(
-            VERIFY_SECONDS
-        )
+        answered = asyncio.run_coroutine_threadsafe(self._verify(Target.parse(client_url), challenge), self._loop)
+        try:
+            answered.result(VERIFY_SECONDS)
+        except futures.TimeoutError:  # before Python 3.11 it is no OSError
+            raise PushError(f"expected its challenge within {VERIFY_SECONDS:g} s, got no answer") from None
 
     def close(self) -> None:
         """Stop serving all clients and end the thread."""
-        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result(VERIFY_SECONDS)
+        futures.wait([asyncio.run_coroutine_threadsafe(self._end_all(), self._loop)], CLOSE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(VERIFY_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
         for threads in (self._broker_threads, self._resolver_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -90,7 +90,7 @@ class PushEngine:
     async def _serve(self, client: PushClient) -> None:
         try:
             await client.run()
-        except Exception as error:  # noqa: BLE001 - it ends the service of this one client, and is reported
+        except Exception as error:  # noqa: BLE001 - not swallowed: this client is evicted, with the error as the reason
             await client.evict(f"an error in the subscriber: {error!r}")
         finally:
             self.clients.pop(client, None)

@@ -21,7 +21,7 @@ GONE = "it answered 410 Gone"
 class PushPolicy:
     """Who pushes, where pushes may go, when counts are merged, and when a record or a client is given up.
 
-    `merge_after_seconds`: a count that has waited this long for its client is merged with all that wait with it.
+    `merge_after_seconds`: when a count has waited this long for its client, all counts that wait are merged.
     `max_age_seconds`: a single count that is older is not sent any more. Merged counts are always sent.
     `evict_after_seconds`: a client that fails for this long loses its slot.
     """
@@ -35,23 +35,26 @@ class PushPolicy:
     secret: bytes = b""
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host that may be pushed to. Raises OSError."""
+        """The addresses of a host that pushes may go to. Raises OSError."""
         return self.networks.check(host, await asyncio.get_running_loop().run_in_executor(None, resolve, host, port))
 
     def headers(self, key: str, body: bytes, routed_ms: int = 0) -> str:
-        """The headers of a push whose newest record was published at `routed_ms` (0: there is no record)."""
+        """The headers of a push. Its newest record was published at `routed_ms`; 0 means that it has no record."""
         now = time.time()
         times = f"Routed-Ms: {routed_ms}\r\nPushed-Ms: {int(now * 1000)}\r\n" if routed_ms else ""
-        # The key is the same for every attempt, also after a restart: a client recognises a repeat by it.
+        # Every attempt has the same key, also after a restart. So the client can recognise a repeat.
         lines = f"Idempotency-Key: {key}\r\nSubscriber: {self.cluster_topic}/{self.subscriber}\r\n{times}"
         return lines + signature(self.secret, key, body, int(now)) if self.secret else lines
 
 
 class Attempt(NamedTuple):
-    """One attempt: `failure` says why the client did not take the push; None means that it did."""
+    """What came of one attempt: why the client did not take the push, or None if it did."""
 
     failure: str | None
-    retry_after_seconds: float = 0.0  # what the client asks us to wait
+    retry_after_seconds: float = 0.0  # how long the client asks us to wait
+
+
+TAKEN = Attempt(None)  # made once, because every push pays for it
 
 
 class Sender:
@@ -63,20 +66,20 @@ class Sender:
         self._connection: ClientConnection | None = None
 
     async def attempt(self, push: Push) -> Attempt:
-        """POST once."""
+        """POST a push once."""
         request = self._target.request(self._policy.headers(push.key, push.body, push.routed_ms), push.body)
         try:
             answer = await self._post(request)
         except PushError as error:
             return Attempt(str(error))
         if 200 <= answer.status < 300:
-            return Attempt(None)
+            return TAKEN
         if answer.status == HTTPStatus.GONE:
             return Attempt(GONE)
         return Attempt(f"it answered {answer.status}", answer.retry_after_seconds or 0.0)
 
     async def probe(self) -> str | None:
-        """Connect and say nothing; returns why that failed. A dead client is found though there is nothing to send."""
+        """Connect and send nothing, to find a client that is dead. Return why that failed, or None."""
         if self._connection and self._connection.usable:
             return None
         try:
@@ -96,7 +99,7 @@ class Sender:
             try:
                 return await self._connection.post(request)
             except ConnectionLost:
-                pass  # a server may close an idle connection at any time, even as we use it: connect anew
+                pass  # a client may close an idle connection at any time, even just before we use it: connect again
         self._connection = await connect(self._target, self._policy.addresses)
         return await self._connection.post(request)
 

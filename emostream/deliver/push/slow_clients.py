@@ -1,27 +1,28 @@
 """How a slow client is treated: the counts that wait for it → one merged count per emoji.
 
-A count that has waited for `merge_after_seconds` is merged with all that waits behind it, so what waits is never more
-than there are emojis. A merged count is named by the offsets of the records in it. It can be made again from the same
-records, byte for byte, and a client recognises the repeat by its key.
-PushClient decides when to merge; a client that fails for EVICT_AFTER_SECONDS loses its slot.
+When a count has waited for MERGE_AFTER_BATCHES, PushClient merges it with all that waits behind it. So what waits is
+never more than there are emojis. The key of a merged count names the offsets of its records. After a restart the same
+records make the same merged count, byte for byte, and the client recognises the repeat by the key. A client that fails
+for EVICT_AFTER_SECONDS loses its slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from emostream.deliver.history import Record
 from emostream.deliver.sums import Sum, known
 from emostream.records import encode
 
+# A healthy client gets the counts of a micro-batch long before the next one.
+MERGE_AFTER_BATCHES = 2
 # More than exist. A bound is needed because any text may be tapped.
 MAX_EMOJIS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(NamedTuple):
     """The body of one POST: a record, or the sum of `records` of them. Every attempt has the same key."""
 
     key: str
@@ -44,7 +45,7 @@ class MergedCounts:
 
     @property
     def records(self) -> int:
-        """How many records are in the sums."""
+        """How many records are in the sums; from any thread."""
         return sum(found.records for found in list(self._sums.values()))
 
     def add(self, record: Record) -> bool:

@@ -1,7 +1,7 @@
-"""One open event stream, how a slow one is noticed, and how many a process can have.
+"""One open event stream, how a slow one is noticed, and how many streams a process can have.
 
-The kernel buffers little for a stream, so a slow one is noticed early. It then costs a number (its cursor) and delays
-nobody.
+The kernel buffers little for a stream, so a slow one is noticed early. A slow stream then costs only a number, its
+cursor, and delays nobody.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ TCP_NOTSENT_LOWAT = 25  # Linux; the socket module has no name for it
 
 
 class EventStream(asyncio.Protocol):
-    """One open stream. It is `slow` while its socket is full."""
+    """One open stream. While its socket is full, it is `slow`."""
 
     def __init__(
         self, transport: asyncio.Transport, cursor: int, on_room: Callable[[EventStream], None],
         on_end: Callable[[EventStream], None],
     ) -> None:  # fmt: skip
-        """Take a connection over; from then on it calls `on_room` when a full socket has room again."""
+        """Take over a connection. It calls `on_room` when a full socket has room again, and `on_end` at the end."""
         self.transport = transport
         self.cursor = cursor  # the number of the next micro-batch to send
-        self.resume_after: EventId | None = None  # what it has seen elsewhere, until all of that has come here
+        self.resume_after: EventId | None = None  # no events until all that this id covers is here,
+        self.held_until = 0.0  # or until this moment (monotonic seconds)
         self.slow = False
         self.since = 0.0  # when a slow stream last took something
         self._unsent_bytes = 0
@@ -45,7 +46,7 @@ class EventStream(asyncio.Protocol):
         transport.resume_reading()
 
     def stalled(self, now: float) -> bool:
-        """Whether the socket of this slow stream has taken nothing for too long."""
+        """Whether this slow stream has taken nothing for too long."""
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self.since = unsent_bytes, now
@@ -74,7 +75,7 @@ class EventStream(asyncio.Protocol):
 
 
 def buffer_little(listener: socket.socket) -> None:
-    """Make the kernel hold little for each connection of `listener`, and give up on hosts that have vanished."""
+    """Have the kernel buffer little for each connection of `listener`, and end those whose host has vanished."""
     options = {
         socket.TCP_NODELAY: 1,
         TCP_NOTSENT_LOWAT: UNSENT_BYTES,
@@ -86,15 +87,14 @@ def buffer_little(listener: socket.socket) -> None:
 
 
 def allow_descriptors(log: Log, max_streams: int, max_clients: int) -> int:
-    """Let this process open as many file descriptors as it may; returns how many streams that allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Let this process open as many files as the system allows. Return how many streams that is enough for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     room = hard - OTHER_DESCRIPTORS - max_clients - MAX_REFUSED
     if hard == resource.RLIM_INFINITY or room >= max_streams:
         return max_streams
     log.warning(
-        "the system allows fewer file descriptors than MAX_STREAMS needs; raise `ulimit -Hn`",
+        "the system allows fewer open files than MAX_STREAMS needs; raise `ulimit -Hn`",
         max_streams=max_streams, descriptors=hard, streams=max(0, room),
     )  # fmt: skip
     return max(0, room)

@@ -1,8 +1,7 @@
 """Micro-batches → GET /stream: Server-Sent Events for browsers, phones and overlays, all from one event loop.
 
-A stream costs little: what it has not got yet is a number (its cursor), and the text of an event is made once for all
-streams. When the socket of a slow stream takes more, it gets one event with the sums of all micro-batches that it
-missed.
+A stream costs little. Its cursor, a number, says what it has not got yet, and all streams share the text of an event.
+When a slow stream can take more, it gets one event with the sums of all micro-batches that it missed.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from emostream.deliver.stream.resume import EventId
 from emostream.http.cors import Cors, Headers
 from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
+from emostream.http.protocol import answer_bytes
 from emostream.http.server import BACKLOG, HttpServer
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
@@ -34,7 +34,7 @@ from emostream.records import MAX_BODY_BYTES
 PATH = "/stream"
 COMMENT_SECONDS = 15.0
 REQUEST_SECONDS = 10.0
-# Another subscriber may be ahead of this one by moments. What it had seen and does not come for longer never will.
+# The subscriber that a stream comes from may be moments ahead of this one. What is not here after that never comes.
 AHEAD_SECONDS = 10.0
 TURN_SECONDS = 0.5
 CLOSE_SECONDS = 1.0
@@ -50,13 +50,13 @@ HEAD = (
 
 
 class StreamServer:
-    """A thread that serves event streams from the history that a consumer fills. It is the App of its HTTP server."""
+    """A thread that reads the history and serves event streams. It is the App of its HTTP server."""
 
     def __init__(
         self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
         counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
-        """Listens on the bound `listener`. Streams can go on from what is in the history already."""
+        """Listens on the bound `listener`. Streams can resume from what is in the history already."""
         self.max_streams = max_streams
         self._history = history
         self._batches = batches
@@ -68,7 +68,6 @@ class StreamServer:
         self._read = history.start  # a cursor into the history
         self._measured = 0  # the number of the next micro-batch whose latency is to be observed
         self._open: dict[EventStream, None] = {}
-        self._ahead: dict[EventStream, float] = {}  # they wait for `resume_after`; until when
         self._closing = False
         self._news = asyncio.Event()
         self._loop = uvloop.new_event_loop()
@@ -91,7 +90,7 @@ class StreamServer:
         return len(self._open)
 
     def close(self, timeout_seconds: float) -> None:
-        """Send what has come to every stream that takes it, and close all streams."""
+        """Send the newest events to every stream that is not slow, and close all streams."""
         self._closing = True
         self._wake()
         self._thread.join(timeout_seconds)
@@ -104,28 +103,8 @@ class StreamServer:
 
     def answer(self, request: Request, busy: bool) -> Answer | TakeOver:
         """Open a stream, or say why not."""
-        path, _, query = request.target.partition(b"?")
-        if unquote_to_bytes(path) != PATH.encode():
-            return self.refusal(request, refusal(404, f"expected GET {PATH}, got another path"))
-        if request.method == b"OPTIONS":
-            headers = self._cors.preflight(request.header, "GET", "Last-Event-ID, Cache-Control")
-            return self.refusal(request, Answer(204, b"", tuple(headers)))
-        if request.method not in (b"GET", b"HEAD"):
-            error = f"expected GET {PATH}, got {request.method.decode()}"
-            return self.refusal(request, refusal(405, error, ("allow", "GET, HEAD, OPTIONS")))
-        if self.streams >= self.max_streams:
-            self._counters.add("streams_refused")
-            error = f"no stream is free: all {self.max_streams} are taken; try another subscriber"
-            return self.refusal(request, retry(503, error, FULL_RETRY_SECONDS))
-        if request.method == b"HEAD":
-            return self.refusal(request, Answer(200, b"", HEAD))
-        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-        recent = dict(asked).get("recent", "0")
-        if not re.fullmatch("[0-9]{1,4}", recent, re.ASCII):
-            error = f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40]!r}"
-            return self.refusal(request, refusal(400, error))
-        cors = self._cors.headers(request.header("origin"))
-        return TakeOver(partial(self._begin, cors, last_event_id(request, asked), int(recent)))
+        found = self._decide(request)
+        return self.refusal(request, found) if isinstance(found, Answer) else found
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """Let pages read the answer."""
@@ -134,19 +113,40 @@ class StreamServer:
         return self._cors.headed(answer, request)
 
     def gone(self, requests: int) -> None:
-        """Nobody counts them."""
+        """Do nothing: nobody counts these requests."""
+
+    def _decide(self, request: Request) -> Answer | TakeOver:
+        path, _, query = request.target.partition(b"?")
+        if unquote_to_bytes(path) != PATH.encode():
+            return refusal(404, f"expected GET {PATH}, got another path")
+        if request.method == b"OPTIONS":
+            return Answer(204, b"", tuple(self._cors.preflight(request.header, "GET", "Last-Event-ID, Cache-Control")))
+        if request.method not in (b"GET", b"HEAD"):
+            error = f"expected GET {PATH}, got {request.method.decode()}"
+            return refusal(405, error, ("allow", "GET, HEAD, OPTIONS"))
+        if self.streams >= self.max_streams:
+            self._counters.add("streams_refused")
+            error = f"expected a free stream, got none: all {self.max_streams} are taken; try another subscriber"
+            return retry(503, error, FULL_RETRY_SECONDS)
+        if request.method == b"HEAD":
+            return Answer(200, b"", HEAD)
+        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        recent = dict(asked).get("recent", "0")
+        if not re.fullmatch("[0-9]{1,4}", recent, re.ASCII):
+            return refusal(400, f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40]!r}")
+        cors = self._cors.headers(request.header("origin"))
+        return TakeOver(partial(self._begin, cors, last_event_id(request, asked), int(recent)))
 
     # What the streams call.
 
-    def _go_on(self, stream: EventStream) -> None:
-        """Go on with a slow stream whose socket has room again."""
+    def _continue(self, stream: EventStream) -> None:
+        """The socket of a slow stream has room again: send what the stream missed."""
         if stream.cursor != self._batches.end:
             self._counters.add("streamed", self._send_events(stream, merge=True))
 
     def _remove(self, stream: EventStream) -> None:
         """Forget a stream that has ended."""
         del self._open[stream]
-        self._ahead.pop(stream, None)
         self._http.max_connections += 1
 
     # In the loop.
@@ -166,7 +166,9 @@ class StreamServer:
                 comment_due = now + COMMENT_SECONDS
                 for stream in self._ready():
                     stream.transport.write(COMMENT)
-            self._settle_overdue(now)
+            for stream in [stream for stream in self._open if stream.slow and stream.stalled(now)]:
+                self._counters.add("streams_stalled")
+                stream.transport.abort()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait_seconds)
         self._take_news(last=True)
@@ -179,9 +181,9 @@ class StreamServer:
         return [stream for stream in self._open if not stream.slow]
 
     def _take_news(self, last: bool = False) -> float:
-        """Read the history to its end; returns for how many seconds no micro-batch will be due.
+        """Read the history to its end. Return for how many seconds no micro-batch is due.
 
-        `last`: close all micro-batches, because nothing comes after.
+        `last`: nothing comes after this, so close all micro-batches.
         """
         now = time.monotonic()
         while True:
@@ -203,7 +205,7 @@ class StreamServer:
         self._measured = end
         data = self._batches.events(before, merge=False) if end > before else b""
         for stream in self._ready():
-            if data and stream.cursor == before and stream.resume_after is None:  # as nearly all are
+            if data and stream.cursor == before and stream.resume_after is None:  # true for nearly all streams
                 stream.cursor = end
                 stream.transport.write(data)
                 sent += end - before
@@ -216,17 +218,20 @@ class StreamServer:
                 self._counters.histograms["stream"].observe(max(0.0, now_ms - routed_ms) / 1000)
 
     def _send_events(self, stream: EventStream, merge: bool) -> int:
-        """Send a stream all that it has not got; returns how many events that were."""
-        behind = self._batches.end - stream.cursor
-        if stream.resume_after is None:
+        """Send a stream all that it has not got. Return how many events that were."""
+        behind, seen = self._batches.end - stream.cursor, stream.resume_after
+        if seen is None:
             data = self._batches.events(stream.cursor, merge)
-        elif stream in self._ahead and not self._batches.has(stream.resume_after):
+        elif time.monotonic() < stream.held_until and not self._batches.progress.has(seen):
             return 0
+        elif self._batches.progress.is_before(seen):
+            self._counters.add("stream_gaps")
+            data = gap("what this stream has seen is not on this topic; it may have been replaced")
+            data += self._batches.events(stream.cursor, merge)
         else:
-            data = self._batches.rest(stream.resume_after)
+            data = self._batches.rest(seen)
         stream.resume_after = None
-        self._ahead.pop(stream, None)
-        stream.cursor += behind
+        stream.cursor = self._batches.end
         if not data:
             return 0
         stream.transport.write(data)
@@ -236,63 +241,43 @@ class StreamServer:
         return 1
 
     def _begin(self, cors: Headers, last_event_id: str, recent_seconds: int, transport: asyncio.Transport) -> None:
-        """Open a stream. Its events end with the connection, which saves the framing of each."""
-        stream = EventStream(transport, self._batches.end, self._go_on, self._remove)
+        """Open a stream. Its body has no length and no chunks: it ends with the connection."""
+        stream = EventStream(transport, self._batches.end, self._continue, self._remove)
         self._open[stream] = None
         self._http.max_connections -= 1
-        allowed = [(name.title(), value) for name, value in cors]
-        headers = [("Date", self._http.date), *HEAD, *allowed, ("Connection", "close")]
-        lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), "", ""]
-        head = "\r\n".join(lines).encode("latin-1")
+        head = answer_bytes(Answer(200, b"", (*HEAD, *cors)), self._http.date, "close", to_head=True)
         transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
 
     def _beginning(self, stream: EventStream, last_event_id: str, recent_seconds: int) -> bytes:
-        """What a stream gets first: an id to come back with, or all that it missed, if need be after a gap event.
+        """The first text of a stream.
 
-        A new stream may ask for what happened just before it came.
+        A stream that resumes gets all that it missed, after a gap event if something is missing. A new stream gets an
+        id to resume from, or what happened in the last `recent_seconds`.
         """
-        here = b"id: %s\n\n" % str(self._batches.event_id).encode()
+        here = b"id: %s\n\n" % str(self._batches.progress.event_id()).encode()
         if not last_event_id:
             return self._batches.recent(recent_seconds) if recent_seconds else here
         event_id = EventId.parse(last_event_id)
         if event_id is None:
-            return gap(f"expected the id of one of our events to go on from, got {last_event_id[:80]!r}") + here
+            return gap(f"expected the id of one of our events, to resume after it; got {last_event_id[:80]!r}") + here
         self._counters.add("streams_resumed")
         begin = b"\n"
         if reason := self._batches.why_gap(event_id):
             self._counters.add("stream_gaps")
             begin += gap(reason)
-        if not self._batches.has(event_id):
-            # Hold new events until all that the stream has already seen is here, so that every id covers all of it.
-            stream.resume_after = event_id
-            self._ahead[stream] = time.monotonic() + AHEAD_SECONDS
+        if not self._batches.progress.has(event_id):
+            # Hold new events until all that the stream has seen is here. Only then do their ids cover all of it.
+            stream.resume_after, stream.held_until = event_id, time.monotonic() + AHEAD_SECONDS
             return begin
         return begin + (self._batches.rest(event_id) or (here if reason else b""))
 
-    def _settle_overdue(self, now: float) -> None:
-        """Close streams that take nothing, and stop waiting for what does not come."""
-        for stream in [stream for stream in self._open if stream.slow and stream.stalled(now)]:
-            self._counters.add("streams_stalled")
-            stream.transport.abort()
-        for stream, until in list(self._ahead.items()):
-            if now >= until and not stream.slow:
-                self._stop_waiting(stream)
-
-    def _stop_waiting(self, stream: EventStream) -> None:
-        """End a stream's wait for what it has seen elsewhere, with a gap when that is certainly not here."""
-        del self._ahead[stream]
-        if stream.resume_after is None or not self._batches.is_before(stream.resume_after):
-            return  # it may all be here: the next turn sends the rest
-        stream.resume_after = None
-        self._counters.add("stream_gaps")
-        stream.transport.write(gap("what this stream has seen is not on this topic; it may have been replaced"))
-
 
 def last_event_id(request: Request, asked: list[tuple[str, str]]) -> str:
-    """The id that a stream goes on after; empty for a new one. The header is newer than what is in the URL.
+    """The id that a stream resumes after; empty for a new stream.
 
-    An EventSource polyfill may be unable to send the header. It adds a parameter to the URL instead, so the last one
-    counts: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure), `evs_last_event_id` (amvtek).
+    The header wins, because it is newer than the URL. An EventSource polyfill that cannot send the header adds a
+    parameter to the URL instead: `lastEventId` (Yaffle), `lastEventID` or `Last-Event-ID` (Mercure),
+    `evs_last_event_id` (amvtek). The last one is the newest.
     """
     in_url = ""
     for name, value in asked:

@@ -25,6 +25,7 @@ from emostream.operate.dashboard.timeline import (
 from emostream.settings import Settings
 
 NAME = "dashboard"
+SIGN_IN = "/dashboard/key"  # answered before Flask, by http/access.py
 CSV = "text/csv; charset=utf-8; header=present"
 TRY_AGAIN_SECONDS = 2
 
@@ -64,6 +65,11 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
         return found
 
     return calls
+
+
+def is_for_operators(path: str) -> bool:
+    """Whether only operators may ask for this path. The page itself is open, so that it can ask for their key."""
+    return path.startswith(("/dashboard", "/timeline")) and path not in ("/dashboard", SIGN_IN)
 
 
 def asked_minutes() -> int:

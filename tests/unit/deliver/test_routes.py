@@ -9,10 +9,14 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kafka.errors import KafkaError
 
-from emostream.deliver.registry import NotYours, Registry
-from emostream.deliver.routes import MAX_BODY_BYTES, create_app
+from emostream.deliver.registry import Full, NotYours, Registry
+from emostream.deliver.routes import MAX_CALL_BYTES, create_app
+from emostream.http.client import PushError
 from emostream.http.cors import Cors
+from emostream.http.messages import FAILED
+from emostream.process import StepTimeout
 from testkit.strategies import json_values
 
 URL = "http://127.0.0.1:8001/"
@@ -131,12 +135,63 @@ def test_get_stream_redirects_to_the_stream_port_of_the_same_host() -> None:
     assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
 
 
+LARGE = b"x" * (MAX_CALL_BYTES + 1)
+TEXT = {"Content-Type": "text/plain"}
+
+
 @pytest.mark.parametrize(
-    ("status", "method", "path", "data"),
-    [(404, "GET", "/x", b""), (405, "GET", "/register", b""), (413, "POST", "/register", b"x" * (MAX_BODY_BYTES + 1))],
+    ("status", "method", "path", "data", "headers", "got"),
+    [
+        (404, "GET", "/x", b"", {}, "got GET /x"),
+        (404, "POST", "/", b"", {}, "got POST /"),
+        (405, "GET", "/register", b"", {}, "got GET /register"),
+        (405, "PUT", "/status", b"", {}, "got PUT /status"),
+        (405, "DELETE", "/stream", b"", {}, "got DELETE /stream"),
+        (413, "POST", "/register", LARGE, {}, f"at most {MAX_CALL_BYTES} bytes, got a larger one"),
+        (413, "POST", "/deregister", LARGE, {}, f"at most {MAX_CALL_BYTES} bytes, got a larger one"),
+        (415, "POST", "/register", b"{}", TEXT, "application/json, got 'text/plain'"),
+        (403, "POST", "/register", b"{}", {"Origin": "http://x"}, "no Origin header, got one"),
+        (400, "POST", "/register", b"", {}, "got something else"),
+        (400, "POST", "/register", b'{"client_url": 1}', {}, "got something else"),
+        (400, "POST", "/register", b'{"client_url": "\xff"}', {}, "got bytes that are not UTF-8"),
+        (400, "POST", "/register", b'{"client_url": "x"}', {}, "got 'x'"),
+    ],
 )
-def test_a_refusal_is_json_with_an_error(status: int, method: str, path: str, data: bytes) -> None:
-    answer = http().open(path, method=method, data=data)
-    assert answer.status_code == status
-    assert answer.json is not None
-    assert list(answer.json) == ["error"]
+def test_a_refusal_is_json_that_says_what_was_expected_and_what_came(
+    status: int, method: str, path: str, data: bytes, headers: dict[str, str], got: str
+) -> None:
+    answer = http().open(path, method=method, data=data, headers=headers)
+    assert (answer.status_code, answer.content_type) == (status, "application/json")
+    assert list(answer.json or {}) == ["error"]
+    assert (answer.json or {})["error"].startswith(("expected ", "client_url: expected "))
+    assert got in (answer.json or {})["error"]
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Full("all 2 slots are taken"), 503), (KafkaError("away"), 503), (NotYours(), 403),
+        (PushError("it is not there"), 400), (OSError("no such host"), 400), (StepTimeout("too slow"), 400),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_registration_that_fails_is_refused_with_what_was_expected(error: Exception, status: int) -> None:
+    def register(*_: object) -> bool:
+        raise error
+
+    fake: Any = FakeClients(2)
+    fake.register = register
+    app = create_app(fake, fake.status, lambda: None, fake, 7101, Cors("*"))
+    answered, answer = ask(app.test_client(), "/register")
+    assert (answered, list(answer)) == (status, ["error"])
+    assert answer["error"].startswith(("expected ", "client_url: expected "))
+    assert ", got " in answer["error"]
+    assert str(error) in answer["error"]
+
+
+def test_an_error_of_ours_is_a_500_that_shows_nothing_of_it() -> None:
+    fake: Any = FakeClients(2)
+    client = create_app(fake, lambda: {"x": 1 // 0}, lambda: None, fake, 7101, Cors("*")).test_client()
+    answer = client.get("/status")
+    assert (answer.status_code, answer.json) == (500, {"error": FAILED.error})

@@ -14,11 +14,12 @@ from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.access import AllowedHosts, Operators
 from emostream.http.cors import Cors
-from emostream.http.metrics_port import metrics_app
-from emostream.http.wsgi import WsgiApp, serve, serve_wsgi
+from emostream.http.metrics_port import metrics_calls
+from emostream.http.wsgi import ThreadedApp, serve, serve_wsgi
 from emostream.ingest.api import IngestApi
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.routes import create_app as ingest_app
+from emostream.ingest.routes import threaded
 from emostream.metrics.catalogue import DELIVER, INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
@@ -69,7 +70,7 @@ def every_port(settings: Settings) -> dict[str, Port]:
     flask = ingest_app(api, page)
     flask.register_blueprint(pages.blueprint(settings, FakeDirectory()))
     flask.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), page.text))
-    api.flask = WsgiApp(flask, 2, Operators(settings))
+    api.flask = threaded(flask, settings)
     serve(api, at := listener(), log, settings)
     found["app"] = Port(at.getsockname()[1], "/livez", "/send-emoji", TAP)
     clients, cors = cast(RegisteredClients, FakeClients()), Cors(settings.cors_origins)
@@ -79,7 +80,8 @@ def every_port(settings: Settings) -> dict[str, Port]:
     membership = Membership(settings, "http://127.0.0.1:9", StopFlag())
     serve_wsgi(receive_app(screen, membership), at := listener(), log, settings)
     found["client"] = Port(at.getsockname()[1], post="/", body=COUNT)
-    serve_wsgi(metrics_app(page, settings, "main_publisher"), at := listener(), log, settings)
+    publisher = ThreadedApp(metrics_calls(page, settings, "main_publisher"), Operators(settings))
+    serve(publisher, at := listener(), log, settings)
     found["publisher"] = Port(at.getsockname()[1], "/livez")
     at = listener()
     StreamServer(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
 from emostream.http.access import AllowedHosts, Operators
 from emostream.http.messages import Answer, Request
-from emostream.operate.dashboard import counts_reader
+from emostream.operate.dashboard import timeline
+from emostream.operate.dashboard.counts_reader import TopicUnreadable
 from testkit.settings import settings_with
 from tests.unit.field.ports import Port, Reply, every_port, talk
 
@@ -27,9 +30,16 @@ OTHER_CALLS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts_reader, "BROKER_SECONDS", 0.1)  # no broker runs
+@pytest.fixture(scope="module", autouse=True)
+def no_broker() -> Iterator[None]:
+    """Reading the counts fails at once; a real reader would first look for a broker for seconds."""
+
+    def fail(*_: object) -> NoReturn:
+        raise TopicUnreadable("there is no broker")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timeline, "read_counts", fail)
+        yield
 
 
 @pytest.fixture(scope="module")

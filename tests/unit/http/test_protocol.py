@@ -131,6 +131,14 @@ def test_a_head_like_the_one_before_is_not_taken_for_good(more: bytes) -> None:
         assert (request.refusal.status if request.refusal else None) == status
 
 
+def test_an_http_1_0_request_like_the_1_1_request_before_it_is_answered_as_1_0_and_the_other_way_round() -> None:
+    new = GET.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")
+    old = new.replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert [request.keep_alive for request in fed(new + old + new + old + old + new)] == [
+        False, True, False, True, True, False,
+    ]  # fmt: skip
+
+
 def test_a_client_that_waits_for_100_continue_is_told_once_and_only_before_its_body() -> None:
     waits, sends = protocol(), protocol()
     head = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
@@ -150,5 +158,5 @@ def test_an_answer_has_the_length_of_its_body_and_says_whether_the_connection_en
     answer = Answer(200, b"hello", (("said", "yes"),))
     assert answer_bytes(answer, "now") == b"HTTP/1.1 200 OK\r\ndate: now\r\nsaid: yes\r\ncontent-length: 5\r\n\r\nhello"
     assert answer_bytes(answer, connection="close").endswith(b"\r\nconnection: close\r\n\r\nhello")
-    assert answer_bytes(answer, head=True) == b"HTTP/1.1 200 OK\r\nsaid: yes\r\n\r\n"
+    assert answer_bytes(answer, to_head=True) == b"HTTP/1.1 200 OK\r\nsaid: yes\r\n\r\n"
     assert answer_bytes(Answer(204, b"")) == b"HTTP/1.1 204 No Content\r\n\r\n"

@@ -620,12 +620,12 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
             assert server.http.in_flight == 0
             client.writer.transport.abort()
 
-    served(scenario)
+    served(scenario, request_seconds=4.0)  # so it looks more often
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(connection_module, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "DISCARD_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
         much = b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from emostream.http import rate_limit
+from emostream.http.messages import Request
 from emostream.http.rate_limit import RateLimit
 from emostream.ingest.admission import Admission
 from testkit.settings import settings_with
@@ -37,7 +38,8 @@ PROXIES = "10.0.0.0/8,2001:db8:1::/48"
 def test_a_request_comes_from_the_last_hop_that_is_no_trusted_proxy(
     peer: str, forwarded_for: str | None, address: str
 ) -> None:
-    assert Admission(settings_with(TRUSTED_PROXIES=PROXIES)).address(peer, forwarded_for) == address
+    headers = {} if forwarded_for is None else {b"x-forwarded-for": forwarded_for.encode()}
+    assert Admission(settings_with(TRUSTED_PROXIES=PROXIES)).address(Request(headers, peer)) == address
 
 
 def test_invented_users_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

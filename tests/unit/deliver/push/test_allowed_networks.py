@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emostream.deliver.push.allowed_networks import NEVER, AllowedNetworks, Forbidden, embedded, resolve
+from emostream.settings import networks
 from testkit.settings import settings_with
 
-DEFAULT = AllowedNetworks(settings_with().client_networks)
-EVERYWHERE = AllowedNetworks("0.0.0.0/0,::/0")
+DEFAULT = AllowedNetworks(networks("CLIENT_NETWORKS", settings_with().client_networks))
+EVERYWHERE = AllowedNetworks(networks("CLIENT_NETWORKS", "0.0.0.0/0,::/0"))
 
 # As in the table of stripe/smokescreen, and more: address, by default, where CLIENT_NETWORKS is everything.
 TABLE = [
@@ -110,8 +111,8 @@ def test_no_form_of_an_address_is_allowed_where_the_plain_one_is_not(
     v4: ipaddress.IPv4Address, form: tuple[str, int]
 ) -> None:
     number = int(ipaddress.IPv6Address(form[0])) | int(v4) << form[1]
-    for networks in (DEFAULT, EVERYWHERE):
-        assert networks.allows(str(v4)) or not networks.allows(str(ipaddress.IPv6Address(number)))
+    for allowed in (DEFAULT, EVERYWHERE):
+        assert allowed.allows(str(v4)) or not allowed.allows(str(ipaddress.IPv6Address(number)))
 
 
 @given(st.sampled_from(NEVER), st.integers(0, 2**128))
@@ -119,7 +120,7 @@ def test_an_address_in_never_is_refused_although_its_network_is_allowed(
     network: ipaddress.IPv4Network, at: int
 ) -> None:
     address = network[at % network.num_addresses]
-    assert not AllowedNetworks(f"{network},{network.supernet()}").allows(str(address))
+    assert not AllowedNetworks([network, network.supernet()]).allows(str(address))
 
 
 def test_only_the_allowed_addresses_of_a_host_are_used() -> None:

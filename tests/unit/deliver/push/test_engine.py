@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 import pytest
 from kafka.errors import KafkaError
@@ -18,11 +19,13 @@ from standardwebhooks import Webhook
 
 from emostream.deliver.history import History, Record
 from emostream.deliver.push import client as push
+from emostream.deliver.push import engine as push_engine
 from emostream.deliver.push import slow_clients
 from emostream.deliver.push.allowed_networks import AllowedNetworks
-from emostream.deliver.push.client import Position, PushClient, Start
+from emostream.deliver.push.client import PushClient
 from emostream.deliver.push.engine import PushEngine
 from emostream.deliver.push.sender import PushPolicy
+from emostream.deliver.registry import Registration
 from emostream.http import client as push_http
 from emostream.http.client import PushError, Target
 from emostream.metrics.catalogue import DELIVER
@@ -53,10 +56,10 @@ class Pushing:
     engine: PushEngine
     client: PushClient = field(init=False)
     evictions: list[tuple[str, str]] = field(default_factory=list)
-    kept: list[Position] = field(default_factory=list)
+    kept: list[Registration] = field(default_factory=list)
 
     def next_offsets(self) -> Mapping[int, int]:
-        return self.client.position.next_offsets
+        return self.client.registration.next_offsets
 
     def wait_for_end(self) -> None:
         wait_until("all is dealt with", self.client.drained, timeout_seconds=30)
@@ -64,9 +67,9 @@ class Pushing:
 
 @contextmanager
 def pushing(
-    url: str, history: History, next_offsets: Mapping[int, int] | None = None,
+    url: str, history: History, next_offsets: dict[int, int] | None = None,
     max_age_seconds: float = LONG_SECONDS, evict_after_seconds: float = LONG_SECONDS,
-    merge_after_seconds: float = LONG_SECONDS, merging: Mapping[int, int] | None = None, secret: bytes = b"",
+    merge_after_seconds: float = LONG_SECONDS, merging: dict[int, int] | None = None, secret: bytes = b"",
     keep_error: KafkaError | None = None, repeats_until: int = 0,
 ) -> Iterator[Pushing]:  # fmt: skip
     log = Log("test")
@@ -77,15 +80,15 @@ def pushing(
         client.close()
 
     def keep(client: PushClient) -> None:
-        found.kept.append(client.position)
+        found.kept.append(client.registration)
         if keep_error and len(found.kept) == 1:
             raise keep_error
 
-    networks = AllowedNetworks("127.0.0.0/8")
+    networks = AllowedNetworks([ip_network("127.0.0.0/8")])
     policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
     engine = PushEngine(history, policy, counters, log, evict, keep)
     found = Pushing(history, counters, engine)
-    found.client = engine.add(url, "", Start(0, Position(next_offsets or {}, merging), 0, repeats_until))
+    found.client = engine.add(Registration(url, next_offsets or {}, merging), 0, 0, repeats_until)
     try:
         yield found
     finally:
@@ -496,8 +499,8 @@ def test_a_slow_client_gets_one_sum_per_emoji_and_loses_nothing() -> None:
         failed = len(server.asked) - 4
         assert ours.counters.snapshot() == {"delivered": 4, "merged": 98, "failed_attempts": failed}
         # What is in the sums was noted before the first of them was tried.
-        assert ours.kept == [Position({0: 1}, {0: 101})]
-        assert ours.client.position == Position({0: 102})
+        assert ours.kept == [Registration(server.url, {0: 1}, {0: 101})]
+        assert ours.client.registration == Registration(server.url, {0: 102})
 
 
 def test_a_sum_has_no_events_when_one_of_its_counts_lacks_them() -> None:
@@ -530,16 +533,16 @@ def test_after_a_restart_a_merged_count_that_may_have_arrived_is_sent_again_unch
     served, earlier = http_server(die_at_the_second_sum), history_of(*records[:30])
     with served as server, pushing(server.url, earlier, merge_after_seconds=BEHIND_SECONDS) as ours:
         wait_until("the second sum was tried", lambda: len(tried) > 2, timeout_seconds=10)
-        position = ours.kept[0]
+        kept = ours.kept[0]
     before = {(asked.headers["Idempotency-Key"], asked.body) for asked in tried[1:]}
     served, history = http_server(answers()), history_of(*records)
-    with served as server, pushing(server.url, history, position.next_offsets, merging=position.merging) as ours:
+    with served as server, pushing(server.url, history, kept.next_offsets, merging=kept.merging) as ours:
         ours.wait_for_end()
         again = [(asked.headers["Idempotency-Key"], asked.body) for asked in server.asked]
         assert before == set(again[:2])
         assert len(again) == 12
         assert sum(json.loads(body)["count"] for _, body in again) == 39
-        assert ours.client.position == Position({0: 40})
+        assert ours.client.registration == Registration(server.url, {0: 40})
 
 
 def test_after_a_restart_records_that_may_have_arrived_are_sent_again_one_by_one_and_never_in_a_sum() -> None:
@@ -581,6 +584,14 @@ def test_no_connection_is_made_to_a_network_that_is_not_allowed() -> None:
         with pushing(url, history_of(record(0, 0)), evict_after_seconds=0.1) as ours:
             wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
             assert "Forbidden" in ours.evictions[0][1]
+
+
+def test_a_challenge_that_is_not_echoed_in_time_is_a_push_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_engine, "VERIFY_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with pushing(url, history_of()) as ours, pytest.raises(PushError, match=r"expected .* within 0\.1 s, got no"):
+            ours.engine.verify(url, "abc")
 
 
 def test_a_client_must_echo_the_challenge() -> None:

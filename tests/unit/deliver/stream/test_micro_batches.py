@@ -137,8 +137,8 @@ def test_in_another_cluster_a_stream_goes_on_by_batch_id() -> None:
     there = EventId(1, 1, (900, 900, 900))
     assert ours.why_gap(there) is None
     assert [event["batch_id"] for event in parsed(ours.rest(there))] == [2, 3]
-    assert not ours.is_before(there)
-    assert ours.is_before(EventId(1, 4, (0, 0, 0)))
+    assert not ours.progress.is_before(there)
+    assert ours.progress.is_before(EventId(1, 4, (0, 0, 0)))
     assert ours.why_gap(EventId(1, None, (0, 0, 0))) is not None
 
 

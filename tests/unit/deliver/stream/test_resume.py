@@ -92,38 +92,38 @@ def test_the_late_part_of_a_micro_batch_that_was_seen_whole_does_not_come_again_
     part(first, 0, record(0, 5, "a", **whole), record(1, 9, "b", **whole))
     seen = id_of_last(first)
     part(second, 0, record(0, 0, "a", **whole))
-    assert not second.has(seen)
-    assert not second.is_before(seen)  # nothing says that the rest will not come
+    assert not second.progress.has(seen)
+    assert not second.progress.is_before(seen)  # nothing says that the rest will not come
     part(second, 1, record(1, 0, "b", **whole))
     part(second, 2, record(0, 1, "c", batch_id=8, batch_emojis=1))
-    assert second.has(seen)
+    assert second.progress.has(seen)
     assert emojis(second.rest(seen)) == ["c"]
 
 
 def test_a_stream_that_began_before_the_first_record_is_told_of_a_gap_in_another_cluster() -> None:
     ours = batches(cluster=2)
-    assert ours.why_gap(batches(cluster=1).event_id)
-    assert batches(cluster=1).why_gap(batches(cluster=1).event_id) is None
+    assert ours.why_gap(batches(cluster=1).progress.event_id())
+    assert batches(cluster=1).why_gap(batches(cluster=1).progress.event_id()) is None
 
 
 def test_where_a_topic_has_been_quiet_a_stream_of_another_cluster_is_not_told_of_a_gap() -> None:
     restarted = MicroBatches(2, {0: 5, 1: 6, 2: 7}, {0: 40, 1: 38}, LONG_SECONDS, 1000)
     seen = EventId(1, 40, (1, 2, 3))
-    assert restarted.has(seen)
+    assert restarted.progress.has(seen)
     assert restarted.why_gap(seen) is None
     assert restarted.rest(seen) == b""
-    assert str(restarted.event_id) == "2-40-5.6.7"
+    assert str(restarted.progress.event_id()) == "2-40-5.6.7"
     assert restarted.why_gap(EventId(1, 39, (1, 2, 3))) is not None
-    assert restarted.is_before(EventId(1, 41, (1, 2, 3)))
+    assert restarted.progress.is_before(EventId(1, 41, (1, 2, 3)))
 
 
 def test_a_micro_batch_that_never_comes_whole_is_waited_for_only_as_long_as_it_is_kept() -> None:
     ours = batches(max_age_seconds=1)
     part(ours, 0, record(0, 0, batch_id=1, batch_emojis=2, timestamp_ms=0))
     part(ours, 1, record(0, 1, batch_id=2, batch_emojis=1, timestamp_ms=5000))
-    assert str(ours.event_id) == "1-02-2.0.0"
+    assert str(ours.progress.event_id()) == "1-02-2.0.0"
     ours.forget(5000)
-    assert str(ours.event_id) == "1-2-2.0.0"
+    assert str(ours.progress.event_id()) == "1-2-2.0.0"
 
 
 def test_records_without_a_batch_id_stay_in_their_order_among_the_others() -> None:
@@ -180,9 +180,9 @@ class Viewer:
             assert self.event_id.partial
             assert self.event_id.batch_id is not None
             self.gap_up_to = max(self.gap_up_to, self.event_id.batch_id)
-        while subscriber.portions and not subscriber.batches.has(self.event_id):
+        while subscriber.portions and not subscriber.batches.progress.has(self.event_id):
             subscriber.read_portion()
-        assert not subscriber.batches.is_before(self.event_id)
+        assert not subscriber.batches.progress.is_before(self.event_id)
         return parsed(subscriber.batches.rest(self.event_id))
 
 

@@ -104,7 +104,7 @@ class Viewer:
         assert next(text) == "HTTP/1.1 200 OK\r\n"
         while line := next(text).strip():
             name, _, value = line.partition(": ")
-            self.headers[name] = value
+            self.headers[name.title()] = value  # case makes no difference
         for line in text:
             self.lines.append(line.removesuffix("\n"))
             if line != "\n":
