@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException
@@ -27,6 +28,8 @@ def why_no_connection(settings: Settings) -> str | None:
 
     kafka-python only says that it could not connect. librdkafka names the broker, the step and the reason.
     """
+    if settings.brokers > 0 and settings.kafka_security_protocol == "PLAINTEXT":
+        return None  # one of ours, which is starting or busy
     named = settings.bootstrap_servers
     advertised, trouble = _ask(settings, named)
     if trouble is not None:
@@ -45,20 +48,22 @@ def _ask(settings: Settings, servers: list[str]) -> tuple[list[str], KafkaError 
     errors: list[KafkaError] = []
     options = librdkafka_options(settings) | {"bootstrap.servers": ",".join(servers), "error_cb": errors.append}
     client = AdminClient(options | {"reconnect.backoff.ms": 500, "log_level": 0})
-    try:
-        brokers = client.list_topics("", timeout=CONNECT_SECONDS).brokers.values()
-    except KafkaException as error:
-        client.poll(0)
-        said = [one for one in errors if one.code() != KafkaError._ALL_BROKERS_DOWN]
-        return [], said[0] if said else error.args[0]
-    hosts = [(one.host or "", one.port) for one in brokers]
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts], None
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            brokers = client.list_topics("", timeout=CONNECT_SECONDS / 8).brokers.values()
+        except KafkaException as error:
+            client.poll(0)
+            said = [one for one in errors if one.code() != KafkaError._ALL_BROKERS_DOWN]
+            if said or time.monotonic() > deadline:
+                return [], said[0] if said else error.args[0]
+        else:
+            hosts = [(one.host or "", one.port) for one in brokers]
+            return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts], None
 
 
 def _other_protocol(settings: Settings) -> str | None:
-    """Return a sentence if somebody else's broker takes connections and does not answer."""
-    if settings.brokers > 0:
-        return None  # one of ours, which is starting or busy
+    """Return a sentence if the first broker takes connections and does not answer."""
     host, port = settings.bootstrap_servers[0].rsplit(":", 1)
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from kafka import KafkaAdminClient
 from kafka.admin import (
     ACL,
@@ -19,9 +21,8 @@ from kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-from kafka.errors import KafkaError
 
-from emostream.kafka_security import kafka_python_options
+from emostream.kafka_security import kafka_python_options, librdkafka_options
 from emostream.operate.java import java
 from emostream.settings import load
 from testkit.broker import Broker
@@ -170,17 +171,16 @@ def secured_broker(directory: Path, protocol: str, advertised: str = "") -> Iter
         environment["KAFKA_SSL_KEY_PASSWORD"] = KEY_PASSWORD
     found = SecuredBroker(environment, directory)
     with running([*run, "kafka.Kafka", str(properties)], environment) as process:
+        admin = load(environ=found.as_user("admin", ADMIN_PASSWORD))
 
         def answers() -> bool:
             assert process.process.poll() is None, process.log
             try:
-                found.admin().close()
-            except KafkaError:
+                # librdkafka, because it does not need the address that the broker gives itself.
+                AdminClient(librdkafka_options(admin) | {"log_level": 0}).list_topics(timeout=1)
+            except KafkaException:
                 return False
             return True
 
-        if advertised:
-            process.wait_for_port(port)
-        else:
-            wait_until("the secured broker answers", answers)
+        wait_until("the secured broker answers", answers)
         yield found
