@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException
@@ -48,18 +47,15 @@ def _ask(settings: Settings, servers: list[str]) -> tuple[list[str], KafkaError 
     errors: list[KafkaError] = []
     options = librdkafka_options(settings) | {"bootstrap.servers": ",".join(servers), "error_cb": errors.append}
     client = AdminClient(options | {"reconnect.backoff.ms": 500, "log_level": 0})
-    deadline = time.monotonic() + CONNECT_SECONDS
-    while True:
-        try:
-            brokers = client.list_topics("", timeout=CONNECT_SECONDS / 8).brokers.values()
-        except KafkaException as error:
-            client.poll(0)
-            said = [one for one in errors if one.code() != KafkaError._ALL_BROKERS_DOWN]
-            if said or time.monotonic() > deadline:
-                return [], said[0] if said else error.args[0]
-        else:
-            hosts = [(one.host or "", one.port) for one in brokers]
-            return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts], None
+    try:
+        # Asked once: a second answer would come from the address that the broker gives itself.
+        brokers = client.list_topics("", timeout=CONNECT_SECONDS).brokers.values()
+    except KafkaException as error:
+        client.poll(0)
+        said = [one for one in errors if one.code() != KafkaError._ALL_BROKERS_DOWN]
+        return [], said[0] if said else error.args[0]
+    hosts = [(one.host or "", one.port) for one in brokers]
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts], None
 
 
 def _other_protocol(settings: Settings) -> str | None:
