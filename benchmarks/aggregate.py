@@ -28,7 +28,8 @@ from kafka import KafkaAdminClient
 
 from benchmarks.machine import DATA_DIR
 from benchmarks.part import Figures, Part, main
-from emostream.broker import consumer, partitions
+from emostream.broker import consumer
+from emostream.consumers import partitions
 from emostream.operate.java import java
 from emostream.settings import load
 from testkit.broker import Broker, running_broker
@@ -155,7 +156,7 @@ def measure_sustained(options: Namespace) -> Figures:
     with own_broker(options.settings) as broker:
         theirs = load(environ=broker.environment)
         reader = consumer(theirs, GROUP)
-        events = partitions(theirs.emoji_topic)
+        events = partitions(reader, theirs.emoji_topic)
 
         def behind() -> tuple[int, int]:
             """(events on the topic, of them not counted)."""

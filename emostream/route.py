@@ -15,15 +15,12 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from emostream.broker import (
     TRANSACTION_SECONDS,
-    AssignedConsumer,
-    Polled,
     SentRecord,
     commit_transaction,
     is_fenced,
-    partitions,
-    skip_record,
     transactional_producer,
 )
+from emostream.consumers import AssignedConsumer, Polled, skip_record
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.catalogue import ROUTE
 from emostream.metrics.counters import Metrics
@@ -70,7 +67,7 @@ class Router:
         self._log.info("routing", source=self._settings.main_topic, positions=positions)
 
     def _find_position(self) -> dict[int, int]:
-        return {tp.partition: self.consumer.client.position(tp) for tp in partitions(self._settings.main_topic)}
+        return {tp.partition: offset for tp, offset in self.consumer.go_on_where_committed().items()}
 
     def not_ready(self) -> str | None:
         """Why it cannot route all records; None when it can."""
@@ -92,8 +89,10 @@ class Router:
 
     def _route_all(self, polled: Polled) -> None:
         self._producer.begin_transaction()
-        sent = [self._route(record) for records in polled.values() for record in records]
-        offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
+        partitions = len(self._producer.partitions_for(self._cluster_topic))
+        sent = [self._route(record, partitions) for records in polled.values() for record in records]
+        # Of all partitions, so that the broker never forgets where an idle one was read to.
+        offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in self.consumer.positions().items()}
         self._producer.send_offsets_to_transaction(offsets, self._group)
         commit_transaction(self._producer, filter(None, sent))
 
@@ -101,12 +100,13 @@ class Router:
         """Whether `error` means that another publisher for this cluster has begun."""
         return is_fenced(self._producer, error)
 
-    def _route(self, record: ConsumerRecord) -> SentRecord | None:
+    def _route(self, record: ConsumerRecord, partitions: int) -> SentRecord | None:
         try:
             parse_count(record.value)
-            # To the same partition, so that the order of each emoji's counts stays.
+            # All of a partition to the same one, so that the order of each emoji's counts stays, also without keys.
+            partition = record.partition % partitions
             sent: SentRecord = self._producer.send(
-                self._cluster_topic, key=record.key, value=record.value, partition=record.partition
+                self._cluster_topic, key=record.key, value=record.value, partition=partition
             )
         except (InvalidRecord, MessageSizeTooLargeError) as error:
             skip_record(record, error, self.counters, self._log)

@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     kafka_ssl_key_password: Secret
     emoji_topic: TopicName
     main_topic: TopicName
+    partitions: Annotated[int, Meta(ge=1, le=10_000)]
     clusters: Annotated[int, Meta(ge=1, le=99)]
     cluster_topic: str
     bind_host: Text

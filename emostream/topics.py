@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from kafka import KafkaAdminClient, KafkaConsumer
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import (
     AuthorizationError,
     InvalidReplicationFactorError,
@@ -19,7 +19,8 @@ from kafka.errors import (
 )
 
 from emostream import broker_trouble
-from emostream.broker import PARTITIONS, admin_client, consumer, partitions
+from emostream.broker import admin_client, consumer
+from emostream.consumers import partitions
 from emostream.process import Log, StopFlag, stop_on_signals
 from emostream.roles import Address
 from emostream.settings import REGISTRY_TOPIC, START_COMMAND, TOPICS_COMMAND, Settings
@@ -28,6 +29,7 @@ REMINDER_SECONDS = 5.0
 # With a second for each broker that is asked, a problem is known within 10 s.
 CHECK_SECONDS = 2.0
 CHECK_TIMEOUT_MS = 3_000
+MIN_MESSAGE_BYTES = 1_048_588  # Kafka's default; our producers send as much at once
 # Small segments, because Kafka never compacts the newest one.
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2"}
 
@@ -55,11 +57,32 @@ def _missing(settings: Settings, topics: Mapping[str, str], group: str = "") -> 
             if refused := broker_trouble.missing_right(admin, settings, topics, group):
                 return refused
             absent = set(topics) - set(admin.list_topics())
+            if absent:
+                return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them"
+            return next(_unfit(admin, topics), None)
         finally:
             admin.close()
     except RetriableError as error:
         return _no_broker(settings, error)
-    return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them" if absent else None
+
+
+def _unfit(admin: KafkaAdminClient, topics: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each setting of a topic with which the broker would refuse or delete records of ours."""
+    resources = [ConfigResource("topic", name) for name in topics]
+    for name, found in admin.describe_configs(resources, config_filter="all").get("topic", {}).items():
+        if not found:  # whoever may not read the settings of a topic may use it all the same
+            continue
+        policy, max_bytes = found["cleanup.policy"]["value"], int(found["max.message.bytes"]["value"])
+        # A compacted topic keeps the newest record of each key. That is right for registrations, but it would lose
+        # counts, and it refuses taps, which have no key.
+        if policy != "compact" if name == REGISTRY_TOPIC else "compact" in policy:
+            wanted = "compact" if name == REGISTRY_TOPIC else "delete"
+            yield f"{name}: expected cleanup.policy={wanted}, found {policy}; kafka-configs changes it"
+        if max_bytes < MIN_MESSAGE_BYTES:
+            yield (
+                f"{name}: expected max.message.bytes of at least {MIN_MESSAGE_BYTES}, found {max_bytes}; "
+                "kafka-configs changes it"
+            )
 
 
 def _no_broker(settings: Settings, error: RetriableError) -> str:
@@ -127,8 +150,11 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
                 return False
             present = set()
         for name in settings.topics:
+            # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
+            configs = COMPACTED if name == REGISTRY_TOPIC else {}
+            topic = NewTopic(name, settings.partitions, replication_factor=-1, topic_configs=configs)
             if name not in present and not _wait(
-                lambda name=name: _create(admin, settings, name), settings, stop, log  # type: ignore[misc]
+                lambda topic=topic: _create(admin, settings, topic), settings, stop, log  # type: ignore[misc]
             ):  # fmt: skip
                 return False
     finally:
@@ -141,19 +167,17 @@ def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
     return f"the broker is deleting {', '.join(sorted(left))}" if left else None
 
 
-def _create(admin: KafkaAdminClient, settings: Settings, name: str) -> str | None:
+def _create(admin: KafkaAdminClient, settings: Settings, topic: NewTopic) -> str | None:
     try:
-        # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
-        configs = COMPACTED if name == REGISTRY_TOPIC else {}
-        admin.create_topics([NewTopic(name, PARTITIONS, replication_factor=-1, topic_configs=configs)])
+        admin.create_topics([topic])
     except TopicAlreadyExistsError:
-        return f"the broker is still deleting {name}"
+        return f"the broker is still deleting {topic.name}"
     except AuthorizationError:
-        return broker_trouble.refusal(settings, "CREATE", f"topic {name}")
+        return broker_trouble.refusal(settings, "CREATE", f"topic {topic.name}")
     except UnknownTopicOrPartitionError:
-        return f"the broker does not know {name} yet"
+        return f"the broker does not know {topic.name} yet"
     except InvalidReplicationFactorError as error:  # a busy broker does not count until it reports back
-        return f"there are not enough brokers for {name} yet ({error.args[0] if error.args else error})"
+        return f"there are not enough brokers for {topic.name} yet ({error.args[0] if error.args else error})"
     return None
 
 
@@ -162,7 +186,7 @@ def replace_topics(settings: Settings) -> int:
     log = Log("topics")
     if not create_topics(settings, replace=True, stop=stop_on_signals(), log=log):
         return 1
-    log.info("topics created", topics=",".join(settings.topics), partitions=PARTITIONS)
+    log.info("topics created", topics=",".join(settings.topics), partitions=settings.partitions)
     return 0
 
 
@@ -196,8 +220,8 @@ class TopicWatch:
     def _check(self) -> str | None:
         try:
             self._reader = self._reader or consumer(self._settings, group_id=None)
-            wanted = [tp for topic in self._topics for tp in partitions(topic)]
-            self._reader.end_offsets(wanted, timeout_ms=CHECK_TIMEOUT_MS)
+            found = partitions(self._reader, *self._topics)
+            self._reader.end_offsets(found, timeout_ms=CHECK_TIMEOUT_MS)
             if self._settings.kafka_security_protocol != "PLAINTEXT":
                 self._admin = self._admin or admin_client(self._settings)
                 return broker_trouble.missing_right(self._admin, self._settings, self._topics, self._group)

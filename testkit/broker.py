@@ -74,7 +74,8 @@ class Broker:
     ) -> Iterator[list[bytes]]:
         """Write value(0), value(1), ... at a steady pace until the end of the block, which is given those written."""
         name = {"transactional_id": f"test-{uuid.uuid4()}"} if transactional else {}
-        producer = KafkaProducer(bootstrap_servers=self.servers, **name)
+        # So that it soon writes to new partitions, too.
+        producer = KafkaProducer(bootstrap_servers=self.servers, metadata_max_age_ms=1_000, **name)
         written: list[bytes] = []
         stop = threading.Event()
 
@@ -107,7 +108,7 @@ class Broker:
             bootstrap_servers=self.servers, isolation_level="read_committed", enable_auto_commit=False, group_id=None
         )
         try:
-            tps = [TopicPartition(topic, number) for number in range(3)]
+            tps = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
             ends = reader.end_offsets(tps)
             reader.assign(tps)
             reader.seek_to_beginning()
@@ -125,7 +126,8 @@ class Broker:
         """How many records were ever written to a topic, committed or not."""
         reader = KafkaConsumer(bootstrap_servers=self.servers, enable_auto_commit=False, group_id=None)
         try:
-            return sum(reader.end_offsets([TopicPartition(topic, number) for number in range(3)]).values())
+            tps = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
+            return sum(reader.end_offsets(tps).values())
         finally:
             reader.close()
 

@@ -19,7 +19,8 @@ from contextlib import suppress
 import requests
 
 from emostream import roles
-from emostream.broker import consumer, partitions
+from emostream.broker import consumer
+from emostream.consumers import partitions
 from emostream.settings import Settings
 from testkit.http_calls import call
 from testkit.http_servers import HttpClient, http_client
@@ -180,7 +181,7 @@ class TopicWitness:
         self.events = 0
         self.last = 0.0
         self._reader = consumer(settings, None)
-        assigned = partitions(topic)
+        assigned = partitions(self._reader, topic)
         self._reader.assign(assigned)
         self._reader.seek_to_end()
         for tp in assigned:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from emostream.broker import PARTITIONS
 from emostream.records import CONTROL_CHARACTERS, MAX_MERGED_TAPS, MAX_TEXT_BYTES, Count
 from emostream.settings import Settings
 
@@ -65,10 +64,9 @@ def read_records(records: DataFrame) -> DataFrame:
 
 
 def count_events(events: DataFrame) -> DataFrame:
-    """What read_records returns → one row per emoji: emoji, events, offsets, times.
+    """What read_records returns → one row per emoji: emoji, events, times.
 
-    `first_offsets` and `last_offsets` have one element per partition, null if the emoji is not in that partition. The
-    row whose `emoji` is null counts the records that are not events.
+    The row whose `emoji` is null counts the records that are not events.
     """
     return events.groupBy("emoji").agg(*_measures())
 
@@ -82,21 +80,22 @@ def largest(counted: DataFrame, emojis: int) -> DataFrame:
 
 
 def totals(counted: DataFrame) -> DataFrame:
-    """What count_events returns → one row: the number of emojis, of their events, and each partition's last offset."""
+    """What count_events returns → one row: the number of emojis, and of their events."""
     return counted.agg(
         F.count("emoji").alias("emojis"),
         F.sum(F.when(F.col("emoji").isNotNull(), F.col("events"))).alias("events"),
-        F.array(*(F.max(F.get("last_offsets", F.lit(p))) for p in range(PARTITIONS))).alias("last_offsets"),
     )
+
+
+def first_bad_offsets(events: DataFrame) -> DataFrame:
+    """What read_records returns → for each partition with a record that is not an event, the offset of the first."""
+    return events.where(F.col("emoji").isNull()).groupBy("partition").agg(F.min("offset").alias("offset"))
 
 
 @functools.cache  # an expression takes many calls into the JVM, and every batch would wait for them
 def _measures() -> tuple[Column, ...]:
-    offsets = [F.when(F.col("partition") == partition, F.col("offset")) for partition in range(PARTITIONS)]
     return (
         F.sum("events").alias("events"),
-        F.array(*map(F.min, offsets)).alias("first_offsets"),
-        F.array(*map(F.max, offsets)).alias("last_offsets"),
         F.min("accepted_ms").alias("first_accepted_ms"),
         F.max("accepted_ms").alias("last_accepted_ms"),
     )
@@ -111,14 +110,11 @@ def _order() -> tuple[Column, ...]:
 class CountedBatch:
     """What one micro-batch publishes, and what it skipped.
 
-    `next_offsets` and `first_bad_offsets` are by partition. `cut_emojis` and `cut_events` are what MAX_EMOJIS_PER_BATCH
-    kept from being published.
+    `cut_emojis` and `cut_events` are what MAX_EMOJIS_PER_BATCH kept from being published.
     """
 
     counts: list[Count]
-    next_offsets: dict[int, int]
     bad_records: int = 0
-    first_bad_offsets: dict[int, int] = field(default_factory=dict)
     cut_emojis: int = 0
     cut_events: int = 0
 
@@ -139,7 +135,6 @@ def summarize(
     bad = next((row for row in rows if row["emoji"] is None), None)
     found = sorted((row for row in rows if row["emoji"] is not None), key=lambda row: (-row["events"], row["emoji"]))
     kept = sorted(found[: settings.max_emojis_per_batch], key=lambda row: row["emoji"])
-    ends = [total["last_offsets"]] if total else [row["last_offsets"] for row in rows]
     return CountedBatch(
         counts=[
             Count(
@@ -154,13 +149,7 @@ def summarize(
             )
             for row in kept
         ],
-        next_offsets={
-            partition: max(known) + 1
-            for partition, offsets in enumerate(zip(*ends, strict=True))
-            if (known := [offset for offset in offsets if offset is not None])
-        },
         bad_records=bad["events"] if bad else 0,
-        first_bad_offsets={p: o for p, o in enumerate(bad["first_offsets"]) if o is not None} if bad else {},
         cut_emojis=(total["emojis"] if total else len(found)) - len(kept),
         cut_events=(total["events"] if total else _events(found)) - _events(kept),
     )

@@ -17,16 +17,17 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from pyspark.sql import DataFrame
 
-from emostream.aggregate.counting import CountedBatch, count_events, largest, summarize, totals
+from emostream.aggregate.counting import CountedBatch, count_events, first_bad_offsets, largest, summarize, totals
 from emostream.aggregate.query_metrics import QueryMetrics
+from emostream.aggregate.spark import planned_offsets
 from emostream.broker import (
     TRANSACTION_SECONDS,
     commit_transaction,
     consumer,
     is_fenced,
-    partitions,
     transactional_producer,
 )
+from emostream.consumers import partitions, topic_id, where_to_go_on
 from emostream.process import Log, StepTimeout, within
 from emostream.records import encode
 from emostream.settings import Settings
@@ -40,6 +41,7 @@ class Positions:
 
     next_offsets: Mapping[int, int]
     next_batch_id: int
+    topic_id: str = ""
 
 
 def read_positions(settings: Settings, log: Log) -> Positions:
@@ -49,34 +51,22 @@ def read_positions(settings: Settings, log: Log) -> Positions:
     """
     reader = consumer(settings, GROUP)
     try:
-        all_partitions = partitions(settings.emoji_topic)
-        oldest, newest = reader.beginning_offsets(all_partitions), reader.end_offsets(all_partitions)
-        next_offsets: dict[int, int] = {}
+        ended_at: dict[TopicPartition, int | None] = {}
         next_batch_id = 0
-        for tp in all_partitions:
+        found = partitions(reader, settings.emoji_topic)
+        found_id = topic_id(reader, settings.emoji_topic)
+        for tp in found:
             committed = reader.committed(tp, metadata=True)
-            if committed:
-                # An operator who moves the offsets leaves no number there, or any text.
-                last = int(committed.metadata) if committed.metadata.isdecimal() else -1
-                next_batch_id = max(next_batch_id, last + 1)
-            next_offsets[tp.partition] = resume_at(committed and committed.offset, oldest[tp], newest[tp])
-            if committed and next_offsets[tp.partition] != committed.offset:
-                log.warning(
-                    "cannot go on where the last batch ended; going on at the oldest event there is",
-                    topic=tp.topic, partition=tp.partition, ended_at=committed.offset,
-                    oldest=oldest[tp], newest=newest[tp],
-                )  # fmt: skip
-        return Positions(next_offsets, next_batch_id)
+            # An operator who moves the offsets leaves no number there, or any text.
+            last_batch_id, _, of_topic = (committed.metadata if committed else "").partition(" ")
+            if last_batch_id.isdecimal():
+                next_batch_id = max(next_batch_id, int(last_batch_id) + 1)
+            # Spark may have read some events of a topic that was made anew before we noticed it.
+            ended_at[tp] = committed.offset if committed and of_topic in ("", found_id) else None
+        go_on = where_to_go_on(reader, ended_at, log)
+        return Positions({tp.partition: offset for tp, offset in go_on.items()}, next_batch_id, found_id)
     finally:
         reader.close()
-
-
-def resume_at(committed: int | None, oldest: int, newest: int) -> int:
-    """Return the committed offset, or the oldest one if there is no event at the committed one any more.
-
-    Below the oldest offset, the broker has deleted events. Above the newest, somebody has replaced the topic.
-    """
-    return committed if committed is not None and oldest <= committed <= newest else oldest
 
 
 class BatchPublisher:
@@ -89,6 +79,7 @@ class BatchPublisher:
         self._log = log
         self._producer: KafkaProducer = transactional_producer(settings, GROUP)
         self._next_batch_id = 0
+        self._topic_id = ""
         self.fenced = False
 
     def close(self) -> None:
@@ -106,10 +97,11 @@ class BatchPublisher:
             TRANSACTION_SECONDS, "reading the positions", lambda: read_positions(self._settings, self._log)
         )
         self._next_batch_id = positions.next_batch_id
-        self._query_metrics.next_offsets = positions.next_offsets
+        self._topic_id = positions.topic_id
+        self._query_metrics.begin(positions.next_offsets, positions.topic_id)
         return positions
 
-    def publish(self, events: DataFrame, _spark_batch_id: int) -> None:
+    def publish(self, events: DataFrame, spark_batch_id: int) -> None:
         """Count a micro-batch of read_events and commit it. Spark's foreachBatch calls this. Raises KafkaError.
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on after the last committed one.
@@ -125,8 +117,9 @@ class BatchPublisher:
         counted = time.monotonic()
         batch_id = self._next_batch_id
         batch = summarize(rows, total, batch_id, round(time.time() * 1000), self._settings)
+        next_offsets = planned_offsets(self._settings, spark_batch_id)
         try:
-            self._commit_in_time(batch_id, batch)
+            self._commit_in_time(batch_id, batch, next_offsets)
         except (KafkaError, StepTimeout) as error:
             self.fenced = is_fenced(self._producer, error)
             if self.fenced:
@@ -137,31 +130,42 @@ class BatchPublisher:
             self._producer = transactional_producer(self._settings, GROUP)
             # If the next batch is another one, the transaction was committed and only the answer was lost.
             if self.start().next_batch_id == batch_id:
-                self._commit_in_time(batch_id, batch)
+                self._commit_in_time(batch_id, batch, next_offsets)
         self._next_batch_id = batch_id + 1
-        self._report(batch_id, batch, started, counted, time.monotonic())
+        committed = time.monotonic()
+        if batch.bad_records:
+            # This reads the batch a second time, too.
+            offsets = {row["partition"]: row["offset"] for row in first_bad_offsets(events).collect()}
+            self._log.warning(
+                "skipped records that are not events", topic=self._settings.emoji_topic, records=batch.bad_records,
+                first_offset_of_each_partition=json.dumps(offsets, sort_keys=True),
+            )  # fmt: skip
+        self._report(batch_id, batch, started, counted, committed)
 
-    def _commit_in_time(self, batch_id: int, batch: CountedBatch) -> None:
+    def _commit_in_time(self, batch_id: int, batch: CountedBatch, next_offsets: Mapping[int, int]) -> None:
         # If the coordinator of a transaction dies, kafka-python waits for ever. A commit that we stop waiting for does
         # no harm: the next producer fences this one before it reads the positions.
         producer = self._producer
         step = f"the transaction of batch {batch_id}"
         try:
-            within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch))
+            within(TRANSACTION_SECONDS, step, lambda: self._commit(producer, batch_id, batch, next_offsets))
         except (KafkaError, StepTimeout):
             self._metrics.add("transaction_aborts")
             raise
 
-    def _commit(self, producer: KafkaProducer, batch_id: int, batch: CountedBatch) -> None:
+    def _commit(
+        self, producer: KafkaProducer, batch_id: int, batch: CountedBatch, next_offsets: Mapping[int, int]
+    ) -> None:
         settings = self._settings
         producer.begin_transaction()
         # The key is the emoji, so that the counts of one emoji stay in order on every topic after this one.
         sent = [
             producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count)) for count in batch.counts
         ]
+        metadata = f"{batch_id} {self._topic_id}"
         offsets = {
-            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, str(batch_id), -1)
-            for partition, offset in batch.next_offsets.items()
+            TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, metadata, -1)
+            for partition, offset in next_offsets.items()
         }
         producer.send_offsets_to_transaction(offsets, GROUP)
         commit_transaction(producer, sent)
@@ -178,11 +182,6 @@ class BatchPublisher:
             "batch": committed - started, "count": counted - started, "publish": committed - counted,
         }.items():  # fmt: skip
             self._metrics.histograms[name].observe(seconds)
-        if batch.bad_records:
-            self._log.warning(
-                "skipped records that are not events", topic=self._settings.emoji_topic, records=batch.bad_records,
-                first_offset_of_each_partition=json.dumps(batch.first_bad_offsets),
-            )  # fmt: skip
         if batch.cut_emojis:
             self._log.warning(
                 "more emojis than MAX_EMOJIS_PER_BATCH; the rarest were not published",

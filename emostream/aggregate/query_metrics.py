@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kafka.errors import KafkaError
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
-from emostream.broker import EndOffsets
+from emostream.consumers import EndOffsets
 from emostream.metrics.catalogue import AGGREGATE
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
@@ -24,9 +24,10 @@ class QueryMetrics:
         self.metrics = Metrics(log, AGGREGATE)
         self.emojis: int | None = None  # in the last batch
         self.next_offsets: Mapping[int, int] = {}  # up to where the query has read, by partition of EMOJI_TOPIC
+        self.made_anew = False  # EMOJI_TOPIC is not the one that the query reads
         self.lag: int | None = None  # how many records are still to be read; None if the broker does not answer
-        self.unread_partitions: str | None = None  # a sentence if EMOJI_TOPIC has others than those that are read
         self._settings = settings
+        self._topic_id = ""
         self._ends: EndOffsets | None = None
         self._input: float | None = None
         self._processed: float | None = None
@@ -39,16 +40,20 @@ class QueryMetrics:
             spark_step=lambda: self._steps,
         )
 
+    def begin(self, next_offsets: Mapping[int, int], topic_id: str) -> None:
+        """A query begins to read the topic with this id at these offsets."""
+        self.next_offsets, self._topic_id, self.made_anew = next_offsets, topic_id, False
+
     def measure(self) -> None:
         """Ask the broker for the lag."""
         try:
             self._ends = self._ends or EndOffsets(self._settings, self._settings.emoji_topic)
             ends = self._ends.now(END_OFFSETS_TIMEOUT_MS)
-            self.unread_partitions = self._ends.unread_partitions()
+            self.made_anew = self._ends.topic_id != self._topic_id
         except KafkaError:
             self.lag = None
         else:
-            self.lag = sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items())
+            self.lag = sum(max(0, end - self.next_offsets.get(partition, 0)) for partition, end in ends.items())
 
     def take(self, progress: StreamingQueryProgress | None) -> None:
         """Take Spark's numbers of the last micro-batch. One without records says nothing of how fast Spark is."""

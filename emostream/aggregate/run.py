@@ -13,7 +13,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.aggregate.publisher import GROUP, BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.aggregate.spark import make_session, read_events, warm_up
+from emostream.aggregate.spark import make_session, new_checkpoint, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, Stalled
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
@@ -25,7 +25,6 @@ from emostream.process import (
     StepTimeout,
     StopFlag,
     end_at_once,
-    fresh_directory,
     stop_on_signals,
     within,
 )
@@ -34,6 +33,10 @@ from emostream.settings import Settings
 from emostream.topics import wait_for_topics
 
 STOP_SECONDS = 10.0
+
+
+class TopicMadeAnew(Exception):
+    """The topic that a query reads is gone, and there is another one of its name, whose offsets start over."""
 
 
 def run(settings: Settings) -> int:
@@ -67,14 +70,14 @@ def run(settings: Settings) -> int:
                 if stop.requested:
                     heartbeat.end()
                     _count_the_rest(query, settings, log)
-            except (StreamingQueryException, KafkaError, StepTimeout, Stalled) as error:
+            except (StreamingQueryException, KafkaError, StepTimeout, Stalled, TopicMadeAnew) as error:
                 if publisher and publisher.fenced:
                     log.error("another main publisher has taken over; this one ends")
                     return EXIT_FENCED
                 reason, pause_seconds = _reason(error), watch.pause_seconds()
                 log.error("the query failed; going on after the last committed batch",
                           reason=reason, pause_seconds=pause_seconds)  # fmt: skip
-                heartbeat.not_ready(query_metrics.unread_partitions or f"the query failed: {reason}")
+                heartbeat.not_ready(f"the query failed: {reason}")
                 stop.wait(pause_seconds)
             finally:
                 if query:
@@ -92,7 +95,7 @@ def run(settings: Settings) -> int:
 
 def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Settings, log: Log) -> StreamingQuery:
     positions = publisher.start()
-    checkpoint = fresh_directory(settings.data_path / "spark" / "checkpoint")
+    checkpoint = new_checkpoint(settings)
     log.info("aggregating", next_offsets=json.dumps(positions.next_offsets), next_batch_id=positions.next_batch_id)
     return (
         read_events(session, settings, positions.next_offsets)
@@ -106,16 +109,21 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
 def _follow(
     query: StreamingQuery, watch: QueryWatch, query_metrics: QueryMetrics, heartbeat: Heartbeat, stop: StopFlag
 ) -> None:
-    """Say whether the query does its work, until a stop is requested. Raises StreamingQueryException or Stalled."""
+    """Say whether the query does its work, until a stop is requested.
+
+    Raises StreamingQueryException, Stalled or TopicMadeAnew.
+    """
     while not stop.requested and not query.awaitTermination(1):
         progress, status = query.lastProgress, query.status
         query_metrics.take(progress)
         query_metrics.measure()
+        if query_metrics.made_anew:
+            raise TopicMadeAnew("the topic of events was made anew; reading it from its beginning")
         trouble = watch.trouble(
             time.monotonic(), query_metrics.lag, progress.batchId if progress else None,
             status["isTriggerActive"], status["message"],
         )  # fmt: skip
-        heartbeat.not_ready(query_metrics.unread_partitions or trouble or "")
+        heartbeat.not_ready(trouble or "")
 
 
 def _count_the_rest(query: StreamingQuery, settings: Settings, log: Log) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -13,6 +14,7 @@ from pyspark.sql import functions as F
 
 from emostream.aggregate.counting import count_events, largest, read_records
 from emostream.kafka_security import java_options, private_key
+from emostream.process import fresh_directory
 from emostream.settings import Settings
 
 WARM_UP_BATCHES = 5
@@ -86,6 +88,23 @@ def warm_up(session: SparkSession) -> None:
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
         largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
+
+
+def new_checkpoint(settings: Settings) -> Path:
+    """Return the folder in which the next query notes its progress, empty."""
+    return fresh_directory(_checkpoint(settings))
+
+
+def planned_offsets(settings: Settings, spark_batch_id: int) -> dict[int, int]:
+    """Return up to where a micro-batch reads each partition. Spark writes it to its checkpoint before the batch."""
+    # A line with the version, one with Spark's own notes, and one for each source, of which we have one.
+    text = (_checkpoint(settings) / "offsets" / str(spark_batch_id)).read_text(encoding="utf-8")
+    (offsets,) = json.loads(text.splitlines()[-1]).values()  # by topic
+    return {int(partition): offset for partition, offset in offsets.items()}
+
+
+def _checkpoint(settings: Settings) -> Path:
+    return settings.data_path / "spark" / "checkpoint"
 
 
 def _open_key(session: SparkSession, settings: Settings) -> str:

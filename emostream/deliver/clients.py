@@ -142,7 +142,7 @@ class RegisteredClients:
             starts = {p: max(start, merging.get(p, 0)) for p, start in starts.items()}
             next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # The markers that end transactions have offsets too, so this number is a little too high.
-        skipped = sum(max(0, start - registration.next_offsets.get(p, start)) for p, start in starts.items())
+        skipped = sum(max(0, start - registration.next_offsets.get(p, 0)) for p, start in starts.items())
         url, history, generation = registration.client_url, self._history, self._topic_reader.generation
         checked = Registration(url, next_offsets, merging, registration.token_hash)
         try:

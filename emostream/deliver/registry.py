@@ -14,7 +14,8 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 from kafka.errors import KafkaError
 
-from emostream.broker import AssignedConsumer, SentRecord, partitions, registry_producer
+from emostream.broker import SentRecord, registry_producer
+from emostream.consumers import AssignedConsumer
 from emostream.http.client import Target
 from emostream.process import Log
 from emostream.settings import REGISTRY_TOPIC, Settings
@@ -123,8 +124,8 @@ class RegistryTopic:
         reader = AssignedConsumer(self._settings, REGISTRY_TOPIC, None, Log("deliver"))
         try:
             reader.client.seek_to_beginning()
-            ends = reader.client.end_offsets(partitions(REGISTRY_TOPIC))
-            found: dict[str, Registration] = {}
+            ends = reader.client.end_offsets(reader.assigned)
+            found: dict[tuple[str, int], tuple[int, Registration]] = {}
             deadline = time.monotonic() + READ_SECONDS
             while any(reader.client.position(tp) < end for tp, end in ends.items() if reader.reads(tp)):
                 if time.monotonic() > deadline:
@@ -134,11 +135,15 @@ class RegistryTopic:
                         key = (record.key or b"").decode(errors="replace")
                         if not key.startswith(self._prefix):
                             continue
+                        at = key, record.partition
                         try:
-                            found[key] = msgspec.json.decode(record.value or b"", type=Registration)
+                            decoded = msgspec.json.decode(record.value or b"", type=Registration)
+                            found[at] = record.timestamp, decoded
                         except msgspec.MsgspecError:  # a tombstone, or something that we did not write
-                            found.pop(key, None)
-            return list(found.values())
+                            found.pop(at, None)
+            # When the topic got more partitions, a client's key may have moved to another one. The newest counts.
+            by_age = sorted(found.items(), key=lambda item: item[1][0])
+            return list({key: registration for (key, _), (_, registration) in by_age}.values())
         finally:
             reader.close()
 
@@ -149,11 +154,14 @@ class RegistryTopic:
 
     def forget(self, client_url: str) -> None:
         """End a registration, without waiting. If this gets lost, the client is evicted some time after a restart."""
-        self._send(client_url, None)
+        # In every partition: it may have been saved in another one, before the topic got more of them.
+        for partition in self._producer.partitions_for(REGISTRY_TOPIC):
+            self._send(client_url, None, partition)
 
     def close(self) -> None:
         """Send what is left, for at most SAVE_SECONDS."""
         self._producer.close(timeout=SAVE_SECONDS)
 
-    def _send(self, client_url: str, value: bytes | None) -> SentRecord:
-        return self._producer.send(REGISTRY_TOPIC, key=(self._prefix + client_url).encode(), value=value)
+    def _send(self, client_url: str, value: bytes | None, partition: int | None = None) -> SentRecord:
+        key = (self._prefix + client_url).encode()
+        return self._producer.send(REGISTRY_TOPIC, key=key, value=value, partition=partition)

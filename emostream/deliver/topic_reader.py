@@ -6,7 +6,7 @@ import time
 
 from kafka.errors import KafkaError
 
-from emostream.broker import AssignedConsumer, EndOffsets, partitions, skip_record
+from emostream.consumers import AssignedConsumer, EndOffsets, skip_record
 from emostream.deliver.history import History, Record
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
@@ -41,7 +41,7 @@ class TopicReader:
 
     def catch_up(self, stop: StopFlag) -> None:
         """Read the topic from the start of the history to its end. Raises KafkaError, also if `stop` is requested."""
-        assigned, client = partitions(self._topic), self.consumer.client
+        assigned, client = self.consumer.assigned, self.consumer.client
         ends = client.end_offsets(assigned)
         beginnings = client.beginning_offsets(assigned)
         oldest_ms = round((time.time() - self._max_age_seconds) * 1000)
@@ -65,11 +65,10 @@ class TopicReader:
         """Wait up to `poll_ms` for new records and add them to the history. Return how many were read."""
         records = []
         polled = self.consumer.poll(poll_ms)
+        if self.generation != self.consumer.generation:
+            self.generation = self.consumer.generation
+            self.starts, self.next_offsets = {}, {}
         for tp, consumed in polled.items():
-            if consumed[0].offset < self.next_offsets[tp.partition]:
-                self.generation += 1
-                self.starts = {}
-                self._log.warning("the topic was replaced; reading it from its beginning", topic=tp.topic)
             self.next_offsets[tp.partition] = consumed[-1].offset + 1
             for record in consumed:
                 try:

@@ -9,13 +9,14 @@ from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from emostream.broker import PARTITIONS
+from emostream.broker import METADATA_AGE_MS
 from emostream.broker_trouble import explain
 from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
 
 FULL_BATCH_EVENTS = 20_000  # if this many wait, they are sent before the end of the linger
+SMALLEST_BATCH_EVENTS = 1_000  # however many partitions share them
 STICKY_MS = 10
 POLL_SECONDS = 0.5
 
@@ -88,7 +89,9 @@ class BoundedProducer:
                 # Spark would read them with one task.
                 "sticky.partitioning.linger.ms": STICKY_MS,
                 # A full batch is sent at once. This number is per partition, FULL_BATCH_EVENTS is for all together.
-                "batch.num.messages": FULL_BATCH_EVENTS // PARTITIONS,
+                "batch.num.messages": max(FULL_BATCH_EVENTS // settings.partitions, SMALLEST_BATCH_EVENTS),
+                # By default librdkafka writes to new partitions only after five minutes.
+                "topic.metadata.refresh.interval.ms": METADATA_AGE_MS,
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": self._max_buffered,
                 "delivery.report.only.error": not receipts,

@@ -175,7 +175,7 @@ class TestARunningPublisher:
 
 class TestAPublisherWhoseTopicWasReplaced:
     def test_it_warns_and_goes_on_at_the_first_event(self, broker: Broker, successor: Script) -> None:
-        assert "cannot go on where the last batch ended; going on at the oldest event there is" in successor.log
+        assert "cannot go on where reading ended; going on at the oldest record there is" in successor.log
         assert {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic")} == SIZES
         assert "Traceback" not in successor.log
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import requests
 from confluent_kafka import Producer
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import NewPartitions
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, NewPartitions
 
-from emostream import broker as brokers
+from emostream import consumers
 from emostream.deliver.history import History
 from emostream.deliver.topic_reader import TopicReader
 from emostream.metrics.catalogue import DELIVER
@@ -29,6 +29,7 @@ from emostream.route import Router
 from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.clock import SteppedClock
+from testkit.logs import logged
 from testkit.scripts import Script, script
 from testkit.waiting import wait_until
 
@@ -46,7 +47,7 @@ def admin(empty_topics: Broker) -> Iterator[KafkaAdminClient]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brokers, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(consumers, "RETRY_SECONDS", 1.0)
 
 
 def corrupt(broker: Broker, topic: str, partition: int) -> None:
@@ -142,34 +143,62 @@ def test_a_codec_without_its_library_is_such_a_batch(
     reading.until("no trouble", lambda: reading.trouble is None)
 
 
-def test_a_topic_with_more_partitions_than_are_read_is_not_ready(
-    admin: KafkaAdminClient, topic: str, reading: Reading
+def test_a_topic_that_gets_more_partitions_is_read_whole_and_its_lag_is_that_of_all(
+    empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
 ) -> None:
+    produce_to_all(empty_topics, topic, [COUNT])
+    reading.until("the first records", lambda: reading.records == 3)
+    admin.create_partitions({topic: NewPartitions(6)})
+    empty_topics.produce(topic, [COUNT] * 10, partition=5)
+    reading.until("the records in the new partition", lambda: reading.records == 13)
     reading.until("the lag", lambda: reading.reader.consumer.lag == 0)
     assert reading.trouble is None
-    admin.create_partitions({topic: NewPartitions(6)})
-    trouble = reading.until("the trouble", lambda: reading.trouble)
-    assert trouble == f"{topic}: expected 3 partitions, found 6; only 3 partitions are read"
 
 
-def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
-    empty_topics: Broker, topic: str, reading: Reading
+def test_a_topic_that_is_made_anew_with_fewer_partitions_is_read_from_its_beginning(
+    empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
 ) -> None:
+    admin.create_partitions({topic: NewPartitions(6)})
+    empty_topics.produce(topic, [COUNT] * 2, partition=5)
     produce_to_all(empty_topics, topic, [COUNT, COUNT])
-    reading.until("the first records", lambda: reading.records == 6)
-    empty_topics.replace_topics()
-    empty_topics.produce(topic, [COUNT], partition=0)
-    reading.until("the record of the new topic", lambda: reading.records == 7)
+    reading.until("the first records", lambda: reading.records == 8)
+    with logged() as lines:
+        empty_topics.replace_topics()
+        empty_topics.produce(topic, [COUNT], partition=0)
+        reading.until("the record of the new topic", lambda: reading.records == 9)
+    assert any("made anew; reading it from its beginning" in line for line in lines)
+    reading.until("the lag", lambda: reading.reader.consumer.lag == 0)
     assert reading.trouble is None
 
 
 def test_records_that_were_deleted_before_they_were_read_are_passed_over(
     empty_topics: Broker, admin: KafkaAdminClient, topic: str, reading: Reading
 ) -> None:
-    produce_to_all(empty_topics, topic, [COUNT] * 5)
+    produce_to_all(empty_topics, topic, [COUNT])
+    reading.until("the first records", lambda: reading.records == 3)
+    client, assigned = reading.reader.consumer.client, reading.reader.consumer.assigned
+    client.pause(*assigned)  # so that it does not read the others before they are deleted
+    reading.until("no fetch is under way", lambda: not client._fetcher._nodes_with_pending_fetch_requests)
+    produce_to_all(empty_topics, topic, [COUNT] * 4)
     admin.delete_records({TopicPartition(topic, partition): 3 for partition in range(3)})
-    reading.until("what is left", lambda: reading.records >= 6 and reading.reader.consumer.lag == 0)
+    client.resume(*assigned)
+    with logged() as lines:
+        reading.until("what is left", lambda: reading.records == 9 and reading.reader.consumer.lag == 0)
+    for partition in range(3):
+        said = f"topic={topic} partition={partition} ended_at=1 oldest=3 newest=5"
+        assert any("cannot go on where reading ended" in line and line.endswith(said) for line in lines)
     assert reading.trouble is None
+
+
+def test_every_transaction_keeps_the_positions_of_all_partitions(empty_topics: Broker) -> None:
+    """Otherwise a broker would forget where an idle partition was read to, and all of it would be routed again."""
+    settings = load(["CLUSTER-TOPIC=cluster1-emoji-topic"], environ=empty_topics.environment)
+    reading = Reading(settings, settings.main_topic)
+    empty_topics.produce(settings.main_topic, [COUNT], partition=1)
+    reading.until("the record", lambda: reading.records == 1)
+    with KafkaConsumer(bootstrap_servers=empty_topics.servers, group_id="cluster1-emoji-topic-publisher") as reader:
+        assert [reader.committed(TopicPartition(settings.main_topic, number)) for number in range(3)] == [0, 1, 0]
+    reading.reader.close()
 
 
 # --- the main publisher ---
@@ -190,9 +219,6 @@ class MainPublisher:
 
     def until_ready(self) -> None:
         wait_until("it is ready", lambda: self.not_ready is None, 60)
-
-    def until_not_ready(self) -> str:
-        return str(wait_until("it is not ready", lambda: self.not_ready, READY_WITHIN_SECONDS))
 
     def counted(self, emoji: str) -> int:
         counts = self.broker.counts("main-pub-topic")
@@ -240,16 +266,54 @@ def test_the_lag_is_0_after_a_transaction_of_somebody_else(main_publisher: MainP
 
 
 def test_events_that_were_deleted_before_they_were_counted_are_passed_over(main_publisher: MainPublisher) -> None:
-    main_publisher.tap("deleted?")
+    newest = main_publisher.broker.written("emoji-topic")
+    main_publisher.script.process.send_signal(signal.SIGSTOP)  # so that it does not read the event before it is deleted
+    main_publisher.tap("deleted")
     with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
         admin.delete_records({TopicPartition("emoji-topic", 0): -1})  # all that there are
-    main_publisher.counts("after deleted events")
+    main_publisher.script.process.send_signal(signal.SIGCONT)
+    main_publisher.counts("after deleted events", within_seconds=60)
     main_publisher.until_ready()
+    assert not main_publisher.counted("deleted")
+    said = f"topic=emoji-topic partition=0 ended_at={newest} oldest={newest + 1}"
+    assert f'msg="cannot go on where reading ended; going on at the oldest record there is" {said}' in (
+        main_publisher.script.log
+    )
 
 
 def test_a_topic_that_is_made_anew_is_counted_from_its_beginning(main_publisher: MainPublisher) -> None:
     main_publisher.broker.replace_topics()
     main_publisher.counts("in a new topic")
+    main_publisher.until_ready()
+
+
+def set_max_message_bytes(broker: Broker, topic: str, max_bytes: int) -> None:
+    with KafkaAdminClient(bootstrap_servers=broker.servers) as admin:
+        admin.alter_configs([ConfigResource("topic", topic, {"max.message.bytes": str(max_bytes)})])
+
+
+def test_counts_that_are_too_large_for_their_topic_wait_until_it_takes_them(main_publisher: MainPublisher) -> None:
+    set_max_message_bytes(main_publisher.broker, "main-pub-topic", 100)
+    main_publisher.tap("large")
+    said = "main-pub-topic: expected max.message.bytes of at least 1048588, found 100; kafka-configs changes it"
+    wait_until("it says so", lambda: main_publisher.not_ready == said, 60)
+    set_max_message_bytes(main_publisher.broker, "main-pub-topic", 1_048_588)
+    wait_until("it is counted", lambda: main_publisher.counted("large") == 1, 60)
+    main_publisher.until_ready()
+
+
+def test_a_topic_of_events_that_was_made_anew_and_outgrew_the_former_one_unseen_is_counted_whole(
+    main_publisher: MainPublisher,
+) -> None:
+    """Its offsets do not show that it is another topic: it has records where the reading ended."""
+    broker = main_publisher.broker
+    main_publisher.counts("before")
+    main_publisher.script.process.send_signal(signal.SIGSTOP)
+    broker.replace_topics()
+    event = {"user_id": "u", "emoji": "anew", "timestamp": "2026-01-31T20:15:00+00:00"}
+    broker.produce("emoji-topic", [json.dumps(event).encode()] * 200, 0)
+    main_publisher.script.process.send_signal(signal.SIGCONT)
+    wait_until("all are counted", lambda: main_publisher.counted("anew") >= 200, 60)
     main_publisher.until_ready()
 
 
@@ -268,11 +332,13 @@ def test_a_batch_that_cannot_be_read_is_not_ready_and_is_named(main_publisher: M
     main_publisher.until_ready()
 
 
-def test_a_topic_with_other_partitions_than_are_read_is_not_ready(main_publisher: MainPublisher) -> None:
+def test_new_partitions_are_counted_and_so_is_a_topic_that_is_made_anew_with_fewer(
+    main_publisher: MainPublisher,
+) -> None:
     with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
         admin.create_partitions({"emoji-topic": NewPartitions(6)})
-    assert main_publisher.until_not_ready() == (
-        "emoji-topic: expected 3 partitions, found 6; only 3 partitions are read"
-    )
+    main_publisher.counts("in a new partition", partition=5)
+    assert main_publisher.not_ready is None
     main_publisher.broker.replace_topics()
+    main_publisher.counts("in one of three again", within_seconds=60)
     main_publisher.until_ready()

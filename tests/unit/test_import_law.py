@@ -11,7 +11,9 @@ from testkit.settings import PROJECT_DIR
 
 PACKAGE = PROJECT_DIR / "emostream"
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
-GROUND = {"settings", "roles", "records", "broker", "kafka_security", "broker_trouble", "topics", "process"}
+GROUND = {
+    "settings", "roles", "records", "broker", "kafka_security", "broker_trouble", "consumers", "topics", "process",
+}  # fmt: skip
 BELOW = GROUND | {"http", "metrics"}
 # A room is a folder or a file of emostream/. Inside a folder, files import each other freely, but never in a circle.
 MAY_IMPORT = {
@@ -23,7 +25,8 @@ MAY_IMPORT = {
     "records": set(),
     "process": {"settings", "kafka_security"},
     "broker": {"settings", "kafka_security", "process", "metrics"},
-    "topics": {"settings", "roles", "process", "broker", "broker_trouble"},
+    "consumers": {"settings", "process", "metrics", "broker"},
+    "topics": {"settings", "roles", "process", "broker", "broker_trouble", "consumers"},
     "http": GROUND | {"metrics"},
     "metrics": {"settings", "process"},
     "discovery": BELOW,
@@ -47,7 +50,7 @@ LIBRARY_ROOMS = {
 KAFKA_CLIENTS = {"KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "Consumer", "Producer"}
 BUILDS_KAFKA_CLIENTS = {"broker", "ingest.producer"}
 # A stage that holds a client which broker built needs its type, and the values that its methods take.
-KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic"}
+KAFKA_VALUES = {"TopicPartition", "OffsetAndMetadata", "ConsumerRecord", "NewTopic", "ConfigResource"}
 # JAVA_HOME and SPARK_LOCAL_IP are no settings of ours.
 READS_ENVIRONMENT = {"settings", "aggregate.spark", "operate.java"}
 

@@ -54,6 +54,7 @@ def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
         ("APP_PORT", "0"),
         ("PORT", "65536"),
         ("MAX_CLIENTS", "0"),
+        ("PARTITIONS", "0"),
         ("EVENTS_PER_EMOJI", "0"),
         ("CLUSTER_TOPIC", "cluster4-emoji-topic"),
         ("MAIN_TOPIC", "main pub topic"),

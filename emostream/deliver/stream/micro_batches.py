@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import islice
 
 from emostream.deliver.history import Record
-from emostream.deliver.stream.resume import EventId, Progress
+from emostream.deliver.stream.resume import EventId, Progress, covers, reach
 from emostream.deliver.sums import Sum, known
 from emostream.records import encode
 
@@ -104,7 +104,7 @@ class MicroBatches:
                 batch_id = NO_ID
             if record.partition in self._lost:
                 self._lost.remove(record.partition)
-                self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset)
+                reach(self._forgotten, record.partition, record.offset)
                 self._forgotten_batch_id = max(self._forgotten_batch_id, batch_id)
             # In each partition the offsets must grow from one closed micro-batch to the next: resuming relies on that.
             # So nothing stays open when the batch ids start over, or between records with an id and those without.
@@ -125,7 +125,7 @@ class MicroBatches:
         while self._closed:
             self._forget_oldest()
         self.first += 1
-        self._lost = set(range(len(self._forgotten)))
+        self._lost = set(range(len(self.progress.offsets)))
 
     def close_due(self, now: float) -> float | None:
         """Close micro-batches that are whole, or have waited for long enough, or do not say how many records they have.
@@ -169,10 +169,8 @@ class MicroBatches:
     def why_gap(self, event_id: EventId) -> str | None:
         """Why a stream that resumes after this id misses something; None when it misses nothing."""
         forgotten = "what happened since this stream ended is no longer kept"
-        if self.progress.has_same_offsets(event_id):
-            return forgotten if any(map(int.__lt__, event_id.offsets, self._forgotten)) else None
         if event_id.cluster == self.progress.cluster:
-            return "the topic has another number of partitions than when this stream ended"
+            return None if covers(event_id.offsets, self._forgotten) else forgotten
         if event_id.batch_id is None:
             return "this is another cluster, and the last event of the stream has no batch_id to resume from"
         if self._forgotten_batch_id > event_id.batch_id:
@@ -203,7 +201,7 @@ class MicroBatches:
         parts: list[tuple[int | None, list[Record]]] = []
         for batch in self._between(self.first, end):
             unseen = [record for record in batch.records if record.offset >= seen[record.partition]]
-            covers_seen = all(map(int.__ge__, batch.event_id.offsets, seen))
+            covers_seen = covers(batch.event_id.offsets, seen)
             if covers_seen and not parts and len(unseen) == len(batch.records):
                 made.append(event(batch.event_id, batch.data))
                 continue
@@ -218,9 +216,12 @@ class MicroBatches:
 
     def _seen_offsets(self, event_id: EventId) -> list[int]:
         """Per partition of this topic, the offset after the last record that a stream with this id has seen."""
-        if self.progress.has_same_offsets(event_id):
-            return list(map(max, self._forgotten, event_id.offsets))
         offsets, seen = list(self._forgotten), True
+        reach(offsets, len(self.progress.offsets) - 1, 0)  # of every partition that has a record in self._closed
+        if event_id.cluster == self.progress.cluster:
+            for partition, offset in enumerate(event_id.offsets):
+                reach(offsets, partition, offset)
+            return offsets
         for batch in self._closed:
             if batch.batch_id is not None:  # counts without an id belong to the micro-batch before them
                 seen = event_id.batch_id is None or batch.batch_id <= event_id.batch_id
@@ -257,7 +258,7 @@ class MicroBatches:
         self._records -= len(oldest.records)
         self.progress.forget(oldest.batch_id)
         for record in oldest.records:
-            self._forgotten[record.partition] = max(self._forgotten[record.partition], record.offset + 1)
+            reach(self._forgotten, record.partition, record.offset + 1)
         if oldest.batch_id is not None:
             self._forgotten_batch_id = oldest.batch_id
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from emostream.deliver.history import Record
 
-MAX_ID_CHARACTERS = 200
-_event_id = re.compile(r"([1-9]\d{0,2})-(\d{0,19})-(\d{1,18}(?:\.\d{1,18}){0,99})")
+MAX_ID_CHARACTERS = 16_000  # enough for 1,000 partitions, and half of what the head of a request may have
+_event_id = re.compile(r"([1-9]\d{0,2})-(\d{0,19})-(\d{1,18}(?:\.\d{1,18}){0,999})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ class EventId:
         return cls(int(found[1]), batch_id, offsets, partial=batch_id is not None and found[2] != str(batch_id))
 
 
+def covers(offsets: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether `offsets` are at or after `others` in each partition. One that is missing there counts as 0."""
+    return all(ours >= theirs for ours, theirs in zip_longest(offsets, others, fillvalue=0))
+
+
+def reach(offsets: list[int], partition: int, offset: int) -> None:
+    """Move a partition forward to `offset`. The topic may have got the partition just now."""
+    if partition >= len(offsets):
+        offsets += [0] * (partition + 1 - len(offsets))
+    if offset > offsets[partition]:
+        offsets[partition] = offset
+
+
 class Progress:
     """How far a subscriber has come with the micro-batches of its cluster topic."""
 
@@ -59,7 +73,7 @@ class Progress:
     def close(self, batch_id: int | None, records: Sequence[Record], size: float) -> None:
         """Note that these records are here. Their micro-batch has `size` records in all."""
         for record in records:
-            self.offsets[record.partition] = max(self.offsets[record.partition], record.offset + 1)
+            reach(self.offsets, record.partition, record.offset + 1)
         if batch_id is None or batch_id == self._whole:
             return  # they have no batch id, or they end a micro-batch that began before `starts`
         if batch_id < self._whole:  # batch ids have started over
@@ -87,17 +101,11 @@ class Progress:
         batch_id = self._newest if numbered else None
         return EventId(self.cluster, batch_id, tuple(self.offsets), batch_id is not None and batch_id > self._whole)
 
-    def has_same_offsets(self, event_id: EventId) -> bool:
-        """Whether the offsets in an id belong to this topic, and not to that of another cluster."""
-        return event_id.cluster == self.cluster and len(event_id.offsets) == len(self.offsets)
-
     def has(self, event_id: EventId) -> bool:
         """Whether all that a stream with this id has seen is certainly here."""
         if event_id.cluster != self.cluster:
             return event_id.batch_id is None or event_id.batch_id <= self._whole
-        if not self.has_same_offsets(event_id):
-            return True  # the id is from a topic that was replaced, so there is nothing to wait for
-        return all(theirs <= ours for theirs, ours in zip(event_id.offsets, self.offsets, strict=True))
+        return covers(self.offsets, event_id.offsets)
 
     def is_before(self, event_id: EventId) -> bool:
         """Whether a stream with this id has certainly seen something that is not here."""

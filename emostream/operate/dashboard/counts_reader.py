@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from emostream.broker import PARTITIONS, bulk_consumer
+from emostream.broker import bulk_consumer
 from emostream.records import InvalidRecord, parse_count
 from emostream.settings import Settings
 
@@ -71,13 +71,16 @@ def read_counts(
 
 def _starts(consumer: Consumer, topic: str, since_ms: int, next_offsets: dict[int, int]) -> list[TopicPartition]:
     """Return where to start in each partition that has something new. Raises KafkaException."""
-    found = consumer.offsets_for_times([TopicPartition(topic, p, since_ms) for p in range(PARTITIONS)], BROKER_SECONDS)
+    known = consumer.list_topics(topic, BROKER_SECONDS).topics[topic]
+    if known.error:
+        raise KafkaException(known.error)
+    found = consumer.offsets_for_times([TopicPartition(topic, p, since_ms) for p in known.partitions], BROKER_SECONDS)
     ends = {}
     for tp in found:
         if tp.error:
             raise KafkaException(tp.error)
         _, ends[tp.partition] = consumer.get_watermark_offsets(tp, BROKER_SECONDS)
-    if any(next_offsets.get(partition, 0) > end for partition, end in ends.items()):
+    if any(offset > ends.get(partition, -1) for partition, offset in next_offsets.items()):
         next_offsets.clear()  # The topic was replaced, and its offsets start again.
     for tp in found:
         first = ends[tp.partition] if tp.offset == OFFSET_END else tp.offset

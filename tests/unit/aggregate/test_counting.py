@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,30 +10,23 @@ from pyspark.sql import Row
 from emostream.aggregate.counting import emoji_count, summarize
 from testkit.settings import settings_with
 
-Event = tuple[int, "str | None", int]  # partition, emoji or None where the record is no event, accepted_ms
+Event = tuple["str | None", int]  # emoji or None where the record is no event, accepted_ms
 
 
 def rows_of(events: list[Event]) -> list[Row]:
-    """What Spark makes of events: one row per emoji. An event's offset is its place in its partition."""
-    offsets: Counter[int] = Counter()
-    groups: dict[str | None, list[tuple[int, int, int]]] = {}
-    for partition, emoji, accepted_ms in events:
-        groups.setdefault(emoji, []).append((partition, offsets[partition], accepted_ms))
-        offsets[partition] += 1
+    """What Spark makes of events: one row per emoji."""
+    groups: dict[str | None, list[int]] = {}
+    for emoji, accepted_ms in events:
+        groups.setdefault(emoji, []).append(accepted_ms)
     return [
-        Row(
-            emoji=emoji, events=len(found),
-            first_offsets=[min((o for at, o, _ in found if at == p), default=None) for p in range(3)],
-            last_offsets=[max((o for at, o, _ in found if at == p), default=None) for p in range(3)],
-            first_accepted_ms=min(ms for *_, ms in found), last_accepted_ms=max(ms for *_, ms in found),
-        )
+        Row(emoji=emoji, events=len(found), first_accepted_ms=min(found), last_accepted_ms=max(found))
         for emoji, found in groups.items()
-    ]  # fmt: skip
+    ]
 
 
-any_events = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
+any_events = st.lists(st.tuples(st.sampled_from(["😊", "🔥", None]), st.integers(1, 10**13)))
 
-any_emojis = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, *"abcdef"]), st.integers(1, 10**13)))
+any_emojis = st.lists(st.tuples(st.sampled_from([None, *"abcdef"]), st.integers(1, 10**13)))
 
 
 @given(any_events, st.randoms(use_true_random=False), st.sampled_from(["ceil", "floor"]))
@@ -47,7 +38,7 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
     settings = settings_with(EVENTS_PER_EMOJI=2, ROUNDING=rounding)
     batch = summarize(rows, None, batch_id=7, batched_ms=99, settings=settings)
 
-    of_emoji = {name: [ms for _, emoji, ms in events if emoji == name] for _, name, _ in events if name}
+    of_emoji = {name: [ms for emoji, ms in events if emoji == name] for name, _ in events if name}
     expected = [
         (name, emoji_count(len(times), 2, rounding), len(times), 7, min(times), max(times), 99)
         for name, times in sorted(of_emoji.items())
@@ -57,10 +48,7 @@ def test_a_batch_holds_every_event_once_whatever_the_order_of_its_rows(
         for c in batch.counts
     ]
     assert found == expected
-    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
-    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
-    bad = [offsets for row in rows if row["emoji"] is None for offsets in enumerate(row["first_offsets"])]
-    assert batch.first_bad_offsets == {partition: offset for partition, offset in bad if offset is not None}
+    assert batch.bad_records == sum(emoji is None for emoji, _ in events)
     assert {count.batch_emojis for count in batch.counts} <= {len(batch.counts)}
     assert (batch.cut_emojis, batch.cut_events) == (0, 0)
 
@@ -70,19 +58,14 @@ def test_the_emojis_with_most_events_are_published_and_the_rest_is_counted(event
     settings = settings_with(MAX_EMOJIS_PER_BATCH=top)
     rows = sorted(rows_of(events), key=lambda row: (row["emoji"] is not None, -row["events"], row["emoji"] or ""))
     good = [row for row in rows if row["emoji"] is not None]
-    ends = [
-        max((row["last_offsets"][p] for row in rows if row["last_offsets"][p] is not None), default=None)
-        for p in range(3)
-    ]
-    total = Row(emojis=len(good), events=sum(row["events"] for row in good), last_offsets=ends)
+    total = Row(emojis=len(good), events=sum(row["events"] for row in good))
     seen = rows[: top + 2]  # as `largest` leaves them
     batch = summarize(seen, total if len(good) > top else None, batch_id=1, batched_ms=1, settings=settings)
 
     assert {count.emoji for count in batch.counts} == {row["emoji"] for row in good[:top]}
     assert batch.cut_emojis == len(good[top:])
     assert batch.cut_events == sum(row["events"] for row in good[top:])
-    assert batch.next_offsets == Counter(partition for partition, _, _ in events)
-    assert batch.bad_records == sum(emoji is None for _, emoji, _ in events)
+    assert batch.bad_records == sum(emoji is None for emoji, _ in events)
 
 
 @pytest.mark.parametrize(

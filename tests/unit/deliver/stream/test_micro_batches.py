@@ -19,11 +19,14 @@ LONG_SECONDS = 3600.0
 
 
 def batches(
-    cluster: int = 1, max_age_seconds: float = LONG_SECONDS, max_records: int = 1000, before: int | None = None
-) -> MicroBatches:
+    cluster: int = 1, max_age_seconds: float = LONG_SECONDS, max_records: int = 1000, before: int | None = None,
+    partitions: int = 3,
+) -> MicroBatches:  # fmt: skip
     """`before` is the micro-batch of the last record that partition 2 held before, if any."""
     known = {} if before is None else {2: before}
-    return MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, known, max_age_seconds, max_records, lambda: 4.2)
+    return MicroBatches(
+        cluster, dict.fromkeys(range(partitions), 0), known, max_age_seconds, max_records, lambda: 4.2
+    )
 
 
 def record(partition: int, offset: int, emoji: str = "x", timestamp_ms: int = 0, generation: int = 0, **more: Any) -> Record:  # fmt: skip # noqa: E501
@@ -152,7 +155,28 @@ def test_a_gap_is_told_only_where_a_record_is_missing() -> None:
     assert ours.why_gap(EventId(1, 1, (1, 0, 0))) is None
     assert ours.why_gap(EventId(2, 0, (1, 0, 0))) is not None
     assert ours.why_gap(EventId(2, 1, (1, 0, 0))) is None
-    assert ours.why_gap(EventId(1, 1, (1, 0))) is not None
+    assert ours.why_gap(EventId(1, 1, (1, 0))) is None  # partition 2 is new to this stream, and begins with offset 0
+    assert ours.why_gap(EventId(1, 1, (0, 0))) is not None
+
+
+def test_a_stream_from_before_the_topic_got_more_partitions_gets_these_from_their_first_record() -> None:
+    ours = batches(before=0)
+    ours.add([record(0, 0, "a", batch_id=1, batch_emojis=1)], 0)
+    ours.close_due(0)
+    before = ours.progress.event_id()
+    ours.add([record(5, 0, "b", batch_id=2, batch_emojis=2), record(4, 1, "c", batch_id=2, batch_emojis=2)], 1)
+    ours.close_due(1)
+    assert (str(before), str(ours.progress.event_id())) == ("1-1-1.0.0", "1-2-1.0.0.0.2.1")
+    assert ours.why_gap(before) is None
+    assert emojis(ours.rest(before)) == ["b", "c"]
+    # A subscriber that does not know of the new partitions yet waits for what the stream has seen of them.
+    assert not batches().progress.has(ours.progress.event_id())
+    assert EventId.parse(str(ours.progress.event_id())) == ours.progress.event_id()
+
+
+def test_the_id_of_a_topic_with_a_thousand_partitions_can_be_read() -> None:
+    event_id = EventId(1, 5, tuple(range(10**9, 10**9 + 1000)))
+    assert EventId.parse(str(event_id)) == event_id
 
 
 def test_a_replaced_topic_starts_over_without_repeating_what_was_sent_of_the_old_one() -> None:
@@ -210,8 +234,9 @@ def readings(draw: st.DrawFn) -> tuple[list[list[Record]], list[list[tuple[float
     return partitions, ways
 
 
-def read(portions: list[tuple[float, list[Record]]]) -> MicroBatches:
-    ours, now = batches(), 0.0
+def read(portions: list[tuple[float, list[Record]]], partitions: int) -> MicroBatches:
+    """Read them all; the topic had so many partitions when the reading began, and got the others later."""
+    ours, now = batches(partitions=partitions), 0.0
     for seconds, portion in portions:
         now += seconds
         ours.close_due(now)
@@ -231,7 +256,7 @@ def test_wherever_a_stream_is_cut_it_goes_on_in_its_cluster_with_exactly_what_it
 ) -> None:
     partitions, ways = found
     everything = Counter(f"{record.partition}/{record.offset}" for log in partitions for record in log)
-    here, there = read(ways[0]), read(ways[1])
+    here, there = [read(way, data.draw(st.integers(1, 3))) for way in ways]
     assert Counter(emojis(here.events(0, merge=False))) == everything
     events = parsed(here.events(0, merge=False))
     got: list[str] = []

@@ -216,7 +216,7 @@ def systems(draw: st.DrawFn) -> tuple[Counter[str], list[Subscriber]]:
             size_read = draw(st.integers(1, len(log_left)))
             portions.append((draw(st.sampled_from([0.0, 0.05, 0.2])), log_left[:size_read]))
             del log_left[:size_read]
-        subscriber = Subscriber(batches(cluster), portions)
+        subscriber = Subscriber(batches(cluster, partitions=draw(st.integers(1, 3))), portions)
         for _ in range(draw(st.integers(0, len(portions)))):
             subscriber.read_portion()
         subscribers.append(subscriber)

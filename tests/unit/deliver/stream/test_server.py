@@ -277,7 +277,7 @@ def test_a_viewer_that_has_seen_a_part_of_a_batch_in_another_cluster_is_told_and
         assert ours.count("stream_gaps") == 1
 
 
-@pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "1-2-3.0", "2-0-3.0.0-0.1__"])
+@pytest.mark.parametrize("odd", ["nonsense", "1-2", "9" * 500, "\u00ff", "2-0-3.0.0-0.1__"])
 def test_a_viewer_with_an_id_that_is_not_ours_is_told_and_gets_what_comes(odd: str) -> None:
     with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": odd}) as seen:
         ours.publish()
