@@ -18,6 +18,7 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 
+from emostream.kafka_security import kafka_python_options, librdkafka_options
 from emostream.settings import Settings
 
 METADATA_AGE_MS = 2_000  # so that new partitions are read and written within 5 s
@@ -49,7 +50,7 @@ def commit_transaction(producer: KafkaProducer, sent: Iterable[SentRecord]) -> N
 
 def _client_options(settings: Settings) -> dict[str, object]:
     return {
-        "bootstrap_servers": settings.bootstrap_servers,
+        **kafka_python_options(settings),
         # Reconnect within a second after the broker is back. By default the pause grows to 30 s.
         "reconnect_backoff_max_ms": 1_000,
         "metadata_max_age_ms": METADATA_AGE_MS,
@@ -140,7 +141,7 @@ def bulk_consumer(settings: Settings) -> Consumer:
     """
     return Consumer(
         {
-            "bootstrap.servers": ",".join(settings.bootstrap_servers),
+            **librdkafka_options(settings),
             "group.id": "emostream-reader",  # librdkafka requires one, but we neither join it nor commit to it
             "enable.auto.commit": False,
             "isolation.level": "read_committed",

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from emostream.kafka_security import check as check_kafka_security
 from emostream.settings import SettingError, Settings, load
 
 EXIT_BAD_SETTING = 2
@@ -33,6 +34,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 HEARTBEAT_SECONDS = 1.0
 # A process whose heartbeat is older than this is not ready. So within 10 s a process that hangs is not ready.
 STALE_AFTER_SECONDS = 9.0
+T = TypeVar("T")
 MARK = ".emostream"  # a file that shows that a directory is ours
 # The first version left no mark. These are files that it always wrote.
 EARLIER_MARKS = {
@@ -126,6 +128,7 @@ def run_script(usage: str, stage: Callable[[Settings], int | None], arguments: S
     start_logging()
     try:
         settings = load(arguments)
+        check_kafka_security(settings)
         start_logging(settings.log_format)
         sys.exit(stage(settings))
     except SettingError as error:
@@ -310,9 +313,6 @@ def fresh_directory(path: Path) -> Path:
 
 class StepTimeout(Exception):
     """A step took too long. It goes on in its thread, but nobody waits for it."""
-
-
-T = TypeVar("T")
 
 
 def within(seconds: float, step: str, function: Callable[[], T]) -> T:

@@ -51,12 +51,12 @@ class Router:
     def __init__(self, settings: Settings, log: Log) -> None:
         self._settings = settings
         self._cluster_topic = settings.required_cluster_topic()
-        self._group = f"{self._cluster_topic}-publisher"
+        self._group = group_of(settings)
         self._log = log
         self.counters = Metrics(log, ROUTE)
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
-        self._watch = TopicWatch(settings, [settings.main_topic, self._cluster_topic], log)
+        self._watch = TopicWatch(settings, needs(settings), log, self._group)
         self.counters.read(lag=lambda: self.consumer.lag)
 
     def start(self) -> None:
@@ -127,6 +127,16 @@ class Router:
         self._producer.close(timeout=1)
 
 
+def group_of(settings: Settings) -> str:
+    """The consumer group, and the transactional id, of this cluster's publisher."""
+    return f"{settings.required_cluster_topic()}-publisher"
+
+
+def needs(settings: Settings) -> dict[str, str]:
+    """What it does with which topic."""
+    return {settings.main_topic: "READ", settings.required_cluster_topic(): "WRITE"}
+
+
 def run(settings: Settings) -> int:
     """Route until SIGTERM or SIGINT, then what is left on MAIN_TOPIC, and end."""
     cluster_topic = settings.required_cluster_topic()
@@ -134,7 +144,8 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     role = cluster_publisher(settings, settings.cluster)
     heartbeat = Heartbeat(settings, role.name)
-    if not wait_for_topics(settings, [settings.main_topic, cluster_topic], stop, log, heartbeat.not_ready):
+    group = group_of(settings)
+    if not wait_for_topics(settings, needs(settings), stop, log, heartbeat.not_ready, group):
         return 0
     router = Router(settings, log)
     serve_metrics(MetricsPage(router.counters), settings, role, log)

@@ -17,6 +17,24 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta, inspect
 
+from emostream.setting_types import (
+    MAX_PORT,
+    BasePort,
+    DirectoryPath,
+    Emojis,
+    FilePath,
+    HostNames,
+    HostPorts,
+    Origins,
+    PortOrNone,
+    RateLimit,
+    Secret,
+    TcpPort,
+    Text,
+    TopicName,
+    expectation,
+)
+
 PACKAGE_DIR = Path(__file__).resolve().parent
 PROJECT_DIR = PACKAGE_DIR.parent
 # A wheel has config/ inside the package; a checkout has it beside the package.
@@ -45,59 +63,11 @@ SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 REGISTRY_TOPIC = "subscriber-registry"
 # If a name in .env is this similar to the name of a setting, it is a typing error. Other names are another program's.
 NEAR_MISS = 0.8
-MAX_PORT = 65_535
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 YES_OR_NO = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _meta(pattern: str, expected: str) -> Meta:
-    return Meta(pattern=rf"^({pattern})\Z", description=expected)
-
-
-def _list(item: str) -> str:
-    return f"{item}(,{item})*"
-
-
-# Each description says what was expected, for the sentence that refuses something else.
-TopicName = Annotated[str, _meta("[A-Za-z0-9._-]{1,249}", "1 to 249 of A-Z a-z 0-9 . _ -, for example emoji-topic")]
-HostPorts = Annotated[
-    str,
-    _meta(
-        _list(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:,/\[\]]+):[0-9]{1,5}"),
-        f"host:port, comma-separated, with ports to {MAX_PORT}, for example localhost:9092 or [::1]:9092",
-    ),
-]
-RateLimit = Annotated[str, _meta("|[1-9][0-9]{0,8}/(second|minute|hour)", "nothing, or for example 10/second")]
-Origins = Annotated[
-    str,
-    _meta(
-        r"|\*|" + _list(r"https?://[^\s,/*?#@]+"),
-        "* or web origins without a path, comma-separated, for example https://example.org",
-    ),
-]
-HostNames = Annotated[
-    str,
-    _meta(
-        "|" + _list(r"[A-Za-z0-9._*-]+"),
-        "host names, comma-separated, for example fans.example.org,*.example.net",
-    ),
-]
-# 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
-Emojis = Annotated[
-    str,
-    _meta(
-        "|" + _list(r"[^\x00-\x1f\x7f-\x9f,]{1,64}"),
-        "emojis of at most 64 characters, comma-separated, for example 😊,😂",
-    ),
-]
-DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
-Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
-TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
-PortOrNone = Annotated[int, Meta(ge=0, le=MAX_PORT)]
-BasePort = Annotated[int, Meta(ge=1, le=65_500)]
 
 
 class SettingError(ValueError):
@@ -109,6 +79,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
     kafka_bootstrap_servers: HostPorts
     brokers: Literal[0, 1, 3]
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    kafka_sasl_username: str
+    kafka_sasl_password: Secret
+    kafka_ssl_ca: FilePath
+    kafka_ssl_certificate: FilePath
+    kafka_ssl_key: FilePath
+    kafka_ssl_key_password: Secret
     emoji_topic: TopicName
     main_topic: TopicName
     partitions: Annotated[int, Meta(ge=1, le=10_000)]
@@ -158,6 +136,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     def data_path(self) -> Path:
         """DATA_DIR as an absolute path. Raises RuntimeError or OSError if there is none."""
         return (HOME_DIR / Path(self.data_dir).expanduser()).resolve()
+
+    def file(self, path: str) -> str:
+        """A path in a setting as an absolute one; a relative one starts where a relative DATA_DIR does."""
+        return os.path.join(HOME_DIR, os.path.expanduser(path))
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -213,7 +195,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def environment(self) -> dict[str, str]:
         """The environment of this process with every setting in it: a child process gets the same settings."""
-        return {**os.environ, **{name: str(value) for name, value in msgspec.to_builtins(self).items()}}
+        kept = {name: value for name, value in os.environ.items() if name not in SECRET_FILES}
+        return {**kept, **{name: str(value) for name, value in msgspec.to_builtins(self).items()}}
 
     @property
     def client_host(self) -> str:
@@ -224,7 +207,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
 LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
-SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET")
+SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET", "KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD")
+SECRET_FILES = tuple(f"{name}_FILE" for name in SECRETS)
+NAMES = SETTING_NAMES + SECRET_FILES
 
 
 def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Settings:
@@ -235,18 +220,22 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
     texts: dict[str, str | None] = {**dotenv_values(DEFAULTS_FILE, interpolate=False, encoding="utf-8")}
     if INSTALLED:
         texts["DATA_DIR"] = str(HOME_DIR)
-    given = {name: environ[name] for name in SETTING_NAMES if name in environ}
+    given = {name: environ[name] for name in NAMES if name in environ}
     # One of our processes may have started this one. Then every setting is in the environment, and .env is not needed.
-    texts |= (_local() if len(given) < len(SETTING_NAMES) else {}) | given
+    if not given.keys() >= set(SETTING_NAMES):
+        texts |= _with_secrets(_local())
+    texts |= _with_secrets(given)
+    named: dict[str, str] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
             raise SettingError(f"argument {argument!r}: expected KEY=VALUE, for example LINGER_MS=500")
         name = name.replace("-", "_").upper()
-        if name not in SETTING_NAMES:
+        if name not in NAMES:
             hint = _meant(name, cutoff=0.6) or f"expected one of {', '.join(SETTING_NAMES)}"
-            raise SettingError(f"argument {argument!r}: there is no setting {name}; {hint}")
-        texts[name] = value
+            raise SettingError(f"argument {name}=...: there is no setting {name}; {hint}")
+        named[name] = value
+    texts |= _with_secrets(named)
     settings = Settings(**{name.lower(): _value(name, texts.get(name)) for name in SETTING_NAMES})
     if settings.cluster_topic not in ("", *settings.cluster_topics):
         raise SettingError(
@@ -275,8 +264,23 @@ def load(arguments: Sequence[str] = (), environ: Mapping[str, str] = os.environ)
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> str:
     """Return which settings this environment holds, without the values of secret ones."""
-    found = [name for name in SETTING_NAMES if name in environ]
+    found = [name for name in NAMES if name in environ]
     return ", ".join(f"{name}=(not shown)" if name in SECRETS else f"{name}={environ[name]}" for name in found)
+
+
+def _with_secrets(source: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the settings of one source, in which a secret may also be in the file that <NAME>_FILE names."""
+    found = dict(source)
+    for name, file_name in zip(SECRETS, SECRET_FILES, strict=True):
+        if not (path := found.pop(file_name, None)):
+            continue
+        if found.get(name):
+            raise SettingError(f"{name} and {file_name} are both set: expected one of them")
+        try:
+            found[name] = (HOME_DIR / Path(path).expanduser()).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise SettingError(f"{file_name}={path!r}: expected a readable file in UTF-8 ({error})") from None
+    return found
 
 
 def _local() -> dict[str, str | None]:
@@ -289,17 +293,17 @@ def _local() -> dict[str, str | None]:
         raise SettingError(f"{LOCAL_FILE}: expected a readable file of KEY=VALUE lines in UTF-8 ({error})") from None
     # interpolate=False: a `$` in a value is that character, as in every other source.
     found = dotenv_values(stream=StringIO(text), interpolate=False)
-    foreign = [name for name in found if name not in SETTING_NAMES]
+    foreign = [name for name in found if name not in NAMES]
     for name in foreign:
         if hint := _meant(name.replace("-", "_").upper(), NEAR_MISS):
             raise SettingError(f"{LOCAL_FILE.name}: there is no setting {name}; {hint}")
     if foreign:
         logging.getLogger("emostream").warning("%s: ignored, no settings: %s", LOCAL_FILE, ", ".join(foreign))
-    return {name: value for name, value in found.items() if name in SETTING_NAMES}
+    return {name: value for name, value in found.items() if name in NAMES}
 
 
 def _meant(name: str, cutoff: float) -> str:
-    close = difflib.get_close_matches(name, SETTING_NAMES, n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(name, NAMES, n=1, cutoff=cutoff)
     return f"did you mean {close[0]}?" if close else ""
 
 
@@ -315,9 +319,10 @@ def _value(name: str, text: str | None) -> Any:
         parts = (part.rstrip("/") for part in value.lower().split(","))
         value = ",".join(re.sub(r"^(http://.+):80$|^(https://.+):443$", r"\1\2", part) for part in parts)
     if isinstance(kind, inspect.LiteralType):
-        value = value.lower()
         if kind.values == (0, 1):
-            value = YES_OR_NO.get(value, value)
+            value = YES_OR_NO.get(value.lower(), value)
+        # In the case that the choice has.
+        value = {str(choice).lower(): str(choice) for choice in kind.values}.get(value.lower(), value)
     elif isinstance(kind, inspect.IntType | inspect.FloatType):
         pattern = WHOLE_NUMBER if isinstance(kind, inspect.IntType) else NUMBER
         value = re.sub("^0+(?=[0-9])", "", value) if pattern.fullmatch(value) else ""
@@ -338,13 +343,5 @@ def networks(name: str, text: str) -> tuple[Network, ...]:
 
 
 def _refusal(name: str, text: str) -> SettingError:
-    kind = inspect.type_info(FIELDS[name])
-    if isinstance(kind, inspect.LiteralType):
-        expected = f"one of {', '.join(str(value) for value in kind.values if value != '')}"
-    elif isinstance(kind, inspect.IntType | inspect.FloatType):
-        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
-        least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
-        expected = f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
-    else:
-        expected = (getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8")
-    return SettingError(f"{name}={text!r}: expected {expected}")
+    shown = "..." if name in SECRETS else repr(text)
+    return SettingError(f"{name}={shown}: expected {expectation(FIELDS[name])}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import (
+    AuthorizationError,
     InvalidReplicationFactorError,
     KafkaError,
     RetriableError,
@@ -17,6 +18,7 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from emostream import broker_trouble
 from emostream.broker import admin_client, consumer
 from emostream.consumers import partitions
 from emostream.process import Log, StopFlag, stop_on_signals
@@ -33,21 +35,27 @@ COMPACTED = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable
 
 
 def wait_for_topics(
-    settings: Settings, topics: Iterable[str], stop: StopFlag, log: Log, on_wait: Callable[[str], None] | None = None
-) -> bool:
+    settings: Settings, topics: Mapping[str, str], stop: StopFlag, log: Log,
+    on_wait: Callable[[str], None] | None = None, group: str = "",
+) -> bool:  # fmt: skip
     """Return True when the broker answers and has all `topics`, or False if a stop was requested first.
+
+    `topics` says what the process does with each: "READ", "WRITE" or both. `group`, if it uses one, is its consumer
+    group and transactional id. It waits until it may do all of that.
 
     Logs every few seconds what it waits for, and calls `on_wait` with it all the time.
     """
-    wanted = list(topics)
-    return _wait(lambda: _missing(settings, wanted), settings, stop, log, on_wait)
+    return _wait(lambda: _missing(settings, topics, group), settings, stop, log, on_wait)
 
 
-def _missing(settings: Settings, topics: Iterable[str]) -> str | None:
-    """What is missing of the broker and these topics, and what to do; None if nothing is."""
+def _missing(settings: Settings, topics: Mapping[str, str], group: str = "") -> str | None:
+    """What is missing of the broker, these topics and our rights, and what to do; None if nothing is."""
     try:
         admin = admin_client(settings)
         try:
+            # First, because a topic that one may not describe is not in the list.
+            if refused := broker_trouble.missing_right(admin, settings, topics, group):
+                return refused
             absent = set(topics) - set(admin.list_topics())
             if absent:
                 return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them"
@@ -78,6 +86,8 @@ def _unfit(admin: KafkaAdminClient, topics: Iterable[str]) -> Iterator[str]:
 
 
 def _no_broker(settings: Settings, error: RetriableError) -> str:
+    if trouble := broker_trouble.why_no_connection(settings):
+        return trouble
     return f"no broker at {', '.join(settings.bootstrap_servers)} ({error}); {START_COMMAND} kafka starts one"
 
 
@@ -125,13 +135,16 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
 
     Returns False if a stop was requested before all were created.
     """
-    if not wait_for_topics(settings, (), stop, log):
+    if not wait_for_topics(settings, {}, stop, log):
         return False
     admin = admin_client(settings)
     try:
         wanted = set(settings.topics)
         present = wanted & set(admin.list_topics())
         if replace and present:
+            deleting = dict.fromkeys(present, "DELETE")
+            if not _wait(lambda: broker_trouble.missing_right(admin, settings, deleting), settings, stop, log):
+                return False
             admin.delete_topics(sorted(present))
             if not _wait(lambda: _still_there(admin, wanted), settings, stop, log):
                 return False
@@ -140,11 +153,13 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
             # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
             configs = COMPACTED if name == REGISTRY_TOPIC else {}
             topic = NewTopic(name, settings.partitions, replication_factor=-1, topic_configs=configs)
-            if name not in present and not _wait(lambda topic=topic: _create(admin, topic), settings, stop, log):  # type: ignore[misc]
+            if name not in present and not _wait(
+                lambda topic=topic: _create(admin, settings, topic), settings, stop, log  # type: ignore[misc]
+            ):  # fmt: skip
                 return False
     finally:
         admin.close()
-    return wait_for_topics(settings, wanted, stop, log)
+    return wait_for_topics(settings, dict.fromkeys(wanted, "DESCRIBE"), stop, log)
 
 
 def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
@@ -152,11 +167,13 @@ def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
     return f"the broker is deleting {', '.join(sorted(left))}" if left else None
 
 
-def _create(admin: KafkaAdminClient, topic: NewTopic) -> str | None:
+def _create(admin: KafkaAdminClient, settings: Settings, topic: NewTopic) -> str | None:
     try:
         admin.create_topics([topic])
     except TopicAlreadyExistsError:
         return f"the broker is still deleting {topic.name}"
+    except AuthorizationError:
+        return broker_trouble.refusal(settings, "CREATE", f"topic {topic.name}")
     except UnknownTopicOrPartitionError:
         return f"the broker does not know {topic.name} yet"
     except InvalidReplicationFactorError as error:  # a busy broker does not count until it reports back
@@ -179,12 +196,15 @@ class TopicWatch:
     `problem` says why not, within 10 s; None if all is well. Any thread may read it.
     """
 
-    def __init__(self, settings: Settings, topics: Sequence[str], log: Log) -> None:
+    def __init__(self, settings: Settings, topics: Mapping[str, str], log: Log, group: str = "") -> None:
+        """Begin. `topics` and `group` are those of `wait_for_topics`."""
         self.problem: str | None = None
         self._settings = settings
         self._topics = topics
+        self._group = group
         self._log = log
         self._reader: KafkaConsumer | None = None
+        self._admin: KafkaAdminClient | None = None
         threading.Thread(target=self._watch, name="topic watch", daemon=True).start()
 
     def _watch(self) -> None:
@@ -202,9 +222,12 @@ class TopicWatch:
             self._reader = self._reader or consumer(self._settings, group_id=None)
             found = partitions(self._reader, *self._topics)
             self._reader.end_offsets(found, timeout_ms=CHECK_TIMEOUT_MS)
+            if self._settings.kafka_security_protocol != "PLAINTEXT":
+                self._admin = self._admin or admin_client(self._settings)
+                return broker_trouble.missing_right(self._admin, self._settings, self._topics, self._group)
         except Exception as error:  # noqa: BLE001 - not swallowed: whatever it is, it is why this is not ready
             with suppress(KafkaError):
-                if missing := _missing(self._settings, self._topics):
+                if missing := _missing(self._settings, self._topics, self._group):
                     return missing
             return f"{' and '.join(self._topics)} cannot be read ({error})"
         return None

@@ -11,7 +11,7 @@ from pyspark.errors import PySparkRuntimeError, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from emostream.aggregate.publisher import BatchPublisher
+from emostream.aggregate.publisher import GROUP, BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import make_session, new_checkpoint, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, Stalled
@@ -53,13 +53,13 @@ def run(settings: Settings) -> int:
     warm_up(session)
     query_metrics = QueryMetrics(settings, log)
     serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
-    topics = [settings.emoji_topic, settings.main_topic]
+    needs = {settings.emoji_topic: "READ", settings.main_topic: "WRITE"}
     watch = QueryWatch(settings.batch_seconds)
     heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.
-            if not wait_for_topics(settings, topics, stop, log, heartbeat.not_ready):
+            if not wait_for_topics(settings, needs, stop, log, heartbeat.not_ready, GROUP):
                 break
             publisher = query = None
             try:

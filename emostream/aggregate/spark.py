@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from emostream.aggregate.counting import count_events, largest, read_records
+from emostream.kafka_security import java_options, private_key
 from emostream.process import fresh_directory
 from emostream.settings import Settings
 
@@ -18,6 +21,8 @@ WARM_UP_BATCHES = 5
 WARM_UP_EVENTS = 5_000
 POLL_RECORDS = 50_000
 FETCH_BYTES = 4 * 1024 * 1024
+REDACTED = "(?i)secret|password|token|access[.]?key|jaas|keystore"
+DECRYPT_MODE = 2  # of javax.crypto.Cipher
 
 
 def make_session(settings: Settings) -> SparkSession:
@@ -39,6 +44,9 @@ def make_session(settings: Settings) -> SparkSession:
             "spark.sql.streaming.checkpointFileManagerClass",
             "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
         )
+        # What Spark never prints of its configuration and of the options of a source: passwords, and all of a keystore.
+        .config("spark.redaction.regex", REDACTED)
+        .config("spark.sql.redaction.options.regex", REDACTED)
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
@@ -99,12 +107,38 @@ def _checkpoint(settings: Settings) -> Path:
     return settings.data_path / "spark" / "checkpoint"
 
 
+def _open_key(session: SparkSession, settings: Settings) -> str:
+    """Return the private key in KAFKA_SSL_KEY in PEM without its password, or "" if there is none.
+
+    Kafka's client for Java does not read the encryption that openssl uses (PBES2). The JVM itself does.
+    """
+    key = private_key(settings)
+    if not key.encrypted:
+        return key.pem
+    context: Any = session.sparkContext
+    jvm, password = context._jvm, settings.kafka_ssl_key_password
+    characters = context._gateway.new_array(jvm.char, len(password))
+    for place, character in enumerate(password):
+        characters[place] = character
+    info = jvm.javax.crypto.EncryptedPrivateKeyInfo(key.der)
+    parameters = info.getAlgParameters()
+    algorithm = parameters.toString().split()[0]  # the name of the algorithm is only PBES2
+    secret = jvm.javax.crypto.SecretKeyFactory.getInstance(algorithm).generateSecret(
+        jvm.javax.crypto.spec.PBEKeySpec(characters)
+    )
+    cipher = jvm.javax.crypto.Cipher.getInstance(algorithm)
+    cipher.init(DECRYPT_MODE, secret, parameters)
+    opened = base64.encodebytes(cipher.doFinal(info.getEncryptedData())).decode()
+    return f"-----BEGIN PRIVATE KEY-----\n{opened}-----END PRIVATE KEY-----\n"
+
+
 def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping[int, int]) -> DataFrame:
     """Return EMOJI_TOPIC from these offsets on, as a stream of what read_records returns."""
     starting = {settings.emoji_topic: {str(partition): offset for partition, offset in next_offsets.items()}}
+    connection = java_options(settings, _open_key(session, settings))
     records = (
         session.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", ",".join(settings.bootstrap_servers))
+        .options(**{f"kafka.{name}": value for name, value in connection.items()})
         .option("subscribe", settings.emoji_topic)
         .option("startingOffsets", json.dumps(starting))
         .option("maxOffsetsPerTrigger", settings.max_events_per_batch)

@@ -68,7 +68,7 @@ class Subscriber:
             client_behind=lambda: {url: client.behind() for url, client in self.clients.all().items()},
             client_failing=lambda: {url: client.failing_seconds() for url, client in self.clients.all().items()},
         )
-        self._watch = TopicWatch(settings, [settings.required_cluster_topic(), REGISTRY_TOPIC], log)
+        self._watch = TopicWatch(settings, needs(settings), log)
         log.info("delivering", clients=len(self.clients.all()), positions=reader.next_offsets)
 
     @property
@@ -106,6 +106,11 @@ class Subscriber:
         self.topic_reader.close()
 
 
+def needs(settings: Settings) -> dict[str, str]:
+    """What it does with which topic."""
+    return {settings.required_cluster_topic(): "READ", REGISTRY_TOPIC: "READ WRITE"}
+
+
 def run(settings: Settings) -> int:
     """Serve clients and streams until SIGTERM or SIGINT. Then deliver what is left on the topic."""
     cluster_topic = settings.required_cluster_topic()
@@ -113,7 +118,7 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     role = roles.subscriber(settings, settings.cluster, settings.subscriber)
     heartbeat = Heartbeat(settings, role.name)
-    if not wait_for_topics(settings, [cluster_topic, REGISTRY_TOPIC], stop, log, heartbeat.not_ready):
+    if not wait_for_topics(settings, needs(settings), stop, log, heartbeat.not_ready):
         return 0
     # A port may be taken, so bind both now. Listen only when clients may register.
     listener, stream_listener = [bound_socket(at.host, at.port, at.setting) for at in role.addresses]

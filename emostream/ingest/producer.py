@@ -10,6 +10,8 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import METADATA_AGE_MS
+from emostream.broker_trouble import explain
+from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
 
@@ -69,9 +71,11 @@ class BoundedProducer:
         self._ended = False
         self._report = partial(self._on_delivery, None)
         self.connected = True  # to at least one broker: the app has waited for its topic
+        self.trouble: str | None = None  # why the last attempt to connect failed, if that needs somebody's care
+        self._explain = partial(explain, settings)
         self._producer = Producer(
             {
-                "bootstrap.servers": ",".join(settings.bootstrap_servers),
+                **librdkafka_options(settings),
                 "reconnect.backoff.max.ms": 1_000,
                 "enable.idempotence": True,
                 "acks": "all",
@@ -95,7 +99,7 @@ class BoundedProducer:
                 "stats_cb": self._on_statistics,
                 # We learn of lost records from their reports, and of lost connections from the statistics.
                 "log_level": 0,
-                "error_cb": lambda _error: None,
+                "error_cb": self._on_error,
             }
         )
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -165,6 +169,11 @@ class BoundedProducer:
         if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: a flood stays readable
             self._log.error("the broker refused events; they are lost", topic=self._topic, lost=self._lost, error=error)
 
+    def _on_error(self, error: KafkaError) -> None:
+        self.trouble = self._explain(error) or self.trouble
+
     def _on_statistics(self, statistics: str) -> None:
         brokers = json.loads(statistics)["brokers"].values()
         self.connected = any(broker["state"] == "UP" for broker in brokers)
+        if self.connected:
+            self.trouble = None

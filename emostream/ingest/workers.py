@@ -84,13 +84,14 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. All accepted events are sent before the process ends."""
     log = Log("ingest")
     stop = stop_on_signals()
-    if not wait_for_topics(settings, [settings.emoji_topic], stop, log):
+    heartbeat = Heartbeat(settings, roles.app(settings).name)
+    if not wait_for_topics(settings, {settings.emoji_topic: "WRITE"}, stop, log, heartbeat.not_ready):
         return 0
     # Workers share their port, and would share it with another app, too. So fail here if another app listens on it.
     # Workers whose main process was killed hold the port until they have drained; wait for them.
     bound_socket(settings.bind_host, settings.app_port, "APP_PORT", settings.drain_seconds + ORPHAN_SECONDS).close()
     fresh_directory(metrics_path(settings))  # without the counts of an earlier app
-    heartbeat, readiness = Heartbeat(settings, roles.app(settings).name), Readiness(settings.app_workers)
+    readiness = Readiness(settings.app_workers)
     fork, pid = get_context("fork").Process, os.getpid()
 
     def start(number: int) -> ForkProcess:
@@ -214,7 +215,8 @@ class Worker:
         away = self._api.broker_away = not producer.connected or now - self._progress > BROKER_AWAY_AFTER_SECONDS
         if away and not was_away:
             brokers = ",".join(self._settings.bootstrap_servers)
-            self._log.warning("the broker takes no events", brokers=brokers, waiting=producer.buffered)
+            reason = {"reason": producer.trouble} if producer.trouble else {}
+            self._log.warning("the broker takes no events", brokers=brokers, waiting=producer.buffered, **reason)
         elif was_away and not away:
             self._log.info("the broker takes events again")
 

@@ -18,7 +18,7 @@ from emostream.operate.java import java, java_environment
 from emostream.operate.terminal import OperatingError, ProgressLine, log_tail, say
 from emostream.process import MARK, fresh_directory, own_directory
 from emostream.roles import brokers
-from emostream.settings import CONFIG_DIR, Settings
+from emostream.settings import CONFIG_DIR, SettingError, Settings
 
 IVY_FILE = CONFIG_DIR / "ivy.xml"
 NETWORK_WORDS = ("connection", "resolve", "timed out", "unreachable", "unknownhost", "certificat")
@@ -97,7 +97,15 @@ def _failure(log: Path) -> str:
 
 
 def prepare_brokers(settings: Settings) -> None:
-    """Write the properties of each broker, and format its storage the first time. Raises OperatingError."""
+    """Write the properties of each broker, and format its storage the first time.
+
+    Raises OperatingError, or SettingError if our brokers cannot be what the settings ask for.
+    """
+    if settings.kafka_security_protocol != "PLAINTEXT":
+        raise SettingError(
+            f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}: expected BROKERS=0, which uses the brokers "
+            "that are there already; those that are run here know no passwords and no certificates"
+        )
     data, directory = settings.data_path, own_directory(settings.data_path / "kafka")
     shutil.copy(CONFIG_DIR / "kafka-log4j2.properties", directory / "log4j2.properties")
     cluster_id = directory / "cluster.id"

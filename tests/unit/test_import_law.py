@@ -11,17 +11,22 @@ from testkit.settings import PROJECT_DIR
 
 PACKAGE = PROJECT_DIR / "emostream"
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
-GROUND = {"settings", "roles", "records", "broker", "consumers", "topics", "process"}
+GROUND = {
+    "settings", "roles", "records", "broker", "kafka_security", "broker_trouble", "consumers", "topics", "process",
+}  # fmt: skip
 BELOW = GROUND | {"http", "metrics"}
 # A room is a folder or a file of emostream/. Inside a folder, files import each other freely, but never in a circle.
 MAY_IMPORT = {
-    "settings": set(),
+    "setting_types": set(),
+    "settings": {"setting_types"},
+    "kafka_security": {"settings"},
+    "broker_trouble": {"settings", "kafka_security"},
     "roles": {"settings"},
     "records": set(),
-    "process": {"settings"},
-    "broker": {"settings", "process", "metrics"},
+    "process": {"settings", "kafka_security"},
+    "broker": {"settings", "kafka_security", "process", "metrics"},
     "consumers": {"settings", "process", "metrics", "broker"},
-    "topics": {"settings", "roles", "process", "broker", "consumers"},
+    "topics": {"settings", "roles", "process", "broker", "broker_trouble", "consumers"},
     "http": GROUND | {"metrics"},
     "metrics": {"settings", "process"},
     "discovery": BELOW,
@@ -36,7 +41,7 @@ MAY_IMPORT = {
 }
 LIBRARY_ROOMS = {
     "pyspark": {"aggregate"},
-    "confluent_kafka": {"broker", "ingest", "operate"},
+    "confluent_kafka": {"broker", "broker_trouble", "ingest", "operate"},
     "supervisor": {"operate"},
     "uvloop": {"ingest", "deliver"},
     "prometheus_client": {"metrics", "operate"},

@@ -10,7 +10,15 @@ from dotenv import dotenv_values
 
 from emostream import settings
 from emostream.roles import subscribers
-from emostream.settings import DEFAULTS_FILE, REGISTRY_TOPIC, SETTING_NAMES, SettingError, load
+from emostream.settings import (
+    DEFAULTS_FILE,
+    REGISTRY_TOPIC,
+    SECRETS,
+    SETTING_NAMES,
+    SettingError,
+    from_environment,
+    load,
+)
 from testkit.settings import PROJECT_DIR, settings_with
 
 
@@ -69,12 +77,62 @@ def test_a_dollar_in_a_local_value_is_that_character(local_file: Path) -> None:
         ("PUSH_SECRET", "whsec_c2hvcnQ="),
         ("PUSH_SECRET", "secret"),
         ("MAX_STREAMS", "-1"),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+        ("KAFKA_SASL_MECHANISM", "GSSAPI"),
+        ("KAFKA_SASL_PASSWORD", "a\nb"),
+        ("KAFKA_SSL_CA", "a\nb"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str, value: str) -> None:
     with pytest.raises(SettingError, match=f"^{name}=.*expected") as refused:
         load([], {name: value})
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_be_in_a_file(name: str, tmp_path: Path, local_file: Path) -> None:
+    secret = "whsec_" + "QUJD" * 8
+    (tmp_path / "secret").write_text(f"{secret}\r\n")
+    given = {f"{name}_FILE": f"{tmp_path}/secret"}
+    assert getattr(load([], given), name.lower()) == secret
+    assert getattr(load([f"{name}_FILE={tmp_path}/secret"], {}), name.lower()) == secret
+    assert getattr(load([], given | {name: ""}), name.lower()) == secret
+    assert getattr(load([f"{name}="], given), name.lower()) == ""
+    local_file.write_text(f"{name}_FILE={tmp_path}/secret\n")
+    assert getattr(load([], {}), name.lower()) == secret
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_that_is_set_twice_or_cannot_be_read_is_one_sentence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"^{name} and {name}_FILE are both set: expected one of them$"):
+        load([], {name: "x", f"{name}_FILE": "y"})
+    with pytest.raises(SettingError, match=f"^{name}_FILE='{tmp_path}/none': expected a readable file"):
+        load([], {f"{name}_FILE": f"{tmp_path}/none"})
+
+
+def test_a_child_process_gets_the_secret_and_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("from a file")
+    monkeypatch.setenv("API_KEY_FILE", f"{tmp_path}/secret")
+    environment = load().environment
+    assert "API_KEY_FILE" not in environment
+    assert load([], environment).api_key == "from a file"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_message_shows_a_secret(name: str) -> None:
+    shown = from_environment({name: "hidden", f"{name}_FILE": "a/file"})
+    assert "hidden" not in shown
+    assert f"{name}_FILE=a/file" in shown
+    for arguments, environ in (([f"{name}X=hidden"], {}), ([], {name: "hidden\udcff"})):
+        with pytest.raises(SettingError) as refused:
+            load(arguments, environ)
+        assert "hidden" not in str(refused.value)
+
+
+def test_a_choice_may_be_in_any_case() -> None:
+    found = settings_with(KAFKA_SECURITY_PROTOCOL="sasl_ssl", KAFKA_SASL_MECHANISM="scram-sha-256", ROUNDING="FLOOR")
+    assert (found.kafka_security_protocol, found.kafka_sasl_mechanism) == ("SASL_SSL", "SCRAM-SHA-256")
+    assert found.rounding == "floor"
 
 
 @pytest.mark.parametrize("name", ["ROUNDING", "CLUSTER_TOPIC"])

@@ -85,6 +85,6 @@ def test_a_topic_that_would_lose_records_is_waited_for_with_a_sentence(
     admin.topics, admin.configs = [topic], configs
     monkeypatch.setattr(topics, "admin_client", lambda *_: admin)
     with pytest.raises(Waited, match=f"^{sentence}$"):
-        topics.wait_for_topics(settings_with(), [topic], StopFlag(), Log("test"), give_up)
+        topics.wait_for_topics(settings_with(), {topic: "READ"}, StopFlag(), Log("test"), give_up)
     admin.may_describe = False  # by the access rules of its broker
-    assert topics.wait_for_topics(settings_with(), [topic], StopFlag(), Log("test"), give_up)
+    assert topics.wait_for_topics(settings_with(), {topic: "READ"}, StopFlag(), Log("test"), give_up)

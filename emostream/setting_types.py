@@ -1,0 +1,69 @@
+"""What each kind of setting may be. Each description says what was expected, for the sentence that refuses a value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, inspect
+
+MAX_PORT = 65_535
+
+
+def _meta(pattern: str, expected: str) -> Meta:
+    return Meta(pattern=rf"^({pattern})\Z", description=expected)
+
+
+def _list(item: str) -> str:
+    return f"{item}(,{item})*"
+
+
+TopicName = Annotated[str, _meta("[A-Za-z0-9._-]{1,249}", "1 to 249 of A-Z a-z 0-9 . _ -, for example emoji-topic")]
+HostPorts = Annotated[
+    str,
+    _meta(
+        _list(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:,/\[\]]+):[0-9]{1,5}"),
+        f"host:port, comma-separated, with ports to {MAX_PORT}, for example localhost:9092 or [::1]:9092",
+    ),
+]
+RateLimit = Annotated[str, _meta("|[1-9][0-9]{0,8}/(second|minute|hour)", "nothing, or for example 10/second")]
+Origins = Annotated[
+    str,
+    _meta(
+        r"|\*|" + _list(r"https?://[^\s,/*?#@]+"),
+        "* or web origins without a path, comma-separated, for example https://example.org",
+    ),
+]
+HostNames = Annotated[
+    str,
+    _meta(
+        "|" + _list(r"[A-Za-z0-9._*-]+"),
+        "host names, comma-separated, for example fans.example.org,*.example.net",
+    ),
+]
+# 1 to 64 characters each, without control characters; records.py checks the same of every emoji that comes.
+Emojis = Annotated[
+    str,
+    _meta(
+        "|" + _list(r"[^\x00-\x1f\x7f-\x9f,]{1,64}"),
+        "emojis of at most 64 characters, comma-separated, for example 😊,😂",
+    ),
+]
+DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
+Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
+FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]
+Secret = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a text without control characters")]
+TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
+PortOrNone = Annotated[int, Meta(ge=0, le=MAX_PORT)]
+BasePort = Annotated[int, Meta(ge=1, le=65_500)]
+
+
+def expectation(field: Any) -> str:
+    """Return what a value of this type must be, in words."""
+    kind = inspect.type_info(field)
+    if isinstance(kind, inspect.LiteralType):
+        return f"one of {', '.join(str(value) for value in kind.values if value != '')}"
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
+        return f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
+    return str((getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8"))
