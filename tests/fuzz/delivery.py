@@ -75,6 +75,7 @@ class Port:
     get: str
     post: str
     fields: dict[str, object]
+    good_status: int = 200
 
     def body(self, r: random.Random, odd: bool) -> bytes:
         """The fields in JSON; `odd`: with a value that should not be there."""
@@ -91,12 +92,14 @@ class Port:
 
     @property
     def good(self) -> bytes:
-        """A request that must be answered 200."""
+        """A request that must be answered `good_status`."""
+        if self.get == self.post:  # it answers no GET
+            return request(json.dumps(self.fields).encode(), head=f"POST {self.post} HTTP/1.1")
         return request(b"", head=f"GET {self.get} HTTP/1.1", length="")
 
 
 def good(_r: random.Random, port: Port) -> Case:
-    return Case("good", [port.good], statuses=[200])
+    return Case("good", [port.good], statuses=[port.good_status])
 
 
 def odd_head(r: random.Random, port: Port) -> Case:
@@ -157,7 +160,7 @@ def in_pieces(r: random.Random, port: Port) -> Case:
     whole = port.good
     cuts = sorted(r.sample(range(1, len(whole)), r.choice([1, 2, 5])))
     pieces = [whole[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-    return Case("in pieces", pieces, statuses=[200])
+    return Case("in pieces", pieces, statuses=[port.good_status])
 
 
 def pipelined(r: random.Random, port: Port) -> Case:
@@ -224,14 +227,16 @@ def canary(port: Port, number: int) -> Outcome:
     """A good request, which must be answered whatever else goes on."""
     began = time.monotonic()
     try:
-        received = asked(port, Case("good", [port.good], statuses=[200]))
+        received = asked(port, Case("good", [port.good], statuses=[port.good_status]))
     except OSError as error:
         received = str(error).encode()
-    if received.startswith(b"HTTP/1.1 200"):
+    if received.startswith(b"HTTP/1.1 %d" % port.good_status):
         return Outcome()
     seconds = time.monotonic() - began
     return Outcome(
-        findings=[f"case {number}, {port.process}, canary: no 200 after {seconds:.1f} s; got {shown(received)}"]
+        findings=[
+            f"case {number}, {port.process}, canary: no {port.good_status} after {seconds:.1f} s; got {shown(received)}"
+        ]
     )
 
 
@@ -265,7 +270,7 @@ def processes(broker: Broker) -> Iterator[tuple[list[Port], dict[str, Script]]]:
         yield [
             Port("subscriber", number, "/status", "/register", {"client_url": "http://127.0.0.1:9/"}),
             Port("stream", stream, "/stream", "/stream", {"last_event_id": "1-1-1.1.1"}),
-            Port("client", client_port, "/metrics", "/", {"emoji": "😊", "count": 1}),
+            Port("client", client_port, "/", "/", {"emoji": "😊", "count": 1}, good_status=204),
         ], {"subscriber": subscriber, "client": client}
 
 
