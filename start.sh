@@ -127,8 +127,9 @@ ensure_packages() {
     make_environment ||
       die "No virtual environment could be made. On Debian or Ubuntu: sudo apt-get install python3-venv, then run this again."
   }
+  # PEP 517, because older versions of pip run setup.py, which takes a semicolon for the end of a path.
   step "installing Python packages" .venv/install.log .venv \
-    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install --disable-pip-version-check --use-pep517 --require-hashes -r requirements.lock
   cksum <requirements.lock >.venv/.complete
 }
 
