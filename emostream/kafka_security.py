@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,19 @@ from emostream.settings import SettingError, Settings
 LOGIN_MODULES = {"PLAIN": "plain.PlainLoginModule", "SCRAM": "scram.ScramLoginModule"}
 # The only form of a private key that all three clients read.
 PKCS8 = ("-----BEGIN PRIVATE KEY-----", "-----BEGIN ENCRYPTED PRIVATE KEY-----")
+
+# Setting → what librdkafka and kafka-python call it.
+OPTIONS = {
+    "kafka_security_protocol": ("security.protocol", "security_protocol"),
+    "kafka_sasl_mechanism": ("sasl.mechanism", "sasl_mechanism"),
+    "kafka_sasl_username": ("sasl.username", "sasl_plain_username"),
+    "kafka_sasl_password": ("sasl.password", "sasl_plain_password"),
+    "kafka_ssl_ca": ("ssl.ca.location", "ssl_cafile"),
+    "kafka_ssl_certificate": ("ssl.certificate.location", "ssl_certfile"),
+    "kafka_ssl_key": ("ssl.key.location", "ssl_keyfile"),
+    "kafka_ssl_key_password": ("ssl.key.password", "ssl_password"),
+}
+FILES = ("kafka_ssl_ca", "kafka_ssl_certificate", "kafka_ssl_key")
 
 
 def check(settings: Settings) -> None:
@@ -88,42 +101,21 @@ def _pem(name: str, settings: Settings, path: str) -> str:
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
     """Return how a client of librdkafka connects."""
-    files = {
-        "ssl.ca.location": settings.kafka_ssl_ca,
-        "ssl.certificate.location": settings.kafka_ssl_certificate,
-        "ssl.key.location": settings.kafka_ssl_key,
-    }
-    return {
-        "bootstrap.servers": ",".join(settings.bootstrap_servers),
-        "security.protocol": settings.kafka_security_protocol,
-        **_given({
-            "sasl.mechanism": settings.kafka_sasl_mechanism,
-            "sasl.username": settings.kafka_sasl_username,
-            "sasl.password": settings.kafka_sasl_password,
-            "ssl.key.password": settings.kafka_ssl_key_password,
-        }),
-        **{name: settings.file(path) for name, path in _given(files).items()},
-    }  # fmt: skip
+    named = {librdkafka: value for (librdkafka, _), value in _given(settings)}
+    return {"bootstrap.servers": ",".join(settings.bootstrap_servers), **named}
 
 
 def kafka_python_options(settings: Settings) -> dict[str, object]:
     """Return how a client of kafka-python connects."""
-    files = {
-        "ssl_cafile": settings.kafka_ssl_ca,
-        "ssl_certfile": settings.kafka_ssl_certificate,
-        "ssl_keyfile": settings.kafka_ssl_key,
-    }
-    return {
-        "bootstrap_servers": settings.bootstrap_servers,
-        "security_protocol": settings.kafka_security_protocol,
-        **_given({
-            "sasl_mechanism": settings.kafka_sasl_mechanism,
-            "sasl_plain_username": settings.kafka_sasl_username,
-            "sasl_plain_password": settings.kafka_sasl_password,
-            "ssl_password": settings.kafka_ssl_key_password,
-        }),
-        **{name: settings.file(path) for name, path in _given(files).items()},
-    }  # fmt: skip
+    named = {kafka_python: value for (_, kafka_python), value in _given(settings)}
+    return {"bootstrap_servers": settings.bootstrap_servers, **named}
+
+
+def _given(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the two names in OPTIONS and the value of each setting that is set. Files are absolute paths."""
+    for field, names in OPTIONS.items():
+        if value := getattr(settings, field):
+            yield names, settings.file(value) if field in FILES else value
 
 
 def java_options(settings: Settings, open_key: str) -> dict[str, str]:
@@ -170,10 +162,6 @@ def private_key(settings: Settings) -> PrivateKey:
     pem = _pem("KAFKA_SSL_KEY", settings, settings.kafka_ssl_key) if settings.kafka_ssl_key else ""
     body = pem.partition(" PRIVATE KEY-----")[2].partition("-----END")[0]
     return PrivateKey(pem, base64.b64decode(body))
-
-
-def _given(options: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value}
 
 
 def _jaas(text: str) -> str:
