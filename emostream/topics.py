@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, NewTopic
@@ -51,8 +51,7 @@ def wait_for_topics(
 def _missing(settings: Settings, topics: Mapping[str, str], group: str = "") -> str | None:
     """What is missing of the broker, these topics and our rights, and what to do; None if nothing is."""
     try:
-        admin = admin_client(settings)
-        try:
+        with closing(admin_client(settings)) as admin:
             # First, because a topic that one may not describe is not in the list.
             if refused := broker_trouble.missing_right(admin, settings, topics, group):
                 return refused
@@ -60,8 +59,6 @@ def _missing(settings: Settings, topics: Mapping[str, str], group: str = "") -> 
             if absent:
                 return f"missing topics {', '.join(sorted(absent))}; {TOPICS_COMMAND} creates them"
             return next(_unfit(admin, topics), None)
-        finally:
-            admin.close()
     except RetriableError as error:
         return _no_broker(settings, error)
 
@@ -113,18 +110,11 @@ def _wait(
     return False
 
 
-def _list_topics(settings: Settings, brokers: list[str] | None = None) -> list[str]:
-    admin = admin_client(settings, brokers)
-    try:
-        return list(admin.list_topics())
-    finally:
-        admin.close()
-
-
 def broker_answers(settings: Settings, address: Address) -> bool:
     """Whether the broker at this address answers."""
     try:
-        _list_topics(settings, [str(address)])
+        with closing(admin_client(settings, [str(address)])) as admin:
+            admin.list_topics()
     except RetriableError:
         return False
     return True
