@@ -3,7 +3,8 @@
 # Starts EmoStream as people start it on a fresh Debian: an ordinary user, a path with a space, LC_ALL=C, no home
 # directory, few file descriptors, behind a proxy, ... Prints a table: what worked, and what one sentence refused.
 #
-# Needs root, mmdebstrap and a network, and takes about half an hour; with names it runs only these cases.
+# Needs root, mmdebstrap and a network, and takes about 45 minutes: each case has a checkout of its own, with nothing
+# installed in it. With names it runs only these cases.
 # --roots says where the systems and the logs stay (default: a new directory in /tmp);
 # --tar starts from FILE, made by `mmdebstrap --variant=minbase RELEASE FILE`.
 # Settings in the environment (APP_PORT and the like) are passed on: the systems share the ports of this machine.
@@ -11,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-  sed -n '2,9s/^# \{0,1\}//p' tests/hosts/debian.sh
+  sed -n '2,10s/^# \{0,1\}//p' tests/hosts/debian.sh
   exit
 fi
 
@@ -41,11 +42,8 @@ cycle() {
   case $tap in *'"success"'*) ;; *) outcome "FAILED | tap: $tap" ;; esac
   outcome "works | Python $(.venv/bin/python -c 'import sys; print(*sys.version_info[:2], sep=".")'), $("$(.venv/bin/python -c 'from emostream.operate.java import java; print(java())')" -version 2>&1 | grep -o 'version ".*"')"
 }
-# moved PATH: go to a copy of the checkout at PATH, which brings what is installed.
-moved() {
-  mkdir -p "$1" &&
-    tar -c --exclude=./.data/run --exclude=./.data/log --exclude=./.data/kafka --exclude=./.data/spark . | tar -x -C "$1" && cd "$1"
-}
+# moved PATH: go to a copy of the checkout at PATH.
+moved() { mkdir -p "$1" && tar -c . | tar -x -C "$1" && cd "$1"; }
 CYCLE
 
 # root RELEASE: make the system of a release unless it is there.
@@ -74,6 +72,7 @@ root() {
 }
 
 checkout() {
+  rm -rf "$roots/$1/home/ann" "$roots/$1/tmp/4711" "$roots/$1/root/emo stream"
   mkdir -p "$roots/$1/home/ann/emo stream"
   git ls-files -z | tar -c --null -T - --owner=1000 --group=1000 | tar -x -C "$roots/$1/home/ann/emo stream"
   cp "$roots/cycle" "$roots/$1/home/ann/cycle"
@@ -93,6 +92,8 @@ enter() {
 
 as_root() { enter "$1" host --userspec=0:0 '' env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$2" >>"$roots/$1.log" 2>&1; }
 
+as_ann() { enter "$1" host --userspec=1000:1000 '' env -i PATH=/usr/bin:/bin HOME=/home/ann "${passed[@]}" bash -c "cd '/home/ann/emo stream' && $2" >>"$roots/$1.log" 2>&1; }
+
 # try RELEASE/CASE [KEY=VALUE ...] SCRIPT: run a case and print its row. KEY is USER, HOST or MOUNT, or goes to the
 # environment of the script.
 try() {
@@ -109,6 +110,8 @@ try() {
     esac
     shift
   done
+  # A checkout that cannot be written to has been set up before.
+  [ "$mount" != read-only ] || as_ann "$release" './start.sh setup'
   enter "$release" "$host" "--userspec=$user" "$mount" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/ann LC_ALL=C \
     APP_PORT="$port" "${passed[@]}" ${variables[@]+"${variables[@]}"} \
     bash -c "cd '/home/ann/emo stream' && . /home/ann/cycle && $1" >"$roots/${name/\//-}.log" 2>&1 </dev/null || true
@@ -140,7 +143,7 @@ install bookworm python3-venv
 try bookworm/java-17 cycle
 try bookworm/no-home 'unset HOME; cycle'
 try bookworm/uid-without-name USER=4711:4711 'export HOME=/tmp/4711; moved "/tmp/4711/emo stream"; cycle'
-try bookworm/uid-without-name-or-home USER=4711:4711 'unset HOME; cd "/tmp/4711/emo stream"; cycle'
+try bookworm/uid-without-name-or-home USER=4711:4711 'unset HOME; moved "/tmp/4711/emo stream"; cycle'
 try bookworm/host-name-unknown HOST=nohost-xyz cycle
 try bookworm/odd-path "moved \"\$HOME/it's 100%2Fx; \\\$HOME #1 \\\"ünï\\\"\"; cycle"
 try bookworm/64-files 'ulimit -n 64; cycle'
@@ -154,7 +157,7 @@ python3 -u tests/hosts/proxy.py >"$roots/proxy.log" 2>/dev/null &
 proxy=$!
 trap 'kill $proxy' EXIT
 until read -r proxy_port <"$roots/proxy.log"; do sleep 0.1; done 2>/dev/null
-try bookworm/behind-proxy MOUNT=no-dns "https_proxy=http://127.0.0.1:$proxy_port" 'rm -rf .venv .data; cycle'
+try bookworm/behind-proxy MOUNT=no-dns "https_proxy=http://127.0.0.1:$proxy_port" cycle
 # As root, start.sh installs Java itself.
 install trixie python3-venv
 try trixie/root USER=0:0 'moved "/root/emo stream"; cycle'
