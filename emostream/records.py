@@ -4,6 +4,8 @@ request   {"user_id", "emoji_type", "timestamp"}              POST /send-emoji; 
 event     {"user_id", "emoji", "timestamp"}                   EMOJI_TOPIC; with "count" if it is more than one tap
 count     {"emoji", "count", "events", "batch_id", ...}       MAIN_TOPIC and the cluster topics, clients
 batch     {"batch_id", "counts": [{"emoji", "count", ...}]}   GET /stream of a subscriber
+
+Requests, events and counts of a named room have its name in "room". Those of the default room do not have the key.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ import msgspec
 # expressions (aggregate/counting.py) use the same constants. tests/event_cases.py has the cases for both.
 MAX_TEXT_BYTES = 64
 MAX_MERGED_TAPS = 1_000
+ROOM_NAME = r"[A-Za-z0-9._~-]{1,64}"
+_room_name = re.compile(ROOM_NAME)
+_room_key = re.compile(rf"({ROOM_NAME})/".encode())
 # C0, DEL and C1 control terminals, line separators break lines, and bidirectional overrides reorder the text around
 # them. Zero-width joiners and tags are allowed, because 👩‍🚀 and 🏴󠁧󠁢󠁥󠁮󠁧󠁿 are made of them.
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
@@ -42,6 +47,7 @@ class TapRequest(msgspec.Struct, gc=False):
     user_id: str
     emoji_type: str
     timestamp: str
+    room: str = ""
 
 
 class MergedTapRequest(TapRequest, gc=False):
@@ -51,21 +57,22 @@ class MergedTapRequest(TapRequest, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One tap, or `count` of them. `timestamp` is ISO 8601 in UTC."""
+    """One tap, or `count` of them. `timestamp` is ISO 8601 in UTC. The default room is ""."""
 
     user_id: str
     emoji: str
     timestamp: str
+    room: str = ""
     count: int = 1
 
 
-class Count(msgspec.Struct, frozen=True, gc=False):
-    """One emoji's number in one micro-batch.
+class Count(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One emoji's number in one room and one micro-batch. The default room is "".
 
     `events` is exact; `count` is made from it by EVENTS_PER_EMOJI and ROUNDING. The times are Unix milliseconds: when
     the emoji's oldest and newest event of the micro-batch were accepted, and when they were counted. `batch_emojis` is
-    how many counts the micro-batch has, so that a reader knows when it has all of them. Only `emoji` and `count` are
-    promised; the other keys may be missing, and are None then.
+    how many counts the micro-batch has for this room, so that a reader knows when it has all of them. Only `emoji` and
+    `count` are promised; the other keys may be missing.
     """
 
     emoji: str
@@ -76,6 +83,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     first_accepted_ms: int | None = None
     last_accepted_ms: int | None = None
     batched_ms: int | None = None
+    room: str = ""
 
 
 class _Challenge(msgspec.Struct, gc=False):  # a subscriber with VERIFY_CLIENTS=1 expects its challenge back
@@ -85,6 +93,7 @@ class _Challenge(msgspec.Struct, gc=False):  # a subscriber with VERIFY_CLIENTS=
 class _PlainCount(msgspec.Struct, gc=False):  # the promised keys of a count
     emoji: str
     count: int
+    room: str = ""
 
 
 class _PlainBatch(msgspec.Struct, gc=False):  # the part of a stream's event that a viewer needs
@@ -137,7 +146,7 @@ def parse_count(value: bytes | None) -> Count:
         count = _decode(Count, value or b"")
     except InvalidRecord:
         plain = _decode(_PlainCount, value or b"")
-        count = Count(plain.emoji, plain.count)
+        count = Count(plain.emoji, plain.count, room=plain.room)
     _check_count(count)
     return count
 
@@ -156,6 +165,23 @@ def parse_challenge(body: bytes) -> str | None:
         return _decode(_Challenge, body).challenge
     except InvalidRecord:
         return None
+
+
+def record_key(emoji: str, room: str) -> bytes:
+    """Return the key of a count's record: the emoji, or `<room>/<emoji>`."""
+    return f"{room}/{emoji}".encode() if room else emoji.encode()
+
+
+def room_of(key: bytes | None, value: bytes) -> str:
+    """Return the room of a count's record; "" is the default room. If the key names it, no JSON is parsed.
+
+    Raises InvalidRecord.
+    """
+    # In JSON a quote inside a string is escaped, so no emoji looks like the key "room".
+    if b'"room"' not in value:
+        return ""
+    named = _room_key.match(key or b"")
+    return named[1].decode() if named else parse_count(value).room
 
 
 def encode(record: Event | Count | Mapping[str, object]) -> bytes:
@@ -189,14 +215,22 @@ def _plain(error: str, expected: str) -> str:
 
 def _check_count(count: Count | _PlainCount) -> None:
     _check_text("emoji", count.emoji)
+    check_room(count.room)
     if count.count < 1:
         raise InvalidRecord(f"count: expected at least 1, got {count.count}")
+
+
+def check_room(name: str) -> None:
+    """Raise InvalidRecord if this is not the name of a room. The default room is ""."""
+    if name and not _room_name.fullmatch(name):
+        raise InvalidRecord(f"room: expected 1 to 64 characters of A-Z a-z 0-9 . _ ~ -, got {name[:70]!r}")
 
 
 def _event(request: TapRequest, count: int = 1) -> Event:
     _check_text("user_id", request.user_id)
     _check_text("emoji_type", request.emoji_type)
-    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), count)
+    check_room(request.room)
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), request.room, count)
 
 
 def _check_text(name: str, text: str) -> None:

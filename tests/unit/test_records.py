@@ -14,10 +14,13 @@ from emostream.records import (
     CONTROL_CHARACTERS,
     MAX_TEXT_BYTES,
     Count,
+    Event,
     InvalidRecord,
     encode,
     parse_count,
     parse_merged_request,
+    record_key,
+    room_of,
 )
 from emostream.records import parse_request as parse
 from testkit.strategies import any_text, json_scalars, json_values
@@ -201,3 +204,42 @@ def test_a_count_of_what_no_event_may_hold_is_refused(emoji: str) -> None:
 def test_a_record_that_is_no_count_is_refused(value: bytes | None) -> None:
     with pytest.raises(InvalidRecord, match="expected"):
         parse_count(value)
+
+
+ROOMS = ["final", "a", "A-b_c.d~9", "r" * 64]
+NO_ROOMS = [" ", "a b", "a/b", "r" * 65, "raum-ü", "a\n", "🏟️"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_stays_with_its_event_and_its_count(room: str) -> None:
+    event = parse(body(room=room))
+    assert json.loads(encode(event)) == {**json.loads(encode(parse(body()))), "room": room}
+    assert parse_count(encode(Count("x", 3, room=room))) == Count("x", 3, room=room)
+
+
+def test_the_default_room_leaves_no_trace() -> None:
+    assert parse(body(room="")) == parse(body())
+    assert encode(Event("u", "x", "t")) == b'{"user_id":"u","emoji":"x","timestamp":"t"}'
+    assert encode(Count("x", 3)) == b'{"emoji":"x","count":3}'
+
+
+@pytest.mark.parametrize("room", [*NO_ROOMS, None, 5, ["a"]], ids=repr)
+def test_what_is_no_name_of_a_room_is_refused(room: object) -> None:
+    with pytest.raises(InvalidRecord, match=r"room: expected .*, got"):
+        parse(body(room=room))
+    with pytest.raises(InvalidRecord, match=r"room: expected .*, got"):
+        parse_count(json.dumps({"emoji": "x", "count": 3, "room": room}).encode())
+
+
+@given(valid_text, st.sampled_from(["", *ROOMS]))
+@example("a/b", "")
+@example('"room"', "")
+@example("a/b", "final")
+def test_the_key_of_a_count_names_its_room(emoji: str, room: str) -> None:
+    assert room_of(record_key(emoji, room), encode(Count(emoji, 1, room=room))) == room
+
+
+@pytest.mark.parametrize("key", [None, b"", b"x", b"no room/x", b"\xff/x"], ids=repr)
+def test_without_a_key_that_names_it_the_room_is_read_from_the_count(key: bytes | None) -> None:
+    assert room_of(key, encode(Count("x", 1, room="final"))) == "final"
+    assert room_of(key, encode(Count("x", 1))) == ""

@@ -151,8 +151,10 @@ def test_a_push_is_json_and_its_headers_name_the_subscriber_the_record_and_its_t
 
 def test_the_latency_of_one_tap_is_measured_for_each_count_that_a_client_took() -> None:
     now_ms = round(time.time() * 1000)
-    times = {"first_accepted_ms": now_ms - 3_000, "last_accepted_ms": now_ms - 2_000, "batched_ms": now_ms - 1_000}
-    timed = [Record(0, offset, now_ms - 500, b"{}", Count("x", 1, **times)) for offset in range(3)]
+    count = Count(
+        "x", 1, first_accepted_ms=now_ms - 3_000, last_accepted_ms=now_ms - 2_000, batched_ms=now_ms - 1_000
+    )
+    timed = [Record(0, offset, now_ms - 500, b"{}", count) for offset in range(3)]
     with http_server(answers(500)) as server, pushing(server.url, history_of(*timed, record(1, 0))) as ours:
         ours.wait_for_end()
         measured = ours.counters.histograms
