@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from emostream.http.messages import NOT_HTTP, Answer, refusal
 # The value of a Host header → a refusal, or None if the host is allowed.
 HostCheck: TypeAlias = Callable[[bytes], "Answer | None"]
 
-_host = re.compile(rb"(\[[0-9A-Fa-f:.]+(%[\w.~%-]+)?\]|[\w.~%!$&'()*+;=-]+)(:[0-9]*)?", re.ASCII)
+_host = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)(?:%[\w.~%-]+)?\]|[\w.~%!$&'()*+;=-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _absolute_form = re.compile(rb"https?://([^/?#@]*)(/[^#]*|\?[^#]*|)", re.IGNORECASE)
 _request_line = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +[^ ]+ +HTTP/([0-9]\.[0-9])")
 # The first bytes of other protocols.
@@ -39,7 +40,15 @@ COMPRESSED = refusal(
 
 def any_host(host: bytes) -> Answer | None:
     """Refuse a value that cannot be a host."""
-    return None if _host.fullmatch(host) else BAD_HOST
+    found = _host.fullmatch(host)
+    if not found or int(found[2] or 0) > 65_535:
+        return BAD_HOST
+    try:
+        if found[1]:
+            ipaddress.IPv6Address(found[1].decode())
+    except ValueError:
+        return BAD_HOST
+    return None
 
 
 def check_head(version: str, target: bytes, headers: dict[bytes, bytes], check_host: HostCheck) -> Answer | None:

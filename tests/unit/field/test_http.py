@@ -71,7 +71,8 @@ HEADS: dict[str, tuple[Callable[[str], bytes], Statuses]] = {
     **each(
         (
             "", "a, b", "localhost, localhost", "localhost evil", "[::1", "::1", "http://localhost", "localhost/",
-            "localhost:port", "user@localhost", "local\xe9", "localhost:80:80",
+            "localhost:port", "user@localhost", "local\xe9", "localhost:80:80", "localhost:65536",
+            f"localhost:{'9' * 5_000}", "[:::1]", "[1.2.3.4]", "[::1::2]", "[fe80::1", "[12345::]",
         ),
         lambda t, value: get(t, f"Host: {value}"), 400, "Host: {!r}",
     ),
