@@ -48,12 +48,12 @@ POLL_MS = 500
 class Router:
     """Copies MAIN_TOPIC to one cluster topic, one transaction per step."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, counters: Metrics, log: Log) -> None:
         self._settings = settings
         self._cluster_topic = settings.required_cluster_topic()
         self._group = group_of(settings)
         self._log = log
-        self.counters = Metrics(log, ROUTE)
+        self.counters = counters
         self._producer: KafkaProducer = transactional_producer(settings, self._group)
         self.consumer = AssignedConsumer(settings, settings.main_topic, self._group, log)
         self._watch = TopicWatch(settings, needs(settings), log, self._group)
@@ -144,11 +144,11 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     role = cluster_publisher(settings, settings.cluster)
     heartbeat = Heartbeat(settings, role.name)
-    group = group_of(settings)
-    if not wait_for_topics(settings, needs(settings), stop, log, heartbeat.not_ready, group):
+    counters = Metrics(log, ROUTE)
+    serve_metrics(MetricsPage(counters), settings, role, log)
+    if not wait_for_topics(settings, needs(settings), stop, log, heartbeat.not_ready, group_of(settings)):
         return 0
-    router = Router(settings, log)
-    serve_metrics(MetricsPage(router.counters), settings, role, log)
+    router = Router(settings, counters, log)
     try:
         router.start()
         _follow(router, heartbeat, stop)

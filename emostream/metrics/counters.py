@@ -78,7 +78,7 @@ class Metrics:
 
     def read(self, **readers: Callable[[], Reading]) -> None:
         """Call these functions, by the key of their series, for each page. Any thread may; they should not wait."""
-        self._readers |= readers
+        self._readers = self._readers | readers  # a new one, because another thread may be reading the old one
 
     def snapshot(self) -> dict[str, int]:
         """Return all counters that are not zero."""

@@ -17,7 +17,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from emostream.deliver.history import History
 from emostream.deliver.registry import RegistryTopic
 from emostream.deliver.topic_reader import TopicReader
-from emostream.metrics.catalogue import DELIVER
+from emostream.metrics.catalogue import DELIVER, ROUTE
 from emostream.metrics.counters import Metrics
 from emostream.operate.dashboard.counts_reader import read_counts
 from emostream.process import Log, StopFlag
@@ -121,7 +121,8 @@ def test_the_timeline_reads_every_codec(settings: Settings) -> None:
 
 
 def test_the_cluster_publishers_read_every_codec(written: Broker, settings: Settings) -> None:
-    router = Router(settings, Log("test"))
+    log = Log("test")
+    router = Router(settings, Metrics(log, ROUTE), log)
     router.start()
     while router.run_once():
         pass

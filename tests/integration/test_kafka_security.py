@@ -9,13 +9,15 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from emostream.ingest.producer import BoundedProducer
 from emostream.process import Log, why_not_ready
-from emostream.settings import load
+from emostream.roles import Role, cluster_publisher, main_publisher
+from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.http_calls import call
 from testkit.http_servers import http_client
@@ -41,6 +43,10 @@ SCRIPTS = {
     "main publisher": ("main_publisher.py", "main_publisher"),
     "cluster publisher": ("cluster_publisher.py", "cluster_publisher_1"),
     "subscriber": ("subscriber.py", "subscriber_1_1"),
+}
+PUBLISHERS: dict[str, Callable[[Settings], Role]] = {
+    "main publisher": main_publisher,
+    "cluster publisher": partial(cluster_publisher, cluster=1),
 }
 
 
@@ -150,9 +156,11 @@ def process_of(environment: dict[str, str], kind: str) -> Iterator[Callable[[str
             wait_until(expected, lambda: expected in (reason() or ""), SAID_WITHIN_SECONDS)
             process.wait_for(expected, SAID_WITHIN_SECONDS)
             assert "Traceback" not in process.log
+            if kind in PUBLISHERS:  # they serve this from their start; the app and subscribers only what they can do
+                status, answer = call(f"http://127.0.0.1:{PUBLISHERS[kind](load(environ=environment)).port}/readyz")
+                assert (status, expected in str(answer)) == (503, True)
 
         yield said
-
 
 WRONG = {
     "a wrong password": ({"KAFKA_SASL_PASSWORD": "wrong"}, "the broker refuses user app with SCRAM-SHA-512"),

@@ -22,7 +22,7 @@ from kafka.admin import ConfigResource, NewPartitions
 from emostream import consumers
 from emostream.deliver.history import History
 from emostream.deliver.topic_reader import TopicReader
-from emostream.metrics.catalogue import DELIVER
+from emostream.metrics.catalogue import DELIVER, ROUTE
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag, why_not_ready
 from emostream.route import Router
@@ -75,7 +75,7 @@ class Reading:
         self.reader: Router | TopicReader
         log = Log("test")
         if topic == settings.main_topic:
-            self.reader = Router(settings, log)
+            self.reader = Router(settings, Metrics(log, ROUTE), log)
             self.reader.start()
         else:
             self.reader = TopicReader(settings, topic, History(60, 1_000), Metrics(log, DELIVER), log)
