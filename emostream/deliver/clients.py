@@ -7,15 +7,16 @@ import secrets
 import threading
 import time
 
+import msgspec
 from kafka.errors import KafkaError
 
-from emostream.deliver.history import History
 from emostream.deliver.push.allowed_networks import AllowedNetworks, resolve
 from emostream.deliver.push.client import PushClient
 from emostream.deliver.push.engine import PushEngine
 from emostream.deliver.push.sender import PushPolicy
 from emostream.deliver.push.slow_clients import MERGE_AFTER_BATCHES
-from emostream.deliver.registry import Full, NotYours, Registration, Registry, RegistryTopic
+from emostream.deliver.registry import Full, InAnotherRoom, NotYours, Registration, Registry, RegistryTopic
+from emostream.deliver.rooms import DEFAULT_ROOM, Rooms
 from emostream.deliver.topic_reader import TopicReader
 from emostream.http.client import Target
 from emostream.metrics.counters import Metrics
@@ -32,11 +33,11 @@ class RegisteredClients:
     """The slots of a subscriber, the engine that pushes to their clients, and the topic that remembers them."""
 
     def __init__(
-        self, settings: Settings, history: History, topic_reader: TopicReader, counters: Metrics, log: Log
+        self, settings: Settings, rooms: Rooms, topic_reader: TopicReader, counters: Metrics, log: Log
     ) -> None:
         """Connects to the broker. Raises KafkaError."""
         self._settings = settings
-        self._history = history
+        self._rooms = rooms
         self._topic_reader = topic_reader
         self._counters = counters
         self._log = log
@@ -48,7 +49,8 @@ class RegisteredClients:
         )  # fmt: skip
         self._registry: Registry[PushClient] = Registry(settings.max_clients)
         self._topic = RegistryTopic(settings, cluster_topic, settings.subscriber)
-        self._engine = PushEngine(history, self._policy, counters, log, self._evict, self._save)
+        self._engine = PushEngine(self._policy, counters, log, self._evict, self._save)
+        rooms.on_append(self._engine.wake)
         self._save_lock = threading.Lock()
         self.evicted: list[dict[str, object]] = []  # replaced as a whole, so that any thread may read it
 
@@ -70,13 +72,15 @@ class RegisteredClients:
         for registration in self._topic.read():
             self._restore(registration)
 
-    def register(self, client_url: str, token: str) -> bool:
+    def register(self, client_url: str, token: str, room: str) -> bool:
         """Give a client a slot; False when it had one.
 
-        Raises Full, NotYours, KafkaError when the registration cannot be saved, and PushError, OSError or StepTimeout
-        when no push may go to the client's address or the client does not echo the challenge.
+        Raises Full, NotYours, InAnotherRoom, KafkaError when the registration cannot be saved, and PushError, OSError
+        or StepTimeout when no push may go to the client's address or the client does not echo the challenge.
         """
-        if self._owned(client_url, token):
+        if client := self._owned(client_url, token):
+            if client.registration.room != room:
+                raise InAnotherRoom
             return False
         target = Target.parse(client_url)
         within(RESOLVE_SECONDS, "resolve", lambda: self._policy.networks.check(target.host, resolve(target.host, 0)))
@@ -84,16 +88,21 @@ class RegisteredClients:
             if not self._registry.free_slots():
                 raise Full(f"all {self._settings.max_clients} slots are taken")
             self._engine.verify(client_url, secrets.token_urlsafe())
-        cursor, generation = self._history.end, self._topic_reader.generation
-        registration = Registration(client_url, self._topic_reader.ends(), token_hash=_hash(token))
-        client = self._registry.add(client_url, lambda: self._engine.add(registration, cursor, generation))
+        history = self._rooms.open(room).history
+        client = None
+        try:
+            cursor, generation = history.end, self._topic_reader.generation
+            registration = Registration(client_url, self._topic_reader.ends(), token_hash=_hash(token), room=room)
+            client = self._registry.add(client_url, lambda: self._engine.add(history, registration, cursor, generation))
+        finally:
+            if client is None:
+                self._rooms.close(room)
         if client is None:
             return False
         try:
             self._save(client)
         except KafkaError:
-            self._registry.remove(client_url)
-            self._forget(client_url)  # the broker may have saved it all the same
+            self._remove(client)  # with a tombstone, because the broker may have saved it all the same
             raise
         self._log.info("registered", client_url=client_url, available_slots=self._registry.free_slots())
         return True
@@ -101,9 +110,8 @@ class RegisteredClients:
     def deregister(self, client_url: str, token: str) -> bool:
         """Free a client's slot; False when it had none. Raises NotYours."""
         client = self._owned(client_url, token)
-        if client is None or not self._registry.remove(client_url, only=client):
+        if client is None or not self._remove(client):
             return False
-        self._forget(client.client_url)
         self._log.info("deregistered", client_url=client.client_url, available_slots=self._registry.free_slots())
         return True
 
@@ -143,11 +151,12 @@ class RegisteredClients:
             next_offsets, merging = {p: max(next_offsets.get(p, 0), end) for p, end in merging.items()}, None
         # The markers that end transactions have offsets too, so this number is a little too high.
         skipped = sum(max(0, start - registration.next_offsets.get(p, 0)) for p, start in starts.items())
-        url, history, generation = registration.client_url, self._history, self._topic_reader.generation
-        checked = Registration(url, next_offsets, merging, registration.token_hash)
+        checked = msgspec.structs.replace(registration, next_offsets=next_offsets, merging=merging)
+        url, room, generation = registration.client_url, registration.room, self._topic_reader.generation
+        history, added = self._rooms.open(room).history, None
         try:
             added = self._registry.add(
-                url, lambda: self._engine.add(checked, history.start, generation, repeats_until=history.end)
+                url, lambda: self._engine.add(history, checked, history.start, generation, repeats_until=history.end)
             )
         except Full:
             self._log.warning("no slot is left for a client from before", client_url=url)
@@ -155,10 +164,12 @@ class RegisteredClients:
             self._log.warning("the registry topic has a client that cannot be one", client_url=url, reason=error)
             self._forget(url)
         else:
-            if added:
-                self._counters.add("expired", skipped)
-            else:
+            if added is None:
                 self._forget(url)  # an earlier version saved two spellings of its URL; one of them is enough
+            elif room == DEFAULT_ROOM:  # of another room nobody knows how many of the skipped records were its own
+                self._counters.add("expired", skipped)
+        if added is None:
+            self._rooms.close(room)
 
     def _owned(self, client_url: str, token: str) -> PushClient | None:
         """The client if it has a slot. Raises NotYours when it registered with another token."""
@@ -180,13 +191,20 @@ class RegisteredClients:
 
     def _evict(self, client: PushClient, reason: str) -> None:
         client_url = client.client_url
-        if self._registry.remove(client_url, only=client):
-            self._forget(client_url)
+        if self._remove(client):
             self._counters.add("evicted")
             at_ms = round(time.time() * 1000)
             noted = {"client_url": client_url, "reason": reason[:MAX_REASON_CHARACTERS], "at_ms": at_ms}
             self.evicted = [*self.evicted, noted][-MAX_EVICTED:]
             self._log.warning("evicted", client_url=client_url, reason=reason)
+
+    def _remove(self, client: PushClient) -> bool:
+        """Free a client's slot; False when it has none any more."""
+        if not self._registry.remove(client.client_url, only=client):
+            return False
+        self._rooms.close(client.registration.room)
+        self._forget(client.client_url)
+        return True
 
     def _forget(self, client_url: str) -> None:
         try:

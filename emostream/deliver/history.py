@@ -37,7 +37,7 @@ class History:
     def __init__(self, max_age_seconds: float, max_records: int) -> None:
         """`max_records` bounds the memory. When more records come within `max_age_seconds`, the oldest are dropped."""
         self._max_age_ms = max_age_seconds * 1000
-        self._max_records = max_records
+        self.max_records = max_records
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._records: list[Record] = []
@@ -64,7 +64,7 @@ class History:
         """Add records, remove those that are too old or too many, and call the listeners."""
         with self._lock:
             self._records += records
-            too_many = len(self._records) - self._max_records
+            too_many = len(self._records) - self.max_records
             gone = max(0, too_many)
             while gone < len(self._records) and self._records[gone].timestamp_ms < now_ms - self._max_age_ms:
                 gone += 1

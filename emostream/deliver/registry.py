@@ -32,6 +32,10 @@ class NotYours(Exception):
     """The client was registered with another token."""
 
 
+class InAnotherRoom(Exception):
+    """The client was registered for another room."""
+
+
 class Closable(Protocol):
     """What a registry holds for each client."""
 
@@ -103,12 +107,14 @@ class Registration(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `merging`: the records from there up to these offsets are being sent as merged counts. Some may have arrived.
     `token_hash`: the hash of the token that is needed to deregister; empty when there is none.
+    `room`: the room whose counts it gets.
     """
 
     client_url: str
     next_offsets: dict[int, int]
     merging: dict[int, int] | None = None
     token_hash: str = ""
+    room: str = ""
 
 
 class RegistryTopic:

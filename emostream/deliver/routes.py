@@ -12,13 +12,14 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from emostream.deliver.clients import RegisteredClients
-from emostream.deliver.registry import Full, NotYours
+from emostream.deliver.registry import Full, InAnotherRoom, NotYours
 from emostream.deliver.stream.server import PATH
 from emostream.http.client import PushError, Target
 from emostream.http.cors import Cors
 from emostream.http.messages import FAILED, JSON, too_large
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
 from emostream.process import StepTimeout
+from emostream.records import InvalidRecord, check_room
 from emostream.settings import REGISTRY_TOPIC
 
 CALLS = ("/register", "/deregister")
@@ -39,6 +40,7 @@ class RegistrationRequest(msgspec.Struct):
 
     client_url: str
     token: str = ""
+    room: str = ""
 
 
 def create_app(
@@ -68,9 +70,11 @@ def create_app(
     def register() -> tuple[Response, int]:
         asked = _registration()
         try:
-            added = clients.register(asked.client_url, asked.token)
+            added = clients.register(asked.client_url, asked.token, asked.room)
         except Full as error:
             raise Refused(503, f"expected a free slot, got none: {error}") from None
+        except InAnotherRoom:
+            raise Refused(409, "room: expected the room of this client_url, got another; deregister it first") from None
         except KafkaError as error:
             raise Refused(503, f"expected the broker to save this in {REGISTRY_TOPIC}, got {error}") from None
         except (PushError, OSError, StepTimeout) as error:
@@ -138,6 +142,10 @@ def _registration() -> RegistrationRequest:
         raise Refused(400, "expected a JSON object in UTF-8, got bytes that are not UTF-8") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused(400, f'expected {{"client_url": "http://host:port/"}}, got something else ({error})') from None
+    try:
+        check_room(found.room)
+    except InvalidRecord as error:
+        raise Refused(400, str(error)) from None
     url = found.client_url
     expected = f"client_url: expected http://host:port/, got {url[:80]!r}"
     if len(url) > MAX_URL_CHARACTERS or not url.isprintable() or " " in url:

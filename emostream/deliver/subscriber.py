@@ -10,10 +10,9 @@ from kafka.errors import KafkaError
 
 from emostream import roles
 from emostream.deliver.clients import RegisteredClients
-from emostream.deliver.history import History
+from emostream.deliver.rooms import Rooms
 from emostream.deliver.routes import create_app
 from emostream.deliver.stream.event_stream import allow_descriptors
-from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.deliver.topic_reader import TopicReader
 from emostream.http.access import AllowedHosts
@@ -36,7 +35,7 @@ class ThreadEnded(Exception):
 
 
 class Subscriber:
-    """The registered clients and event streams of one cluster topic, and the history from which both are served."""
+    """The registered clients and event streams of one cluster topic, and the rooms from which both are served."""
 
     def __init__(self, settings: Settings, stream_listener: socket.socket, stop: StopFlag, log: Log) -> None:
         """Read the topic to its end, then serve the clients again that were registered before. Raises KafkaError.
@@ -45,20 +44,16 @@ class Subscriber:
         """
         self._settings = settings
         self.counters = Metrics(log, DELIVER)
-        history = History(settings.max_age_seconds, MAX_HISTORY_RECORDS)
-        self.topic_reader = TopicReader(settings, settings.required_cluster_topic(), history, self.counters, log)
-        self.clients = RegisteredClients(settings, history, self.topic_reader, self.counters, log)
+        rooms = Rooms(settings.max_age_seconds, MAX_HISTORY_RECORDS, self.counters, log)
+        self.topic_reader = TopicReader(settings, settings.required_cluster_topic(), rooms, self.counters, log)
+        self.clients = RegisteredClients(settings, rooms, self.topic_reader, self.counters, log)
         reader = self.topic_reader
         reader.catch_up(stop)
         self.clients.restore()
-        batches = MicroBatches(
-            settings.cluster, reader.starts | reader.forgotten, reader.forgotten_batch_ids,
-            settings.max_age_seconds, MAX_HISTORY_RECORDS,
-        )  # fmt: skip
         max_streams = allow_descriptors(log, settings.max_streams, settings.max_clients)
         cors, check_host = Cors(settings.cors_origins), AllowedHosts(settings).check
         self._streams = StreamServer(
-            stream_listener, history, batches, cors, max_streams, self.counters, log, check_host
+            stream_listener, rooms, settings.cluster, cors, max_streams, self.counters, log, check_host
         )  # fmt: skip
         self.counters.read(
             clients=lambda: len(self.clients.all()),

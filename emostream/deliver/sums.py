@@ -14,7 +14,8 @@ class Sum:
     """
 
     __slots__ = (
-        "batch_id", "batched_ms", "count", "events", "first_accepted_ms", "last_accepted_ms", "records", "routed_ms",
+        "batch_id", "batched_ms", "count", "events", "first_accepted_ms", "last_accepted_ms", "records", "room",
+        "routed_ms",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -26,11 +27,13 @@ class Sum:
         self.last_accepted_ms: int | None = None
         self.batched_ms: int | None = None
         self.routed_ms = 0  # when the newest record was published
+        self.room = ""  # of all records
 
     def add(self, record: Record) -> None:
         """Add one record."""
         count = record.count
         self.records += 1
+        self.room = count.room
         self.count += count.count
         self.events = None if self.events is None or count.events is None else self.events + count.events
         self.batch_id = _choose(max, self.batch_id, count.batch_id)

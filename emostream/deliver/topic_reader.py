@@ -1,13 +1,15 @@
-"""One cluster's topic → the history of its last MAX_AGE_SECONDS. Each record is decoded here, and only here."""
+"""One cluster's topic → the rooms, which keep the last MAX_AGE_SECONDS of it."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from emostream.consumers import AssignedConsumer, EndOffsets, skip_record
-from emostream.deliver.history import History, Record
+from emostream.consumers import AssignedConsumer, EndOffsets
+from emostream.deliver.rooms import Rooms
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
 from emostream.records import InvalidRecord, parse_count
@@ -23,16 +25,16 @@ BEFORE_THE_HISTORY = 2
 class TopicReader:
     """The consumer of a cluster topic. The keys of all dictionaries are partitions."""
 
-    def __init__(self, settings: Settings, cluster_topic: str, history: History, counters: Metrics, log: Log) -> None:
+    def __init__(self, settings: Settings, cluster_topic: str, rooms: Rooms, counters: Metrics, log: Log) -> None:
         """Connects to the broker. Raises KafkaError."""
         self.generation = 0  # grows when the topic is replaced
         self.next_offsets: dict[int, int] = {}  # the offset after the last record that was read
         self.starts: dict[int, int] = {}  # the first offset in the history; records before it are too old
-        self.forgotten: dict[int, int] = {}  # the offset after the last record before `starts`, if there is one
-        self.forgotten_batch_ids: dict[int, int] = {}  # the micro-batch of that record
+        self._forgotten: dict[int, int] = {}  # the offset after the last record before `starts`, if there is one
+        self._forgotten_batch_ids: dict[int, int] = {}  # the micro-batch of that record
         self._topic = cluster_topic
         self._max_age_seconds = settings.max_age_seconds
-        self._history = history
+        self._rooms = rooms
         self._counters = counters
         self._log = log
         self.consumer = AssignedConsumer(settings, cluster_topic, None, log)
@@ -60,29 +62,21 @@ class TopicReader:
             if stop.requested or time.monotonic() > deadline:
                 raise KafkaError(f"{self._topic} was not read to its end in {CATCH_UP_SECONDS} s")
         self.next_offsets = {p: max(offset, self.starts.get(p, 0)) for p, offset in self.next_offsets.items()}
+        self._rooms.begin(self.starts | self._forgotten, self._forgotten_batch_ids)
 
     def run_once(self, poll_ms: int = POLL_MS) -> int:
-        """Wait up to `poll_ms` for new records and add them to the history. Return how many were read."""
-        records = []
+        """Wait up to `poll_ms` for new records and add them to their rooms. Return how many were read."""
         polled = self.consumer.poll(poll_ms)
         if self.generation != self.consumer.generation:
             self.generation = self.consumer.generation
             self.starts, self.next_offsets = {}, {}
+            self._rooms.start_over(self.generation, (tp.partition for tp in self.consumer.assigned))
+        records: list[ConsumerRecord] = []
         for tp, consumed in polled.items():
             self.next_offsets[tp.partition] = consumed[-1].offset + 1
-            for record in consumed:
-                try:
-                    count = parse_count(record.value)
-                except InvalidRecord as error:
-                    skip_record(record, error, self._counters, self._log)
-                    continue
-                where = record.partition, record.offset, record.timestamp
-                if record.offset < self.starts.get(record.partition, 0):
-                    self._remember_before(record.partition, record.offset, count.batch_id)
-                else:
-                    records.append(Record(*where, record.value, count, self.generation))
-        self._history.append(records, now_ms=time.time() * 1000)
-        self._counters.add("consumed", len(records))
+            start = self.starts.get(tp.partition, 0)
+            records += consumed if consumed[0].offset >= start else self._without_those_before(start, consumed)
+        self._counters.add("consumed", self._rooms.append(records, caught_up=self.consumer.lag == 0))
         return sum(map(len, polled.values()))
 
     def ends(self) -> dict[int, int]:
@@ -93,7 +87,13 @@ class TopicReader:
         """Leave the broker."""
         self.consumer.close()
 
-    def _remember_before(self, partition: int, offset: int, batch_id: int | None) -> None:
-        self.forgotten[partition] = offset + 1
-        if batch_id is not None:
-            self.forgotten_batch_ids[partition] = batch_id
+    def _without_those_before(self, start: int, consumed: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """Remember what those records show that are before the history."""
+        for record in consumed:
+            if record.offset < start:
+                self._forgotten[record.partition] = record.offset + 1
+                with suppress(InvalidRecord):
+                    batch_id = parse_count(record.value).batch_id
+                    if batch_id is not None:
+                        self._forgotten_batch_ids[record.partition] = batch_id
+        return [record for record in consumed if record.offset >= start]

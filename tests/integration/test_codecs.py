@@ -14,8 +14,8 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from emostream.deliver.history import History
 from emostream.deliver.registry import RegistryTopic
+from emostream.deliver.rooms import DEFAULT_ROOM, Rooms
 from emostream.deliver.topic_reader import TopicReader
 from emostream.metrics.catalogue import DELIVER, ROUTE
 from emostream.metrics.counters import Metrics
@@ -98,10 +98,11 @@ def settings(written: Broker) -> Settings:
 
 def test_the_subscribers_read_every_codec(settings: Settings) -> None:
     log = Log("test")
-    history = History(3600, 1_000_000)
-    reader = TopicReader(settings, "cluster1-emoji-topic", history, Metrics(log, DELIVER), log)
+    counters = Metrics(log, DELIVER)
+    rooms = Rooms(3600, 1_000_000, counters, log)
+    reader = TopicReader(settings, "cluster1-emoji-topic", rooms, counters, log)
     reader.catch_up(StopFlag())
-    _, records = history.after(0, 1_000_000)
+    _, records = rooms.open(DEFAULT_ROOM).history.after(0, 1_000_000)
     reader.close()
     found = [record.count.emoji for record in records]
     assert Counter(found) == WRITTEN

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
 from emostream import consumers
-from emostream.deliver.history import History
+from emostream.deliver.rooms import Rooms
 from emostream.deliver.topic_reader import TopicReader
 from emostream.metrics.catalogue import DELIVER, ROUTE
 from emostream.metrics.counters import Metrics
@@ -78,7 +78,8 @@ class Reading:
             self.reader = Router(settings, Metrics(log, ROUTE), log)
             self.reader.start()
         else:
-            self.reader = TopicReader(settings, topic, History(60, 1_000), Metrics(log, DELIVER), log)
+            counters = Metrics(log, DELIVER)
+            self.reader = TopicReader(settings, topic, Rooms(60, 1_000, counters, log), counters, log)
             self.reader.catch_up(StopFlag())
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
 
+import msgspec
 from kafka.errors import KafkaError
 
 from emostream.deliver.history import History, Record
@@ -32,7 +33,6 @@ IDLE_SECONDS = 5.0
 class PushContext(NamedTuple):
     """What all clients share. `evict` and `keep` may block, so they are called in `threads`."""
 
-    history: History
     policy: PushPolicy
     counters: Metrics
     latency: TapLatency
@@ -51,9 +51,12 @@ class PushClient:
     """
 
     def __init__(
-        self, context: PushContext, registration: Registration, cursor: int, generation: int, repeats_until: int = 0
-    ) -> None:
-        """`cursor` is that of the first record to send, and `generation` that of the topic now.
+        self, context: PushContext, history: History, registration: Registration, cursor: int, generation: int,
+        repeats_until: int = 0,
+    ) -> None:  # fmt: skip
+        """`cursor` is that of the first record to send from the `history` of the client's room.
+
+        `generation` is that of the topic now.
 
         The process before this one may have sent records before the cursor `repeats_until` without saving that.
         """
@@ -62,7 +65,7 @@ class PushClient:
         self.saved: Registration | None = None  # the last one in the registry topic
         self._context = context
         self._policy = context.policy
-        self._history = context.history
+        self._history = history
         self._sender = Sender(self.client_url, context.policy)
         self._cursor = cursor
         self._generation = generation
@@ -133,7 +136,7 @@ class PushClient:
         return True
 
     def _advance(self, next_offsets: dict[int, int], merging: dict[int, int] | None = None) -> None:
-        self.registration = Registration(self.client_url, next_offsets, merging, self.registration.token_hash)
+        self.registration = msgspec.structs.replace(self.registration, next_offsets=next_offsets, merging=merging)
 
     def _add_single(self) -> bool:
         """Make a push of the next record; False when there is none."""

@@ -27,7 +27,7 @@ class PushEngine:
     """The thread that pushes. Any thread may call the public methods."""
 
     def __init__(
-        self, history: History, policy: PushPolicy, counters: Metrics, log: Log,
+        self, policy: PushPolicy, counters: Metrics, log: Log,
         evict: Callable[[PushClient, str], None], keep: Callable[[PushClient], None],
     ) -> None:  # fmt: skip
         """`evict` and `keep` are those of PushContext. The engine calls them in threads, so they may block."""
@@ -36,24 +36,32 @@ class PushEngine:
         self._broker_threads = futures.ThreadPoolExecutor(2, "push-keep")
         self._resolver_threads = futures.ThreadPoolExecutor(RESOLVERS, "push-resolve")
         self._context = PushContext(
-            history, policy, counters, TapLatency(counters), log, evict, keep, self._remove, self._broker_threads
+            policy, counters, TapLatency(counters), log, evict, keep, self._remove, self._broker_threads
         )
+        self._woken = False  # the clients will be told in the loop
         self._loop = uvloop.new_event_loop()
         self._loop.set_default_executor(self._resolver_threads)
         self._thread = threading.Thread(target=self._loop.run_forever, name="push", daemon=True)
         self._thread.start()
-        history.on_append(self._wake)
 
     @property
     def running(self) -> bool:
         """Whether the thread is alive."""
         return self._thread.is_alive()
 
-    def add(self, registration: Registration, cursor: int, generation: int, repeats_until: int = 0) -> PushClient:
+    def add(
+        self, history: History, registration: Registration, cursor: int, generation: int, repeats_until: int = 0
+    ) -> PushClient:
         """Begin to serve a client. The arguments are those of PushClient."""
-        client = PushClient(self._context, registration, cursor, generation, repeats_until)
+        client = PushClient(self._context, history, registration, cursor, generation, repeats_until)
         self._loop.call_soon_threadsafe(self._begin, client)
         return client
+
+    def wake(self) -> None:
+        """Tell all clients that a history has new records. Many calls in a row, one for each room, wake them once."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._wake_all)
 
     def verify(self, client_url: str, challenge: str) -> None:
         """Send a challenge and return when the client has echoed it. Raises PushError."""
@@ -95,10 +103,8 @@ class PushEngine:
         finally:
             self.clients.pop(client, None)
 
-    def _wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake_all)
-
     def _wake_all(self) -> None:
+        self._woken = False
         for client in self.clients:
             client.tell()
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from emostream.deliver.history import Record
 from emostream.deliver.sums import Sum, known
-from emostream.records import encode
+from emostream.records import encode, record_key
 
 # A healthy client gets the counts of a micro-batch long before the next one.
 MERGE_AFTER_BATCHES = 2
@@ -66,7 +66,7 @@ class MergedCounts:
         )
         pushes = []
         for emoji, found in sorted(self._sums.items()):
-            key = f"{topic}/{between}/{quote(emoji, safe='')}"
+            key = f"{topic}/{between}/{quote(record_key(emoji, found.room), safe='')}"
             pushes.append(Push(key, _body(emoji, found), found.records, routed_ms=found.routed_ms))
         return pushes
 
@@ -75,6 +75,6 @@ def _body(emoji: str, found: Sum) -> bytes:
     merged = known(
         emoji=emoji, count=found.count, events=found.events, merged=found.records, batch_id=found.batch_id,
         last_accepted_ms=found.last_accepted_ms, batched_ms=found.batched_ms,
-        first_accepted_ms=found.first_accepted_ms,
+        first_accepted_ms=found.first_accepted_ms, room=found.room or None,
     )  # fmt: skip
     return encode(merged)

@@ -57,6 +57,7 @@ def event_data(batch_id: int | None, records: Iterable[Record], merged: int, now
         counts=[known(emoji=emoji, count=found.count, events=found.events) for emoji, found in by_emoji.items()],
         first_accepted_ms=total.first_accepted_ms, last_accepted_ms=total.last_accepted_ms,
         batched_ms=total.batched_ms, routed_ms=total.routed_ms, pushed_ms=now_ms, merged=merged,
+        room=total.room or None,
     ))  # fmt: skip
 
 
@@ -140,6 +141,10 @@ class MicroBatches:
                 return left
             self._close(batch_id)
         return None
+
+    def whole_until(self, batch_id: int) -> None:
+        """Note that all records of the micro-batches up to this one have come here."""
+        self.progress.whole_until(min(batch_id, *(open_id - 1 for open_id in self._open)) if self._open else batch_id)
 
     def routed_ms(self, first: int) -> list[int]:
         """When each micro-batch from number `first` on was published."""

@@ -92,6 +92,14 @@ class Progress:
                 del self._missing[oldest]
             self._advance()
 
+    def whole_until(self, batch_id: int) -> None:
+        """Note that no more records of the micro-batches up to this one come. A room has no part in some of them."""
+        whole = min((one for one, left in self._missing.items() if left > 0), default=batch_id + 1) - 1
+        whole = min(whole, batch_id)
+        if whole > self._whole:
+            self._whole, self._newest = whole, max(whole, -1 if self._newest is None else self._newest)
+            self._missing = {one: left for one, left in self._missing.items() if one > whole}
+
     def start_over(self) -> None:
         """Begin again with offset 0, because the topic was replaced."""
         self.offsets = [0] * len(self.offsets)

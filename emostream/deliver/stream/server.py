@@ -18,10 +18,9 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvloop
 
-from emostream.deliver.history import History
+from emostream.deliver.rooms import DEFAULT_ROOM, Rooms
 from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buffer_little
-from emostream.deliver.stream.micro_batches import MicroBatches, gap
-from emostream.deliver.stream.resume import EventId
+from emostream.deliver.stream.room_streams import TURN_SECONDS, RoomStreams
 from emostream.http.cors import Cors, Headers
 from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
@@ -29,17 +28,13 @@ from emostream.http.protocol import answer_bytes
 from emostream.http.server import BACKLOG, HttpServer
 from emostream.metrics.counters import Metrics
 from emostream.process import Log
-from emostream.records import MAX_BODY_BYTES
+from emostream.records import MAX_BODY_BYTES, InvalidRecord, check_room
 
 PATH = "/stream"
 COMMENT_SECONDS = 15.0
 REQUEST_SECONDS = 10.0
-# The subscriber that a stream comes from may be moments ahead of this one. What is not here after that never comes.
-AHEAD_SECONDS = 10.0
-TURN_SECONDS = 0.5
 CLOSE_SECONDS = 1.0
 FULL_RETRY_SECONDS = 5
-RECORDS_AT_ONCE = 5_000
 COMMENT = b":\n\n"
 HELLO = b"retry: 1000\n"
 HEAD = (
@@ -53,21 +48,20 @@ class StreamServer:
     """A thread that reads the history and serves event streams. It is the App of its HTTP server."""
 
     def __init__(
-        self, listener: socket.socket, history: History, batches: MicroBatches, cors: Cors, max_streams: int,
+        self, listener: socket.socket, rooms: Rooms, cluster: int, cors: Cors, max_streams: int,
         counters: Metrics, log: Log, check_host: HostCheck = any_host,
     ) -> None:  # fmt: skip
-        """Listens on the bound `listener`. Streams can resume from what is in the history already."""
+        """Listens on the bound `listener`. Streams can resume from what the rooms have already."""
         self.max_streams = max_streams
-        self._history = history
-        self._batches = batches
+        self.streams = 0  # how many are open
+        self._rooms = rooms
+        self._cluster = cluster
         self._cors = cors
         self._counters = counters
         self._http = HttpServer(
             self, log, max_streams + MAX_REFUSED, MAX_REFUSED, request_seconds=REQUEST_SECONDS, check_host=check_host
         )
-        self._read = history.start  # a cursor into the history
-        self._measured = 0  # the number of the next micro-batch whose latency is to be observed
-        self._open: dict[EventStream, None] = {}
+        self._rooms_open = {DEFAULT_ROOM: self._open_room(DEFAULT_ROOM)}
         self._closing = False
         self._news = asyncio.Event()
         self._loop = uvloop.new_event_loop()
@@ -76,18 +70,13 @@ class StreamServer:
         )
         buffer_little(listener)
         listener.listen(BACKLOG)
-        history.on_append(self._wake)
+        rooms.on_append(self._wake)
         self._thread.start()
 
     @property
     def running(self) -> bool:
         """Whether the thread is alive."""
         return self._thread.is_alive()
-
-    @property
-    def streams(self) -> int:
-        """How many streams are open."""
-        return len(self._open)
 
     def close(self, timeout_seconds: float) -> None:
         """Send the newest events to every stream that is not slow, and close all streams."""
@@ -134,142 +123,80 @@ class StreamServer:
         recent = dict(asked).get("recent", "0")
         if not re.fullmatch("[0-9]{1,4}", recent, re.ASCII):
             return refusal(400, f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40]!r}")
+        room = dict(asked).get("room", DEFAULT_ROOM)
+        try:
+            check_room(room)
+        except InvalidRecord as error:
+            return refusal(400, str(error))
         cors = self._cors.headers(request.header("origin"))
-        return TakeOver(partial(self._begin, cors, last_event_id(request, asked), int(recent)))
-
-    # What the streams call.
-
-    def _continue(self, stream: EventStream) -> None:
-        """The socket of a slow stream has room again: send what the stream missed."""
-        if stream.cursor != self._batches.end:
-            self._counters.add("streamed", self._send_events(stream, merge=True))
-
-    def _remove(self, stream: EventStream) -> None:
-        """Forget a stream that has ended."""
-        del self._open[stream]
-        self._http.max_connections += 1
+        return TakeOver(partial(self._begin, cors, room, last_event_id(request, asked), int(recent)))
 
     # In the loop.
 
     def _wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._news.set)
+        if not self._news.is_set():
+            self._loop.call_soon_threadsafe(self._news.set)
 
     async def _serve(self, listener: socket.socket) -> None:
         await self._http.listen(listener)
         comment_due = time.monotonic() + COMMENT_SECONDS
         while not self._closing:
             self._news.clear()
-            wait_seconds = self._take_news()
-            self._send_to_ready()
+            wait_seconds = self._turn()
             now = time.monotonic()
             if now >= comment_due:
                 comment_due = now + COMMENT_SECONDS
-                for stream in self._ready():
-                    stream.transport.write(COMMENT)
-            for stream in [stream for stream in self._open if stream.slow and stream.stalled(now)]:
-                self._counters.add("streams_stalled")
-                stream.transport.abort()
+                for stream in self._all():
+                    if not stream.slow:
+                        stream.transport.write(COMMENT)
+            for stream in self._all():
+                if stream.slow and stream.stalled(now):
+                    self._counters.add("streams_stalled")
+                    stream.transport.abort()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait_seconds)
-        self._take_news(last=True)
-        self._send_to_ready()
-        for stream in list(self._open):
+        self._turn(last=True)
+        for stream in self._all():
             stream.transport.abort() if stream.slow else stream.transport.close()
         await self._http.close(CLOSE_SECONDS)
 
-    def _ready(self) -> list[EventStream]:
-        return [stream for stream in self._open if not stream.slow]
+    def _turn(self, last: bool = False) -> float:
+        """Send what is new in each room. Return for how many seconds nothing more is due."""
+        wait_seconds = TURN_SECONDS
+        for room in self._rooms_open.values():
+            wait_seconds = min(wait_seconds, room.take_news(last))
+            room.send_to_ready()
+        return wait_seconds
 
-    def _take_news(self, last: bool = False) -> float:
-        """Read the history to its end. Return for how many seconds no micro-batch is due.
+    def _all(self) -> list[EventStream]:
+        return [stream for room in self._rooms_open.values() for stream in room.open]
 
-        `last`: nothing comes after this, so close all micro-batches.
-        """
-        now = time.monotonic()
-        while True:
-            first, records = self._history.after(self._read, RECORDS_AT_ONCE)
-            if first > self._read:
-                self._counters.add("stream_records_lost", first - self._read)
-                self._batches.lose()
-            self._batches.add(records, now)
-            self._read = first + len(records)
-            if not records:
-                break
-        self._batches.forget(time.time() * 1000)
-        left = self._batches.close_due(float("inf") if last else now)
-        return TURN_SECONDS if left is None else min(left, TURN_SECONDS)
-
-    def _send_to_ready(self) -> None:
-        before, end, sent = self._measured, self._batches.end, 0
-        news = self._batches.routed_ms(before)
-        self._measured = end
-        data = self._batches.events(before, merge=False) if end > before else b""
-        for stream in self._ready():
-            if data and stream.cursor == before and stream.resume_after is None:  # true for nearly all streams
-                stream.cursor = end
-                stream.transport.write(data)
-                sent += end - before
-            elif stream.cursor != end or stream.resume_after:
-                sent += self._send_events(stream, merge=False)
-        self._counters.add("streamed", sent)
-        if sent:
-            now_ms = time.time() * 1000
-            for routed_ms in news:
-                self._counters.histograms["stream"].observe(max(0.0, now_ms - routed_ms) / 1000)
-
-    def _send_events(self, stream: EventStream, merge: bool) -> int:
-        """Send a stream all that it has not got. Return how many events that were."""
-        behind, seen = self._batches.end - stream.cursor, stream.resume_after
-        if seen is None:
-            data = self._batches.events(stream.cursor, merge)
-        elif time.monotonic() < stream.held_until and not self._batches.progress.has(seen):
-            return 0
-        elif self._batches.progress.is_before(seen):
-            self._counters.add("stream_gaps")
-            data = gap("what this stream has seen is not on this topic; it may have been replaced")
-            data += self._batches.events(stream.cursor, merge)
-        else:
-            data = self._batches.rest(seen)
-        stream.resume_after = None
-        stream.cursor = self._batches.end
-        if not data:
-            return 0
-        stream.transport.write(data)
-        if not merge:
-            return behind
-        self._counters.add("stream_merged", behind - 1)
-        return 1
-
-    def _begin(self, cors: Headers, last_event_id: str, recent_seconds: int, transport: asyncio.Transport) -> None:
+    def _begin(
+        self, cors: Headers, name: str, last_event_id: str, recent_seconds: int, transport: asyncio.Transport
+    ) -> None:
         """Open a stream. Its body has no length and no chunks: it ends with the connection."""
-        stream = EventStream(transport, self._batches.end, self._continue, self._remove)
-        self._open[stream] = None
+        room = self._rooms_open.get(name)
+        if room is None:
+            self._rooms_open[name] = room = self._open_room(name)
+        stream = EventStream(transport, room.end, room.catch_up, partial(self._end, name))
+        room.open[stream] = None
+        self.streams += 1
         self._http.max_connections -= 1
         head = answer_bytes(Answer(200, b"", (*HEAD, *cors)), self._http.date, "close", to_head=True)
-        transport.write(head + HELLO + self._beginning(stream, last_event_id, recent_seconds))
+        transport.write(head + HELLO + room.beginning(stream, last_event_id, recent_seconds))
 
-    def _beginning(self, stream: EventStream, last_event_id: str, recent_seconds: int) -> bytes:
-        """The first text of a stream.
+    def _end(self, name: str, stream: EventStream) -> None:
+        """Forget a stream that has ended, and a room that it was the last stream of."""
+        room = self._rooms_open[name]
+        del room.open[stream]
+        self.streams -= 1
+        self._http.max_connections += 1
+        if not room.open and name != DEFAULT_ROOM:
+            del self._rooms_open[name]
+            self._rooms.close(name)
 
-        A stream that resumes gets all that it missed, after a gap event if something is missing. A new stream gets an
-        id to resume from, or what happened in the last `recent_seconds`.
-        """
-        here = b"id: %s\n\n" % str(self._batches.progress.event_id()).encode()
-        if not last_event_id:
-            return self._batches.recent(recent_seconds) if recent_seconds else here
-        event_id = EventId.parse(last_event_id)
-        if event_id is None:
-            return gap(f"expected the id of one of our events, to resume after it; got {last_event_id[:80]!r}") + here
-        self._counters.add("streams_resumed")
-        begin = b"\n"
-        if reason := self._batches.why_gap(event_id):
-            self._counters.add("stream_gaps")
-            begin += gap(reason)
-        if not self._batches.progress.has(event_id):
-            # Hold new events until all that the stream has seen is here. Only then do their ids cover all of it.
-            stream.resume_after, stream.held_until = event_id, time.monotonic() + AHEAD_SECONDS
-            return begin
-        return begin + (self._batches.rest(event_id) or (here if reason else b""))
+    def _open_room(self, name: str) -> RoomStreams:
+        return RoomStreams(self._rooms, self._rooms.open(name), self._cluster, self._counters)
 
 
 def last_event_id(request: Request, asked: list[tuple[str, str]]) -> str:

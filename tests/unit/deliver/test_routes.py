@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kafka.errors import KafkaError
 
-from emostream.deliver.registry import Full, NotYours, Registry
+from emostream.deliver.registry import Full, InAnotherRoom, NotYours, Registry
 from emostream.deliver.routes import MAX_CALL_BYTES, create_app
 from emostream.http.client import PushError
 from emostream.http.cors import Cors
@@ -36,7 +36,9 @@ class FakeClients:
     def __init__(self, capacity: int) -> None:
         self._registry: Registry[FakeClient] = Registry(capacity)
 
-    def register(self, client_url: str, token: str) -> bool:
+    def register(self, client_url: str, token: str, room: str) -> bool:
+        if room == "another":
+            raise InAnotherRoom
         self._check(client_url, token)
         return self._registry.add(client_url, lambda: FakeClient(token)) is not None
 
@@ -84,6 +86,19 @@ def test_a_registration_with_a_token_ends_only_with_it() -> None:
         answer = client.post(call, json=body)
         assert (answer.status_code, list(answer.json or {})) == (403, ["error"])
     assert client.post("/deregister", json=ours).json == {"status": "deregistered", "client_url": URL}
+
+
+def test_a_client_that_has_a_slot_in_another_room_is_told_to_deregister_first() -> None:
+    answer = http().post("/register", json={"client_url": URL, "room": "another"})
+    assert (answer.status_code, answer.json) == (
+        409, {"error": "room: expected the room of this client_url, got another; deregister it first"}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("room", ["a/b", " ", "x" * 65, None, 5])
+def test_what_is_no_room_is_refused(room: object) -> None:
+    answer = http().post("/register", json={"client_url": URL, "room": room})
+    assert (answer.status_code, "room" in (answer.json or {})["error"]) == (400, True)
 
 
 def test_a_full_subscriber_answers_503() -> None:

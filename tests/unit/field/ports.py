@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from emostream.deliver.clients import RegisteredClients
-from emostream.deliver.history import History
+from emostream.deliver.rooms import Rooms
 from emostream.deliver.routes import create_app as deliver_app
-from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.access import AllowedHosts, Operators
 from emostream.http.cors import Cors
@@ -41,7 +40,7 @@ REGISTRATION = b'{"client_url": "http://127.0.0.1:8001/"}'
 class FakeClients:
     """Takes every client."""
 
-    def register(self, client_url: str, token: str) -> bool:
+    def register(self, client_url: str, token: str, room: str) -> bool:
         return True
 
     def deregister(self, client_url: str, token: str) -> bool:
@@ -84,10 +83,10 @@ def every_port(settings: Settings) -> dict[str, Port]:
     serve(publisher, at := listener(), log, settings)
     found["publisher"] = Port(at.getsockname()[1], "/livez")
     at = listener()
-    StreamServer(
-        at, History(60, 1_000), MicroBatches(1, {0: 0}, {}, 60, 1_000), cors, 1_000,
-        Metrics(log, DELIVER), log, AllowedHosts(settings).check,
-    )  # fmt: skip
+    counters = Metrics(log, DELIVER)
+    rooms = Rooms(60, 1_000, counters, log)
+    rooms.begin({0: 0}, {})
+    StreamServer(at, rooms, 1, cors, 1_000, counters, log, AllowedHosts(settings).check)
     found["stream"] = Port(at.getsockname()[1], "/stream")
     return found
 

@@ -86,9 +86,10 @@ def pushing(
 
     networks = AllowedNetworks([ip_network("127.0.0.0/8")])
     policy = PushPolicy(TOPIC, 2, merge_after_seconds, max_age_seconds, evict_after_seconds, networks, secret)
-    engine = PushEngine(history, policy, counters, log, evict, keep)
+    engine = PushEngine(policy, counters, log, evict, keep)
     found = Pushing(history, counters, engine)
-    found.client = engine.add(Registration(url, next_offsets or {}, merging), 0, 0, repeats_until)
+    history.on_append(engine.wake)
+    found.client = engine.add(history, Registration(url, next_offsets or {}, merging), 0, 0, repeats_until)
     try:
         yield found
     finally:

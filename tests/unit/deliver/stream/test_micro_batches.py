@@ -274,3 +274,32 @@ def test_wherever_a_stream_is_cut_it_goes_on_in_its_cluster_with_exactly_what_it
                 assert middle
                 seen = got + [count["emoji"] for count in again["counts"]]
                 assert Counter(seen + emojis(here.rest(middle))) == everything
+
+
+def test_a_micro_batch_in_which_the_room_has_no_part_is_whole() -> None:
+    ours = batches()
+    ours.whole_until(6)
+    assert str(ours.progress.event_id()) == "1-6-0.0.0"
+    ours.add([record(0, 9, batch_id=7, batch_emojis=1)], 0)
+    ours.close_due(0)
+    assert str(ours.progress.event_id()) == "1-7-10.0.0"
+
+
+def test_a_micro_batch_that_misses_a_record_or_is_still_open_is_not_whole() -> None:
+    ours = batches()
+    ours.add([record(0, 0, batch_id=3, batch_emojis=2)], 0)
+    ours.close_due(1)
+    ours.whole_until(9)
+    assert [ours.progress.has(EventId(2, batch_id, ())) for batch_id in (2, 3)] == [True, False]
+    assert str(ours.progress.event_id()) == "1-03-1.0.0"
+    other = batches()
+    other.add([record(0, 0, batch_id=5, batch_emojis=2)], 0)
+    other.whole_until(9)
+    assert [other.progress.has(EventId(2, batch_id, ())) for batch_id in (4, 5)] == [True, False]
+
+
+def test_the_event_of_a_named_room_says_its_room() -> None:
+    ours = batches()
+    ours.add([record(0, 0, batch_id=3, batch_emojis=1, room="final")], 0)
+    ours.close_due(0)
+    assert [event["room"] for event in parsed(ours.events(0, merge=False))] == ["final"]

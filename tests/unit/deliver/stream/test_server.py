@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from emostream.deliver.history import History, Record
-from emostream.deliver.stream import event_stream
+from emostream.deliver.rooms import DEFAULT_ROOM, Rooms
+from emostream.deliver.stream import event_stream, room_streams
 from emostream.deliver.stream import server as stream
 from emostream.deliver.stream.event_stream import EventStream
-from emostream.deliver.stream.micro_batches import MicroBatches
 from emostream.deliver.stream.server import StreamServer
 from emostream.http.cors import Cors
 from emostream.http.head import HostCheck, any_host
@@ -26,7 +26,8 @@ from emostream.http.protocol import MAX_HEAD_BYTES
 from emostream.metrics.catalogue import DELIVER
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, bound_socket
-from emostream.records import parse_count
+from emostream.records import Count, parse_count
+from testkit.consumed import consumed
 from testkit.waiting import wait_until
 
 LONG_SECONDS = 3600.0
@@ -35,9 +36,10 @@ GET = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @dataclass
 class Serving:
-    """A StreamServer, the port it listens on, and the history it serves."""
+    """A StreamServer, the port it listens on, the rooms it serves, and the history of the default room."""
 
     history: History
+    rooms: Rooms
     counters: Metrics
     port: int
     server: StreamServer = field(init=False)
@@ -73,13 +75,13 @@ def serving(
     max_age_seconds: float = LONG_SECONDS, check_host: HostCheck = any_host,
 ) -> Iterator[Serving]:  # fmt: skip
     listener = bound_socket("127.0.0.1", 0, setting="test")
-    history = History(max_age_seconds, 10_000)
     log = Log("test")
     counters = Metrics(log, DELIVER)
-    batches = MicroBatches(cluster, {0: 0, 1: 0, 2: 0}, {}, max_age_seconds, 10_000)
-    found = Serving(history, counters, listener.getsockname()[1])
+    rooms = Rooms(max_age_seconds, 10_000, counters, log)
+    rooms.begin({0: 0, 1: 0, 2: 0}, {})
+    found = Serving(rooms.open(DEFAULT_ROOM).history, rooms, counters, listener.getsockname()[1])
     found.publish(records)
-    found.server = StreamServer(listener, history, batches, Cors(origins), max_streams, counters, log, check_host)
+    found.server = StreamServer(listener, rooms, cluster, Cors(origins), max_streams, counters, log, check_host)
     try:
         yield found
     finally:
@@ -149,7 +151,7 @@ def raw(port: int, data: bytes, receive_buffer: int = 0) -> socket.socket:
 
 
 def slow_streams(ours: Serving) -> list[EventStream]:
-    return [stream for stream in list(ours.server._open) if stream.slow]
+    return [stream for stream in ours.server._all() if stream.slow]
 
 
 def all_of(connection: socket.socket) -> bytes:
@@ -234,7 +236,7 @@ def test_a_viewer_that_is_ahead_of_this_subscriber_gets_nothing_twice() -> None:
 
 
 def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    monkeypatch.setattr(room_streams, "AHEAD_SECONDS", 0.2)
     with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "1-900-900.0.0"}) as seen:
         ours.publish()
         seen.wait_for_batches(1)
@@ -244,7 +246,7 @@ def test_a_viewer_of_a_topic_that_was_replaced_is_told_and_goes_on(monkeypatch: 
 def test_a_viewer_of_another_cluster_does_not_wait_for_ever_for_a_batch_that_does_not_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "AHEAD_SECONDS", 0.2)
+    monkeypatch.setattr(room_streams, "AHEAD_SECONDS", 0.2)
     with serving() as ours:
         ours.published = 1  # as if micro-batch 0 had had bad records only
         ours.publish(2)
@@ -259,7 +261,7 @@ def test_a_viewer_gets_nothing_until_the_batch_that_it_has_seen_in_another_clust
     with serving(records=1) as ours, viewer(ours, **{"Last-Event-ID": "2-1-900.2.0"}) as seen:
         both = {"count": 1, "batch_id": 1, "batch_emojis": 2}
         ours.append(0, 1, {"emoji": "🔥"} | both)
-        wait_until("it was taken", lambda: ours.server._batches.end == 2, timeout_seconds=10)
+        wait_until("it was taken", lambda: ours.server._rooms_open[DEFAULT_ROOM].end == 2, timeout_seconds=10)
         assert seen.events == []
         ours.append(1, 0, {"emoji": "👏"} | both)
         ours.published = 2
@@ -349,9 +351,10 @@ def test_a_viewer_that_stalls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(event_stream, "STALLED_SECONDS", 0.3)
     with serving() as ours, raw(ours.port, GET, receive_buffer=4096):
         ours.wait_for_streams(1)
+        default = ours.server._rooms_open[DEFAULT_ROOM]
         while not slow_streams(ours) and ours.server.streams:
             ours.publish(50)
-            wait_until("they were taken", lambda: ours.server._batches.end == ours.published, timeout_seconds=10)
+            wait_until("they were taken", lambda: default.end == ours.published, timeout_seconds=10)
         ours.wait_for_streams(0)
         assert ours.count("streams_stalled") == 1
 
@@ -435,3 +438,40 @@ def test_on_close_viewers_get_what_has_come_and_their_streams_end() -> None:
         ours.server.close(10)
         wait_until("its end", lambda: seen.ended, timeout_seconds=10)
         assert seen.batch_ids() == [0, 1, 2]
+
+
+def test_a_stream_has_the_counts_of_its_room_alone() -> None:
+    with (
+        serving() as ours, viewer(ours, "?room=final") as final, viewer(ours, "?room=semi") as semi,
+        viewer(ours) as seen,
+    ):  # fmt: skip
+        ours.publish()
+        for number, room in enumerate(["final", "semi", "final"]):
+            count = Count("x", 1, batch_id=10 + number, batch_emojis=1, room=room)
+            ours.rooms.append([consumed(count, 1, number)], caught_up=True)
+        final.wait_for_batches(10, 12)
+        semi.wait_for_batches(11)
+        seen.wait_for_batches(0)
+
+
+def test_the_last_stream_of_a_room_closes_it_and_a_new_one_goes_on() -> None:
+    with serving() as ours:
+        with viewer(ours, "?room=final") as first:
+            ours.rooms.append([consumed(Count("x", 1, batch_id=1, batch_emojis=1, room="final"))], caught_up=True)
+            first.wait_for_batches(1)
+        ours.wait_for_streams(0)
+        assert list(ours.server._rooms_open) == [DEFAULT_ROOM]
+        ours.rooms.append([consumed(Count("x", 1, batch_id=2, batch_emojis=1, room="final"), 0, 1)], caught_up=True)
+        with viewer(ours, "?room=final", **{"Last-Event-ID": first.last_event_id}) as again:
+            again.wait_for_batches(2)
+        with viewer(ours, "?room=final&recent=60") as late:
+            [recent] = late.events
+            assert [batch["batch_id"] for batch in recent["batches"]] == [1, 2]
+
+
+@pytest.mark.parametrize("room", ["a/b", "a%20b", "%F0%9F%8F%9F", "x" * 65])
+def test_a_stream_of_what_is_no_room_is_refused(room: str) -> None:
+    with serving() as ours:
+        answer = requests.get(f"http://127.0.0.1:{ours.port}/stream?room={room}", timeout=10)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("room: expected 1 to 64 characters of A-Z a-z 0-9 . _ ~ -, got ")
