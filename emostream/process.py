@@ -222,7 +222,7 @@ def stop_on_signals() -> StopFlag:
 
 
 class Heartbeat:
-    """A file under DATA_DIR/run: the id of a process, when it wrote this, and on the next line why it is not ready."""
+    """A file under DATA_DIR/run: this process's id, the time, and on the next line why the process is not ready."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         """Raises SettingError if DATA_DIR/run cannot be used."""
