@@ -1,4 +1,4 @@
-"""Why a process cannot use the brokers, or what on them it may not use → one sentence that says what to do."""
+"""Brokers that cannot be reached, or a right that is missing → one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RIGHTS_PAGE = "docs/kafka.md lists the rights that each process needs"
 
 
 def why_no_connection(settings: Settings) -> str | None:
-    """Return a sentence that says what is wrong between here and the brokers; None if nothing is, or nobody is there.
+    """Return a sentence that says why the brokers cannot be reached; None if they can, or if no broker is there.
 
     kafka-python only says that it could not connect. librdkafka names the broker, the step and the reason.
     """
@@ -48,7 +48,7 @@ def _ask(settings: Settings, servers: list[str]) -> tuple[list[str], KafkaError 
     options = librdkafka_options(settings) | {"bootstrap.servers": ",".join(servers), "error_cb": errors.append}
     client = AdminClient(options | {"reconnect.backoff.ms": 500, "log_level": 0})
     try:
-        # Asked once: a second answer would come from the address that the broker gives itself.
+        # Ask once: a second request would go to the address that the broker gives itself.
         brokers = client.list_topics("", timeout=CONNECT_SECONDS).brokers.values()
     except KafkaException as error:
         client.poll(0)
@@ -70,7 +70,7 @@ def _other_protocol(settings: Settings) -> str | None:
 
 
 def explain(settings: Settings, error: KafkaError) -> str | None:
-    """Return a sentence for an error of librdkafka, which names the broker; None if no broker is there."""
+    """Return a sentence for an error of librdkafka; None if the error does not say what to change."""
     code, said = error.code(), _plain(error)
     if code == KafkaError._AUTHENTICATION:
         user = f"user {settings.kafka_sasl_username} with {settings.kafka_sasl_mechanism}"
@@ -89,12 +89,12 @@ def explain(settings: Settings, error: KafkaError) -> str | None:
 
 
 def _plain(error: KafkaError) -> str:
-    """Return what an error says, without how long it took and what librdkafka calls our settings."""
+    """Return the text of an error, without its duration and without librdkafka's names for our settings."""
     return error.str().partition(" (after ")[0].partition(": broker certificate could not")[0]
 
 
 def missing_right(admin: KafkaAdminClient, settings: Settings, needs: Mapping[str, str], group: str = "") -> str | None:
-    """Return a sentence that names a right that this user does not have; None if it has all, or nobody has a name.
+    """Return a sentence that names a missing right; None if none is missing, or if Kafka has no users (PLAINTEXT).
 
     `needs` are the operations on each topic, such as "READ WRITE". `group`, if not "", is the consumer group and the
     transactional id of this process. Raises KafkaError.
@@ -104,12 +104,12 @@ def missing_right(admin: KafkaAdminClient, settings: Settings, needs: Mapping[st
     described = {topic["name"]: topic["authorized_operations"] for topic in admin.describe_topics(list(needs))}
     for topic, operations in needs.items():
         for operation in operations.split():
-            # None of a topic that one may not even describe. Of one that does not exist the broker tells the rights.
+            # None for a topic that this user may not describe. For a missing topic, the broker still returns them.
             if operation not in (described[topic] or ()):
                 return refusal(settings, operation, f"topic {topic}")
     if group:
         try:
-            # Of a group that has never committed, the broker does not tell the rights.
+            # For a group that has never committed, the broker does not return the rights.
             allowed = admin.describe_groups([group])[group]["authorized_operations"]
             if allowed is not None and "READ" not in allowed:
                 return refusal(settings, "READ", f"group {group}")

@@ -222,12 +222,11 @@ def stop_on_signals() -> StopFlag:
 
 
 class Heartbeat:
-    """A file under DATA_DIR/run: the id of a process, when it wrote this, and on the next line why it is not ready."""
+    """A file under DATA_DIR/run: this process's id, the time, and on the next line why the process is not ready."""
 
-    def __init__(self, settings: Settings, name: str, pid: int | None = None) -> None:
+    def __init__(self, settings: Settings, name: str) -> None:
         """Raises SettingError if DATA_DIR/run cannot be used."""
         self._path = heartbeat_path(settings, name)
-        self._pid = os.getpid() if pid is None else pid
         self._due = 0.0
         self._reason = ""
         own_directory(self._path.parent)
@@ -244,7 +243,7 @@ class Heartbeat:
             # Write a second file and rename it, so that nobody reads half of it. On a full disk the old one gets stale.
             with suppress(OSError):
                 aside = self._path.with_suffix(f".{os.getpid()}")
-                aside.write_text(f"{self._pid} {now:.3f}\n{' '.join(reason.split())}".rstrip(), encoding="utf-8")
+                aside.write_text(f"{os.getpid()} {now:.3f}\n{' '.join(reason.split())}".rstrip(), encoding="utf-8")
                 aside.replace(self._path)
 
     def end(self) -> None:

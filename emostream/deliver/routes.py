@@ -49,7 +49,7 @@ def create_app(
 ) -> Flask:  # fmt: skip
     """`not_ready` says why the subscriber cannot do its work; None when it can."""
     app = Flask("emostream.deliver.subscriber")
-    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
+    app.url_map.merge_slashes = False  # a path with two slashes is a different path: do not redirect it
     app.config["MAX_CONTENT_LENGTH"] = MAX_CALL_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
 

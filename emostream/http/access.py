@@ -58,6 +58,12 @@ def is_in(address: IPAddress | None, networks: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in networks)
 
 
+def bearer_token(request: Request) -> bytes | None:
+    """The token in `Authorization: Bearer TOKEN`; None if the request has no such header."""
+    scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
+
+
 def hops(request: Request) -> list[str]:
     """The items of X-Forwarded-For."""
     return [hop.strip() for hop in (request.header("x-forwarded-for") or "").split(",") if hop.strip()]
@@ -132,9 +138,9 @@ class Operators:
         """Return why a request may not make operators' calls; None if it may."""
         if not self._key:
             return self._refusal_by_address(request)
-        scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            return self._refusal_of_key(request, token.strip())
+        token = bearer_token(request)
+        if token is not None:
+            return self._refusal_of_key(request, token)
         for pair in request.headers.get(b"cookie", b"").split(b";"):
             name, _, value = pair.strip().partition(b"=")
             if name == COOKIE.encode() and hmac.compare_digest(value, self._cookie):

@@ -1,4 +1,4 @@
-"""A WSGI app, such as Flask's, or a plain function behind our HTTP server: requests → answers, made in threads."""
+"""Requests → answers from a WSGI app, such as Flask's, or from a plain function. Both are called in threads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def serve(app: App, listener: socket.socket, log: Log, settings: Settings) -> th
 
 
 class ThreadedApp:
-    """Calls a function that may wait, so in threads. Lets only operators make operators' calls."""
+    """Calls a function in threads, because it may wait. Lets only operators make operators' calls."""
 
     def __init__(self, function: Callable[[Request], Answer], operators: Operators, threads: int = THREADS) -> None:
         self._function = function
@@ -101,7 +101,7 @@ def from_wsgi(app: WSGIApplication) -> Callable[[Request], Answer]:
 
 
 def environ(request: Request) -> dict[str, Any]:
-    """A request as WSGI (PEP 3333) has it."""
+    """Return the WSGI environ (PEP 3333) of a request."""
     found: dict[str, Any] = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
         "SCRIPT_NAME": "",
@@ -121,8 +121,8 @@ def environ(request: Request) -> dict[str, Any]:
         "wsgi.run_once": False,
     }
     for name, value in request.headers.items():
-        # WSGI turns hyphens into underscores: a client could write X_Forwarded_For over the header of a proxy. The
-        # length of the body is known, and a body that came in chunks is whole here.
+        # WSGI turns hyphens into underscores: a client could write X_Forwarded_For over the header of a proxy.
+        # CONTENT_LENGTH is set above, and a body that came in chunks is whole here.
         if b"_" in name or name in (b"content-length", b"transfer-encoding"):
             continue
         key = name.decode("latin-1").upper().replace("-", "_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 
-from emostream.http.access import limited_name
+from emostream.http.access import bearer_token, limited_name
 from emostream.http.messages import Answer, Request
 from emostream.http.rate_limit import RateLimit
 from emostream.ingest import refusals
@@ -33,8 +33,8 @@ class Admission:
 
     def has_key(self, request: Request) -> bool:
         """Whether a request shows the API key."""
-        scheme, _, token = (request.header("authorization") or "").partition(" ")
-        shown = token.strip() if scheme.lower() == "bearer" else request.header("x-api-key") or ""
+        token = bearer_token(request)
+        shown = (request.header("x-api-key") or "") if token is None else token.decode("latin-1")
         return hmac.compare_digest(shown.encode(), self._key)
 
     def count(self, event: Event, address: str) -> None:

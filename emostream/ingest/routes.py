@@ -29,7 +29,7 @@ def threaded(app: Flask, settings: Settings) -> ThreadedApp:
 def create_app(api: IngestApi, page: MetricsPage) -> Flask:
     """Return the Flask app. Every refusal is JSON that says what was expected and what came."""
     app = Flask("emostream.ingest.routes", static_folder=None)
-    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
+    app.url_map.merge_slashes = False  # a path with two slashes is a different path: do not redirect it
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
     @app.get("/metrics")

@@ -17,7 +17,7 @@ def create_app(screen: Screen, membership: Membership) -> Flask:
     A subscriber that this client has left gets 410, so that it stops.
     """
     app = Flask("emostream.receive.client")
-    app.url_map.merge_slashes = False  # a path with two slashes inside is another one, and no redirect
+    app.url_map.merge_slashes = False  # a path with two slashes is a different path: do not redirect it
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     @app.post("/")

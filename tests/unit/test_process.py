@@ -191,9 +191,9 @@ def test_a_free_port_is_bound_and_not_listened_on_yet() -> None:
 def test_a_heartbeat_holds_the_process_id_and_goes_at_the_end(tmp_path: Path) -> None:
     settings = settings_with(DATA_DIR=tmp_path)
     path = heartbeat_path(settings, "app")
-    heartbeat = Heartbeat(settings, "app", pid=4711)
+    heartbeat = Heartbeat(settings, "app")
     heartbeat.beat()
-    assert (path.read_text().split()[0], path.is_relative_to(tmp_path)) == ("4711", True)
+    assert (path.read_text().split()[0], path.is_relative_to(tmp_path)) == (str(os.getpid()), True)
     heartbeat.end()
     heartbeat.end()
     assert not path.exists()
@@ -216,28 +216,28 @@ def test_a_heartbeat_says_why_a_process_is_not_ready_whatever_the_clock_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_with(DATA_DIR=tmp_path)
-    heartbeat = Heartbeat(settings, "app", pid=4711)
+    heartbeat = Heartbeat(settings, "app")
     heartbeat.beat()
-    assert why_not_ready(settings, "app", 4711) is None
-    assert "starting" in str(why_not_ready(settings, "app", 4712))
+    assert why_not_ready(settings, "app", os.getpid()) is None
+    assert "starting" in str(why_not_ready(settings, "app", os.getpid() + 1))
     heartbeat.not_ready("the topic\ncannot be read")
-    assert why_not_ready(settings, "app", 4711) == "the topic cannot be read"
+    assert why_not_ready(settings, "app", os.getpid()) == "the topic cannot be read"
     heartbeat.beat()
     for step_seconds in (-3600, 3600):  # somebody sets the clock; the file was just written all the same
         moved = time.time() + step_seconds
         os.utime(heartbeat_path(settings, "app"), (moved, moved))
-        assert why_not_ready(settings, "app", 4711) is None
+        assert why_not_ready(settings, "app", os.getpid()) is None
     now = runtime.boot_seconds()
     monkeypatch.setattr(runtime, "boot_seconds", lambda: now + 9.5)
-    assert "no sign of life for" in str(why_not_ready(settings, "app", 4711))
+    assert "no sign of life for" in str(why_not_ready(settings, "app", os.getpid()))
 def test_a_process_says_why_it_is_not_ready_and_that_it_is_ready_again(tmp_path: Path) -> None:
     settings = settings_with(DATA_DIR=tmp_path)
-    heartbeat = Heartbeat(settings, "app", pid=4711)
-    assert why_not_ready(settings, "app", 4711) == "starting, or waiting for the broker; see its log"
+    heartbeat = Heartbeat(settings, "app")
+    assert why_not_ready(settings, "app", os.getpid()) == "starting, or waiting for the broker; see its log"
     heartbeat.beat()
-    assert why_not_ready(settings, "app", 4711) is None
+    assert why_not_ready(settings, "app", os.getpid()) is None
     heartbeat.not_ready("the broker takes\nno events: ü")
-    assert why_not_ready(settings, "app", 4711) == "the broker takes no events: ü"
+    assert why_not_ready(settings, "app", os.getpid()) == "the broker takes no events: ü"
     heartbeat.beat()
-    assert why_not_ready(settings, "app", 4711) is None
-    assert why_not_ready(settings, "app", 4712) == "starting, or waiting for the broker; see its log"
+    assert why_not_ready(settings, "app", os.getpid()) is None
+    assert why_not_ready(settings, "app", os.getpid() + 1) == "starting, or waiting for the broker; see its log"

@@ -3,7 +3,7 @@
 When a count has waited for MERGE_AFTER_BATCHES, PushClient merges it with all that waits behind it. So what waits is
 never more than there are emojis. The key of a merged count names the offsets of its records. After a restart the same
 records make the same merged count, byte for byte, and the client recognises the repeat by the key. A client that fails
-for EVICT_AFTER_SECONDS loses its slot.
+for EVICT_AFTER_SECONDS loses its slot; client.py sees to that.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 
 from emostream.operate.supervisor import Supervisor
 from emostream.operate.terminal import OperatingError
-from emostream.process import Heartbeat, StopFlag
+from emostream.process import StopFlag, boot_seconds, heartbeat_path
 from emostream.settings import Settings
 from testkit.ports import free_port_block
 from testkit.scripts import run_python
@@ -58,13 +58,14 @@ def test_status_says_why_a_process_is_not_ready(tmp_path: Path) -> None:
         wait_until("its log", lambda: "no broker at 127.0.0.1:9" in supervisor.log_of("cluster_publisher_1"), 30)
         [pid] = [one.pid for one in supervisor.processes() if one.name == "cluster_publisher_1"]
         os.kill(pid, signal.SIGSTOP)  # so that it writes no heartbeat of its own
-        Heartbeat(settings, "cluster_publisher_1", pid).not_ready("the topic cannot be read")
+        heartbeat = heartbeat_path(settings, "cluster_publisher_1")
+        heartbeat.write_text(f"{pid} {boot_seconds():.3f}\nthe topic cannot be read")
         assert reason() == "the topic cannot be read"
         shown = run_python("-m", "emostream", "status", **bare_environment(DATA_DIR=settings.data_path))
         [line] = [line for line in shown.stdout.splitlines() if line.startswith("cluster_publisher_1 ")]
         assert line.endswith("  the topic cannot be read")
         assert shown.returncode == 1
-        Heartbeat(settings, "cluster_publisher_1", pid).beat()
+        heartbeat.write_text(f"{pid} {boot_seconds():.3f}")
         assert reason() is None
         os.kill(pid, signal.SIGCONT)
     finally:
