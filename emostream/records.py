@@ -103,17 +103,17 @@ class _PlainBatch(msgspec.Struct, gc=False):  # the part of a stream's event tha
 T = TypeVar("T")
 
 
-def parse_request(body: bytes) -> Event:
-    """Return the event in a request body. Raises InvalidRecord."""
-    return _event(_decode(TapRequest, body))
+def parse_request(body: bytes, room: str = "") -> Event:
+    """Return the event in a request body; `room` is its room if it names none. Raises InvalidRecord."""
+    return _event(_decode(TapRequest, body), room)
 
 
-def parse_merged_request(data: bytes) -> Event:
-    """Return one event of a batch, with its `count`. Raises InvalidRecord."""
+def parse_merged_request(data: bytes, room: str = "") -> Event:
+    """Return one event of a batch, with its `count`; `room` is its room if it names none. Raises InvalidRecord."""
     request = _decode(MergedTapRequest, data)
     if not 1 <= request.count <= MAX_MERGED_TAPS:
         raise InvalidRecord(f"count: expected 1 to {MAX_MERGED_TAPS}, got {request.count}")
-    return _event(request, request.count)
+    return _event(request, room, request.count)
 
 
 def split_batch(body: bytes, lines: bool) -> list[bytes]:
@@ -226,11 +226,11 @@ def check_room(name: str) -> None:
         raise InvalidRecord(f"room: expected 1 to 64 characters of A-Z a-z 0-9 . _ ~ -, got {name[:70]!r}")
 
 
-def _event(request: TapRequest, count: int = 1) -> Event:
+def _event(request: TapRequest, room: str, count: int = 1) -> Event:
     _check_text("user_id", request.user_id)
     _check_text("emoji_type", request.emoji_type)
     check_room(request.room)
-    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), request.room, count)
+    return Event(request.user_id, request.emoji_type, _utc(request.timestamp), request.room or room, count)
 
 
 def _check_text(name: str, text: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from msgspec import Meta, inspect
 
 MAX_PORT = 65_535
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+YES_OR_NO = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 
 def _meta(pattern: str, expected: str) -> Meta:
@@ -26,6 +30,7 @@ HostPorts = Annotated[
     ),
 ]
 RateLimit = Annotated[str, _meta("|[1-9][0-9]{0,8}/(second|minute|hour)", "nothing, or for example 10/second")]
+NumberOrNone = Annotated[str, _meta("|[1-9][0-9]{0,8}", "nothing, or a whole number, for example 20")]
 Origins = Annotated[
     str,
     _meta(
@@ -48,6 +53,14 @@ Emojis = Annotated[
         "emojis of at most 64 characters, comma-separated, for example 😊,😂",
     ),
 ]
+# The same as ROOM_NAME in records.py.
+Rooms = Annotated[
+    str,
+    _meta(
+        "|" + _list("[A-Za-z0-9._~-]{1,64}"),
+        "names of rooms, comma-separated, each 1 to 64 of A-Z a-z 0-9 . _ ~ -, for example final,semi-final",
+    ),
+]
 DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
 Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]
@@ -55,6 +68,19 @@ Secret = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a text without control char
 TcpPort = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 PortOrNone = Annotated[int, Meta(ge=0, le=MAX_PORT)]
 BasePort = Annotated[int, Meta(ge=1, le=65_500)]
+
+
+def as_written(value: str, field: Any) -> str:
+    """Return the text of a value as msgspec reads it: a choice in its own case, a number without zeros in front."""
+    kind = inspect.type_info(field)
+    if isinstance(kind, inspect.LiteralType):
+        if kind.values == (0, 1):
+            value = YES_OR_NO.get(value.lower(), value)
+        return {str(choice).lower(): str(choice) for choice in kind.values}.get(value.lower(), value)
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        pattern = WHOLE_NUMBER if isinstance(kind, inspect.IntType) else NUMBER
+        return re.sub("^0+(?=[0-9])", "", value) if pattern.fullmatch(value) else ""
+    return value
 
 
 def expectation(field: Any) -> str:

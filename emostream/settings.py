@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from dotenv import dotenv_values
-from msgspec import Meta, inspect
+from msgspec import Meta
 
 from emostream.setting_types import (
     MAX_PORT,
@@ -25,13 +25,16 @@ from emostream.setting_types import (
     FilePath,
     HostNames,
     HostPorts,
+    NumberOrNone,
     Origins,
     PortOrNone,
     RateLimit,
+    Rooms,
     Secret,
     TcpPort,
     Text,
     TopicName,
+    as_written,
     expectation,
 )
 
@@ -63,9 +66,6 @@ SEED_EMOJIS = ("😊", "😂", "😍", "🔥", "👏")
 REGISTRY_TOPIC = "subscriber-registry"
 # If a name in .env is this similar to the name of a setting, it is a typing error. Other names are another program's.
 NEAR_MISS = 0.8
-WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-YES_OR_NO = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -102,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     max_buffered_events: Annotated[int, Meta(ge=1)]
     max_concurrent_requests: Annotated[int, Meta(ge=1)]
     emojis: Emojis
+    rooms: Rooms
     rate_limit_user: RateLimit
     rate_limit_address: RateLimit
     trusted_proxies: str
@@ -113,6 +114,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     rounding: Literal["ceil", "floor"]
     max_events_per_batch: Annotated[int, Meta(ge=1)]
     max_emojis_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
+    max_rooms_per_batch: Annotated[int, Meta(ge=1, le=100_000)]
+    max_taps_per_user: NumberOrNone
     subscribers: Annotated[int, Meta(ge=1, le=99)]
     subscriber: Annotated[int, Meta(ge=1, le=999)]
     subscriber_base_port: BasePort
@@ -206,7 +209,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
-LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS")
+LISTS = (
+    "KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "ROOMS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS",
+)  # fmt: skip
 SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET", "KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD")
 SECRET_FILES = tuple(f"{name}_FILE" for name in SECRETS)
 NAMES = SETTING_NAMES + SECRET_FILES
@@ -311,24 +316,16 @@ def _value(name: str, text: str | None) -> Any:
     """Return the value of a setting. Spaces around it, and empty parts of a list, do not count. Raises SettingError."""
     if text is None:
         raise SettingError(f"{name} is not set: expected {name}=VALUE; {DEFAULTS_FILE} should hold its default")
-    value, kind = text.strip(" \t"), inspect.type_info(FIELDS[name])
+    value = text.strip(" \t")
     if name in LISTS:
         value = ",".join(part.strip(" \t") for part in value.split(",") if part.strip(" \t"))
     if name == "CORS_ORIGINS":
         # As browsers write an origin: lower case, no slash at the end, no default port.
         parts = (part.rstrip("/") for part in value.lower().split(","))
         value = ",".join(re.sub(r"^(http://.+):80$|^(https://.+):443$", r"\1\2", part) for part in parts)
-    if isinstance(kind, inspect.LiteralType):
-        if kind.values == (0, 1):
-            value = YES_OR_NO.get(value.lower(), value)
-        # In the case that the choice has.
-        value = {str(choice).lower(): str(choice) for choice in kind.values}.get(value.lower(), value)
-    elif isinstance(kind, inspect.IntType | inspect.FloatType):
-        pattern = WHOLE_NUMBER if isinstance(kind, inspect.IntType) else NUMBER
-        value = re.sub("^0+(?=[0-9])", "", value) if pattern.fullmatch(value) else ""
     try:
         value.encode()
-        return msgspec.convert(value, FIELDS[name], strict=False)
+        return msgspec.convert(as_written(value, FIELDS[name]), FIELDS[name], strict=False)
     except (msgspec.ValidationError, UnicodeEncodeError):
         raise _refusal(name, text) from None
 

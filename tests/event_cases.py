@@ -19,14 +19,19 @@ class EventCase:
     value: bytes | None
     emoji: str | None = None  # what Spark counts; None if it is not an event
     taps: int = 1
+    room: str = ""
     refusal: str = ""  # a regex for the app's answer to the same request; "" if the app accepts it
 
 
 def record(
-    emoji: str | None = '"🔥"', user_id: str | None = '"u"', timestamp: str | None = TIME, count: str | None = None
+    emoji: str | None = '"🔥"',
+    user_id: str | None = '"u"',
+    timestamp: str | None = TIME,
+    room: str | None = None,
+    count: str | None = None,
 ) -> bytes:
     """A record with these JSON values, and without those that are None."""
-    fields = {"user_id": user_id, "emoji": emoji, "timestamp": timestamp, "count": count}
+    fields = {"user_id": user_id, "emoji": emoji, "timestamp": timestamp, "room": room, "count": count}
     inner = ", ".join(f'"{key}": {value}' for key, value in fields.items() if value is not None)
     return f"{{{inner}}}".encode()
 
@@ -62,6 +67,17 @@ EVENTS = [
     EventCase("the same key twice", record('"first", "emoji": "second"'), "second"),
     EventCase("one merged tap", record('"merged"', count="1"), "merged"),
     EventCase("as many merged taps as there may be", record('"merged"', count="1000"), "merged", 1000),
+    EventCase("a room", record(room='"final"'), "🔥", room="final"),
+    EventCase("every character of a room", record(room='"A-b_c.d~9"'), "🔥", room="A-b_c.d~9"),
+    EventCase("a room of 64 characters", record(room=f'"{"r" * 64}"'), "🔥", room="r" * 64),
+    EventCase("an escaped room", record(room=r'"\u0066inal"'), "🔥", room="final"),
+    EventCase("an empty room", record(room='""'), "🔥"),
+    EventCase("a room that looks like a number", record(room='"5"'), "🔥", room="5"),
+    EventCase("a room that looks like a boolean", record(room='"true"'), "🔥", room="true"),
+    EventCase("a room like a key", record('"room"', room='"room"'), "room", room="room"),
+    EventCase("merged taps in a room", record('"merged"', room='"final"', count="5"), "merged", 5, "final"),
+    EventCase("a room in front", b'{"room": "final", ' + record()[1:], "🔥", room="final"),
+    EventCase("a room of something else", record()[:-1] + b', "later": {"room": "final"}}', "🔥"),
 ]
 NO_EVENTS = [
     EventCase("no value", None, refusal="expected a JSON object"),
@@ -103,6 +119,17 @@ NO_EVENTS = [
     EventCase("a C1 character", record('"x\x85"'), refusal="no control characters, got U.0085"),
     EventCase("a line separator", record('"x\u2028"'), refusal="no control characters, got U.2028"),
     EventCase("right to left", record('"x\u202e"'), refusal="no control characters, got U.202E"),
+    EventCase("a number as room", record(room="5"), refusal="room: expected str, got int"),
+    EventCase("a boolean as room", record(room="true"), refusal="room: expected str, got bool"),
+    EventCase("an array as room", record(room='["final"]'), refusal="room: expected str, got array"),
+    EventCase("an object as room", record(room='{"a": "b"}'), refusal="room: expected str, got object"),
+    EventCase("a room of 65 characters", record(room=f'"{"r" * 65}"'), refusal="room: expected 1 to 64 characters"),
+    EventCase("a space in a room", record(room='"a b"'), refusal="room: expected 1 to 64 characters"),
+    EventCase("a slash in a room", record(room='"a/b"'), refusal="room: expected 1 to 64 characters"),
+    EventCase("an emoji as room", record(room='"🏟"'), refusal="room: expected 1 to 64 characters"),
+    EventCase("a newline after a room", record(room=r'"final\n"'), refusal="room: expected 1 to 64 characters"),
+    EventCase("a newline in a record", record(room='"final\n"'), refusal="expected a JSON object"),
+    EventCase("two rooms", record(room='"final","room":"a b"'), refusal="room: expected 1 to 64 characters"),
     EventCase("no taps", record(count="0"), refusal="count: expected 1 to 1000, got 0"),
     EventCase("fewer than no taps", record(count="-5"), refusal="count: expected 1 to 1000, got -5"),
     EventCase("too many taps", record(count="1001"), refusal="count: expected 1 to 1000, got 1001"),
@@ -120,7 +147,8 @@ ONLY_SPARK_TAKES = [
     EventCase("a user that is no UTF-8", record(user_id='"@"').replace(b"@", b"\xff"), "🔥", refusal="in UTF-8"),
     EventCase("a time that is none", record(timestamp='"t"'), "🔥", refusal="timestamp: expected ISO 8601"),
     EventCase("null as taps", record('"merged"', count="null"), "merged", refusal="count: expected int, got null"),
-    EventCase("a text as taps", record('"merged"', count='"5"'), "merged", 5, "count: expected int, got str"),
+    EventCase("a text as taps", record('"merged"', count='"5"'), "merged", 5, refusal="count: expected int, got str"),
+    EventCase("null as room", record(room="null"), "🔥", refusal="room: expected str, got null"),
     EventCase("single quotes", record().replace(b'"', b"'"), "🔥", refusal="expected a JSON object"),
     EventCase("half an emoji", record(r'"\ud83d"'), "?", refusal="expected a JSON object"),
     EventCase("an emoji in an object", record('{"emoji":"x"}'), '{"emoji":"x"}', refusal="expected str, got object"),

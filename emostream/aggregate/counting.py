@@ -1,4 +1,4 @@
-"""Records of EMOJI_TOPIC → events → how many of each emoji → the counts that a micro-batch publishes.
+"""Records of EMOJI_TOPIC → events → how many of each emoji in each room → the counts that a micro-batch publishes.
 
 Pure: Spark's native functions, then a function of the rows that they return.
 
@@ -10,13 +10,14 @@ although the app would refuse it: for example, user_id and timestamp only have t
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
-from emostream.records import CONTROL_CHARACTERS, MAX_MERGED_TAPS, MAX_TEXT_BYTES, Count
+from emostream.records import CONTROL_CHARACTERS, MAX_MERGED_TAPS, MAX_TEXT_BYTES, ROOM_NAME, Count
 from emostream.settings import Settings
 
 # An event as our own app writes it: without spaces between its parts, without escapes, without `count`, and its emoji
@@ -24,22 +25,31 @@ from emostream.settings import Settings
 # U+FFFD stands for bytes that are not UTF-8.
 _STRING = r'[^"\\\x00-\x1f\ufffd]*'
 PLAIN_EVENT = (
-    rf'^(?U)\{{"user_id":"{_STRING}","emoji":"((?!\s)[^"\\{CONTROL_CHARACTERS}\ufffd]+)","timestamp":"[0-9T:.+-]+"\}}\z'
+    rf'^(?U)\{{"user_id":"{_STRING}","emoji":"((?!\s)[^"\\{CONTROL_CHARACTERS}\ufffd]+)","timestamp":"[0-9T:.+-]+"'
+    rf'(?:,"room":"{ROOM_NAME}")?\}}\z'
 )
+# Most rows of a micro-batch that reach Python. If there are more, Spark finds the largest of each room.
+MAX_ROWS = 30_000
 
 
-def read_records(records: DataFrame) -> DataFrame:
-    """Kafka source columns (value, partition, offset, timestamp) → emoji, events, partition, offset, accepted_ms.
+def read_records(records: DataFrame, with_users: bool = False) -> DataFrame:
+    """Kafka source columns (value, partition, offset, timestamp) → room, emoji, events, partition, offset, accepted_ms.
 
-    `events` is how many taps the record stands for. A record that is not an event has the `emoji` null and 1 there.
+    `events` is how many taps the record stands for. A record that is not an event has `room` and `emoji` null, and 1
+    there. With `with_users` there is a column `user`, too.
     """
     value = F.col("value").cast("string")
     # from_json ignores whatever follows an object. As an element of an array, such an object makes the array invalid.
-    schema = "array<struct<user_id string, emoji string, timestamp string, count string>>"
+    schema = "array<struct<user_id string, emoji string, timestamp string, room string, count string>>"
     parsed = F.from_json(F.concat(F.lit("["), value, F.lit("]")), schema)
     event = F.get(parsed, F.lit(0))
-    emoji, count = event["emoji"], event["count"]
+    emoji, room, count = event["emoji"], F.coalesce(event["room"], F.lit("")), event["count"]
     taps = count.try_cast("long")
+
+    def was_text(name: str) -> Column:
+        # from_json turns 5, true and {"a":1} into text. What looks like such text must have been a string.
+        return ~event[name].rlike(r"^[-0-9tf\[{]") | value.rlike(rf'"{name}"\s*:\s*"')
+
     valid = (
         (F.size(parsed) == 1)
         & event["user_id"].isNotNull()
@@ -47,44 +57,75 @@ def read_records(records: DataFrame) -> DataFrame:
         & (F.octet_length(emoji) <= MAX_TEXT_BYTES)
         & ~emoji.rlike(r"(?U)^\s*$")
         & ~emoji.rlike(f"[{CONTROL_CHARACTERS}]")
-        # from_json turns 5, true and {"a":1} into text. An emoji that looks like such text must have been a string.
-        & (~emoji.rlike(r"^[-0-9tf\[{]") | value.rlike(r'"emoji"\s*:\s*"'))
+        & was_text("emoji")
+        & ((room == "") | (room.rlike(rf"^{ROOM_NAME}\z") & was_text("room")))
         & (count.isNull() | (count.rlike("^[1-9][0-9]*$") & taps.between(1, MAX_MERGED_TAPS)))
     )
     # In two steps: in one, Spark would run the regex again for every use of `plain`. `when` tries its conditions in
     # order, so that from_json is not run for a plain event.
     plain, is_plain = F.regexp_extract(value, PLAIN_EVENT, 1), F.octet_length("plain").between(1, MAX_TEXT_BYTES)
+    # No text in a plain event has a quote.
+    last_text = F.substring_index(F.substring_index(value, '"', -2), '"', 1)
+    plain_room = F.when(value.contains('","room":"'), last_text).otherwise(F.lit(""))
+    plain_user = F.substring_index(F.substring_index(value, '"', 4), '"', -1)
+    user = [F.when(is_plain, plain_user).when(valid, event["user_id"]).alias("user")] if with_users else []
     return records.select(plain.alias("plain"), "value", "partition", "offset", "timestamp").select(
+        F.when(is_plain, plain_room).when(valid, room).alias("room"),
         F.when(is_plain, F.col("plain")).when(valid, emoji).alias("emoji"),
         F.when(is_plain, F.lit(1)).when(valid & count.isNotNull(), taps).otherwise(F.lit(1)).alias("events"),
+        *user,
         "partition",
         "offset",
         F.unix_millis("timestamp").alias("accepted_ms"),
     )
 
 
-def count_events(events: DataFrame) -> DataFrame:
-    """What read_records returns → one row per emoji: emoji, events, times.
+def count_events(events: DataFrame, max_taps_per_user: int = 0) -> DataFrame:
+    """What read_records returns → one row per room and emoji: room, emoji, events, capped, times.
 
-    The row whose `emoji` is null counts the records that are not events.
+    The row whose `emoji` is null counts the records that are not events. With `max_taps_per_user`, each user adds at
+    most that many events to a row; the others are in `capped`.
     """
-    return events.groupBy("emoji").agg(*_measures())
+    if not max_taps_per_user:
+        return events.groupBy("room", "emoji").agg(*_measures())
+    by_user = events.groupBy("room", "user", "emoji").agg(*_measures())
+    return by_user.groupBy("room", "emoji").agg(*_capped_measures(max_taps_per_user))
 
 
-def largest(counted: DataFrame, emojis: int) -> DataFrame:
-    """What count_events returns → its row without an emoji, and the rows with most events.
+def first_rows(counted: DataFrame, rows: int = MAX_ROWS) -> DataFrame:
+    """What count_events returns → its rows, but of more than `rows` only one more, so that the caller sees it."""
+    return counted.orderBy(F.desc("events")).limit(rows + 1)
 
-    Of the latter there is one more than `emojis`, so that the caller can see whether there are more.
+
+def largest_of_each_room(counted: DataFrame, rooms: int, emojis: int, rows: int = MAX_ROWS) -> DataFrame:
+    """What count_events returns → its row without an emoji, and the largest rows of each of the largest rooms.
+
+    Of more than `rows`, it keeps the largest emoji of every room, then the second of every room, and so on.
     """
-    return counted.orderBy(*_order()).limit(emojis + 2)
+    room, is_event = Window.partitionBy("room"), F.col("emoji").isNotNull()
+    rooms_by_size = Window.partitionBy(is_event).orderBy(F.desc("room_events"), "room")
+    return (
+        counted.withColumns(
+            {
+                "room_events": F.sum("events").over(room),
+                "rank": F.row_number().over(room.orderBy(F.desc("events"), "emoji")),
+            }
+        )
+        .where(F.col("rank") <= emojis)
+        .withColumn("room_rank", F.dense_rank().over(rooms_by_size))
+        .where(F.col("room_rank") <= rooms)
+        .orderBy(is_event, "rank", "room_rank")
+        .limit(rows + 1)
+    )
 
 
 def totals(counted: DataFrame) -> DataFrame:
-    """What count_events returns → one row: the number of emojis, and of their events."""
+    """What count_events returns → one row: the number of rooms, of emojis in them, and of their events."""
+    events = F.when(F.col("emoji").isNotNull(), F.col("events"))
     return counted.agg(
-        F.count("emoji").alias("emojis"),
-        F.sum(F.when(F.col("emoji").isNotNull(), F.col("events"))).alias("events"),
-    )
+        F.countDistinct("room").alias("rooms"), F.count("emoji").alias("emojis"), F.sum(events).alias("events"),
+        F.sum("capped").alias("capped"),
+    )  # fmt: skip
 
 
 def first_bad_offsets(events: DataFrame) -> DataFrame:
@@ -98,43 +139,60 @@ def _measures() -> tuple[Column, ...]:
         F.sum("events").alias("events"),
         F.min("accepted_ms").alias("first_accepted_ms"),
         F.max("accepted_ms").alias("last_accepted_ms"),
+        F.lit(0).alias("capped"),
     )
 
 
 @functools.cache
-def _order() -> tuple[Column, ...]:
-    return F.col("emoji").isNotNull(), F.desc("events"), F.asc("emoji")
+def _capped_measures(max_taps_per_user: int) -> tuple[Column, ...]:
+    events = F.col("events")
+    counted = F.when(F.col("emoji").isNotNull(), F.least(events, F.lit(max_taps_per_user))).otherwise(events)
+    return (
+        F.sum(counted).alias("events"),
+        F.min("first_accepted_ms").alias("first_accepted_ms"),
+        F.max("last_accepted_ms").alias("last_accepted_ms"),
+        F.sum(events - counted).alias("capped"),
+    )
 
 
 @dataclass(frozen=True)
 class CountedBatch:
     """What one micro-batch publishes, and what it skipped.
 
-    `cut_emojis` and `cut_events` are what MAX_EMOJIS_PER_BATCH kept from being published.
+    `cut_rooms`, `cut_emojis` and `cut_events` are what MAX_ROOMS_PER_BATCH and MAX_EMOJIS_PER_BATCH kept from being
+    published; `capped_events` what MAX_TAPS_PER_USER kept from being counted.
     """
 
     counts: list[Count]
     bad_records: int = 0
+    cut_rooms: int = 0
     cut_emojis: int = 0
     cut_events: int = 0
+    capped_events: int = 0
 
     @property
     def events(self) -> int:
         """How many events the published counts stand for."""
         return sum(count.events or 0 for count in self.counts)
 
+    @property
+    def rooms(self) -> int:
+        """How many rooms the published counts are of."""
+        return len({count.room for count in self.counts})
+
 
 def summarize(
     rows: Iterable[Row], total: Row | None, batch_id: int, batched_ms: int, settings: Settings
 ) -> CountedBatch:
-    """Rows of `largest` → a CountedBatch. Its counts are ordered by emoji; times are Unix milliseconds.
+    """Rows of `first_rows`, or of `largest_of_each_room` with the row of `totals` → a CountedBatch.
 
-    `total` is the row of `totals` if there are more rows than `largest` returned, otherwise None.
+    Its counts are ordered by room and emoji. Times are Unix milliseconds.
     """
     rows = list(rows)
     bad = next((row for row in rows if row["emoji"] is None), None)
-    found = sorted((row for row in rows if row["emoji"] is not None), key=lambda row: (-row["events"], row["emoji"]))
-    kept = sorted(found[: settings.max_emojis_per_batch], key=lambda row: row["emoji"])
+    found = [row for row in rows if row["emoji"] is not None]
+    kept = found if total else _within_limits(found, settings)
+    batch_emojis = Counter(row["room"] for row in kept)
     return CountedBatch(
         counts=[
             Count(
@@ -142,21 +200,34 @@ def summarize(
                 count=emoji_count(row["events"], settings.events_per_emoji, settings.rounding),
                 events=row["events"],
                 batch_id=batch_id,
-                batch_emojis=len(kept),
+                batch_emojis=batch_emojis[row["room"]],
                 first_accepted_ms=row["first_accepted_ms"],
                 last_accepted_ms=row["last_accepted_ms"],
                 batched_ms=batched_ms,
+                room=row["room"],
             )
-            for row in kept
+            for row in sorted(kept, key=lambda row: (row["room"], row["emoji"]))
         ],
         bad_records=bad["events"] if bad else 0,
+        cut_rooms=(total["rooms"] if total else len({row["room"] for row in found})) - len(batch_emojis),
         cut_emojis=(total["emojis"] if total else len(found)) - len(kept),
-        cut_events=(total["events"] if total else _events(found)) - _events(kept),
+        cut_events=(total["events"] if total else _sum(found, "events")) - _sum(kept, "events"),
+        capped_events=total["capped"] if total else _sum(found, "capped"),
     )
 
 
-def _events(rows: Iterable[Row]) -> int:
-    return sum(row["events"] for row in rows)
+def _within_limits(found: list[Row], settings: Settings) -> list[Row]:
+    """The emojis with most events in each of the rooms with most events."""
+    by_room: dict[str, list[Row]] = {}
+    for row in sorted(found, key=lambda row: (-row["events"], row["emoji"])):
+        by_room.setdefault(row["room"], []).append(row)
+    rooms = sorted(by_room, key=lambda room: (-_sum(by_room[room], "events"), room))
+    kept = (by_room[room][: settings.max_emojis_per_batch] for room in rooms[: settings.max_rooms_per_batch])
+    return [row for rows in kept for row in rows]
+
+
+def _sum(rows: Iterable[Row], name: str) -> int:
+    return sum(row[name] for row in rows)
 
 
 def emoji_count(events: int, events_per_emoji: int, rounding: str) -> int:

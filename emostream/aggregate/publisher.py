@@ -1,4 +1,4 @@
-"""A micro-batch of events → one Kafka transaction on MAIN_TOPIC: one record per emoji, and the offsets read so far.
+"""A micro-batch of events → one Kafka transaction on MAIN_TOPIC: a record per room and emoji, and the offsets so far.
 
 The offsets, in the consumer group GROUP, are the only memory. A start goes on where the last committed transaction
 ended. So a process that dies at any moment leaves nothing half done, and its Spark checkpoint can be thrown away.
@@ -17,7 +17,16 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from pyspark.sql import DataFrame
 
-from emostream.aggregate.counting import CountedBatch, count_events, first_bad_offsets, largest, summarize, totals
+from emostream.aggregate.counting import (
+    MAX_ROWS,
+    CountedBatch,
+    count_events,
+    first_bad_offsets,
+    first_rows,
+    largest_of_each_room,
+    summarize,
+    totals,
+)
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.aggregate.spark import planned_offsets
 from emostream.broker import (
@@ -29,7 +38,7 @@ from emostream.broker import (
 )
 from emostream.consumers import partitions, topic_id, where_to_go_on
 from emostream.process import Log, StepTimeout, within
-from emostream.records import encode
+from emostream.records import encode, record_key
 from emostream.settings import Settings
 
 GROUP = "main-publisher"  # the transactional id, and the consumer group that the offsets are committed to
@@ -106,18 +115,20 @@ class BatchPublisher:
 
         Spark numbers batches from its checkpoint, which is thrown away; ours go on after the last committed one.
         """
-        started = time.monotonic()
-        by_emoji = count_events(events)
-        rows = largest(by_emoji, self._settings.max_emojis_per_batch).collect()
+        started, settings = time.monotonic(), self._settings
+        by_emoji = count_events(events, int(settings.max_taps_per_user or 0))
+        rows, total = first_rows(by_emoji).collect(), None
         if not rows:
             return
-        more = sum(row["emoji"] is not None for row in rows) > self._settings.max_emojis_per_batch
-        # This reads the batch a second time. Only a flood of different emojis costs that.
-        total = totals(by_emoji).collect()[0] if more else None
+        if len(rows) > MAX_ROWS:
+            # These read the batch twice more. Only a flood of different names costs that.
+            total = totals(by_emoji).collect()[0]
+            limits = settings.max_rooms_per_batch, settings.max_emojis_per_batch
+            rows = largest_of_each_room(by_emoji, *limits).collect()
         counted = time.monotonic()
         batch_id = self._next_batch_id
-        batch = summarize(rows, total, batch_id, round(time.time() * 1000), self._settings)
-        next_offsets = planned_offsets(self._settings, spark_batch_id)
+        batch = summarize(rows, total, batch_id, round(time.time() * 1000), settings)
+        next_offsets = planned_offsets(settings, spark_batch_id)
         try:
             self._commit_in_time(batch_id, batch, next_offsets)
         except (KafkaError, StepTimeout) as error:
@@ -127,7 +138,7 @@ class BatchPublisher:
             # Try once more here, because a new query takes seconds to start. A second failure starts one.
             self._log.warning("the transaction failed; trying again", batch_id=batch_id, reason=error)
             self.close()
-            self._producer = transactional_producer(self._settings, GROUP)
+            self._producer = transactional_producer(settings, GROUP)
             # If the next batch is another one, the transaction was committed and only the answer was lost.
             if self.start().next_batch_id == batch_id:
                 self._commit_in_time(batch_id, batch, next_offsets)
@@ -137,7 +148,7 @@ class BatchPublisher:
             # This reads the batch a second time, too.
             offsets = {row["partition"]: row["offset"] for row in first_bad_offsets(events).collect()}
             self._log.warning(
-                "skipped records that are not events", topic=self._settings.emoji_topic, records=batch.bad_records,
+                "skipped records that are not events", topic=settings.emoji_topic, records=batch.bad_records,
                 first_offset_of_each_partition=json.dumps(offsets, sort_keys=True),
             )  # fmt: skip
         self._report(batch_id, batch, started, counted, committed)
@@ -158,9 +169,10 @@ class BatchPublisher:
     ) -> None:
         settings = self._settings
         producer.begin_transaction()
-        # The key is the emoji, so that the counts of one emoji stay in order on every topic after this one.
+        # By their key the counts of one emoji in one room stay in order on every topic after this one.
         sent = [
-            producer.send(settings.main_topic, key=count.emoji.encode(), value=encode(count)) for count in batch.counts
+            producer.send(settings.main_topic, key=record_key(count.emoji, count.room), value=encode(count))
+            for count in batch.counts
         ]
         metadata = f"{batch_id} {self._topic_id}"
         offsets = {
@@ -173,9 +185,11 @@ class BatchPublisher:
     def _report(self, batch_id: int, batch: CountedBatch, started: float, counted: float, committed: float) -> None:
         """Add a published batch to the metrics and the log."""
         self._query_metrics.emojis = len(batch.counts) + batch.cut_emojis
+        self._query_metrics.rooms = batch.rooms + batch.cut_rooms
         for name, number in {
             "batches": 1, "transactions": 1, "counts": len(batch.counts), "events": batch.events,
-            "bad_records": batch.bad_records, "cut_emojis": batch.cut_emojis, "cut_events": batch.cut_events,
+            "bad_records": batch.bad_records, "cut_rooms": batch.cut_rooms, "cut_emojis": batch.cut_emojis,
+            "cut_events": batch.cut_events, "capped": batch.capped_events,
         }.items():  # fmt: skip
             self._metrics.add(name, number)
         for name, seconds in {
@@ -184,8 +198,13 @@ class BatchPublisher:
             self._metrics.histograms[name].observe(seconds)
         if batch.cut_emojis:
             self._log.warning(
-                "more emojis than MAX_EMOJIS_PER_BATCH; the rarest were not published",
-                batch_id=batch_id, emojis=batch.cut_emojis, events=batch.cut_events,
+                "more emojis than MAX_EMOJIS_PER_BATCH or rooms than MAX_ROOMS_PER_BATCH; the rarest are not published",
+                batch_id=batch_id, rooms=batch.cut_rooms, emojis=batch.cut_emojis, events=batch.cut_events,
+            )  # fmt: skip
+        if batch.capped_events:
+            self._log.warning(
+                "some users sent more than MAX_TAPS_PER_USER; these taps were not counted",
+                batch_id=batch_id, taps=batch.capped_events,
             )  # fmt: skip
         self._log.info(
             "batch", batch_id=batch_id, events=batch.events, emojis=len(batch.counts),

@@ -22,7 +22,8 @@ class QueryMetrics:
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.metrics = Metrics(log, AGGREGATE)
-        self.emojis: int | None = None  # in the last batch
+        self.rooms: int | None = None  # in the last batch
+        self.emojis: int | None = None  # in all of these
         self.next_offsets: Mapping[int, int] = {}  # up to where the query has read, by partition of EMOJI_TOPIC
         self.made_anew = False  # EMOJI_TOPIC is not the one that the query reads
         self.lag: int | None = None  # how many records are still to be read; None if the broker does not answer
@@ -34,6 +35,7 @@ class QueryMetrics:
         self._steps: dict[str, float] = {}
         self.metrics.read(
             lag=lambda: self.lag,
+            rooms=lambda: self.rooms,
             emojis=lambda: self.emojis,
             spark_input=lambda: self._input,
             spark_processed=lambda: self._processed,

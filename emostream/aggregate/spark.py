@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from emostream.aggregate.counting import count_events, largest, read_records
+from emostream.aggregate.counting import count_events, first_rows, read_records
 from emostream.kafka_security import java_options, private_key
 from emostream.process import fresh_directory
 from emostream.settings import Settings
@@ -87,7 +87,7 @@ def warm_up(session: SparkSession) -> None:
             F.lit(event).alias("value"), F.lit(0).alias("partition"),
             F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
         )  # fmt: skip
-        largest(count_events(read_records(records)), WARM_UP_EVENTS).collect()
+        first_rows(count_events(read_records(records))).collect()
 
 
 def new_checkpoint(settings: Settings) -> Path:
@@ -154,4 +154,4 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
         .load()
     )
     # Here and not in each batch: the expressions of the stream, with all their calls into the JVM, are made once.
-    return read_records(records)
+    return read_records(records, with_users=bool(settings.max_taps_per_user))

@@ -6,22 +6,24 @@ These calls are answered in a few µs. Flask's dispatch alone costs more than th
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from werkzeug.http import parse_options_header
 
 from emostream.http.cors import Cors
-from emostream.http.messages import BUSY, FAILED, IS_LIVE, IS_READY, JSON, Answer, Request, path_of, too_large
+from emostream.http.messages import BUSY, FAILED, IS_LIVE, IS_READY, JSON, Answer, Request, path_of, refusal, too_large
 from emostream.http.wsgi import ThreadedApp
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission
 from emostream.ingest.producer import BoundedProducer
 from emostream.ingest.taps import ACCEPTED, TapHandler
 from emostream.metrics.counters import Metrics
-from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from emostream.records import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES, InvalidRecord, check_room
 from emostream.settings import Settings
 
 NDJSON = "application/x-ndjson"
@@ -30,6 +32,7 @@ BATCH = b"/send-emojis"
 # Path → the limit for the body in bytes, and the media types that the body may have.
 POSTS = {b"/send-emoji": (MAX_BODY_BYTES, (JSON,)), BATCH: (MAX_BATCH_BODY_BYTES, (JSON, NDJSON))}
 HEALTHY = {b"/livez": IS_LIVE, b"/readyz": IS_READY}
+_room_in_query = re.compile(rb"(?:^|&)room=([^&]*)")
 MAY_SEND = "Authorization, Content-Type, X-API-Key"  # the headers that any page may send
 
 
@@ -99,11 +102,15 @@ class IngestApi:
             return self.refusal(request, too_large(max_body_bytes))
         if busy and self.taps.waits:
             return self.refusal(request, BUSY)
+        try:
+            room = _room_of(request.target) if b"?" in request.target else ""
+        except InvalidRecord as error:
+            return self.refusal(request, refusal(400, str(error)))
         address = self._admission.address(request) if self._admission.limited else ""
         if path == BATCH:
-            answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, address)
+            answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, room, address)
         else:
-            answer, acknowledged = self.taps.one(request.body, address)
+            answer, acknowledged = self.taps.one(request.body, room, address)
         if acknowledged is not None:
             return self._when_acknowledged(request, answer, acknowledged)
         if answer is ACCEPTED and self._accepted_by_all:
@@ -125,6 +132,16 @@ class IngestApi:
             self.counters.add("not_acknowledged")
             answer = refusals.NOT_ACKNOWLEDGED
         return self.cors.headed(answer, request)
+
+
+def _room_of(target: bytes) -> str:
+    """The room in a target's query; "" if there is none. Raises InvalidRecord."""
+    rooms = _room_in_query.findall(target.partition(b"?")[2])
+    if len(rooms) > 1:
+        raise InvalidRecord(f"room: expected one in the query, got {len(rooms)}")
+    room = unquote_to_bytes(rooms[0]).decode("utf-8", "replace") if rooms else ""
+    check_room(room)
+    return room
 
 
 @lru_cache(maxsize=256)  # there are only a few spellings

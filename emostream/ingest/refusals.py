@@ -6,12 +6,13 @@ with HTTP itself (emostream/http/).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from emostream.http.messages import Answer, json_answer, refusal, retry
 
 # With ACK=broker a sender waits for the broker for this long at most.
 ACK_SECONDS = 10.0
+SHOWN_ROOMS = 20  # a batch may have 1,000 refusals
 
 NO_API_KEY = refusal(
     401, "expected the API key as Authorization: Bearer KEY or X-API-Key: KEY, got another or none",
@@ -41,6 +42,13 @@ def buffer_full(reason: object) -> Answer:
 def emoji_not_allowed(allowed: Sequence[str], emoji: str) -> str:
     """The tap's emoji is not in EMOJIS."""
     return f"emoji_type: expected one of {' '.join(allowed)}, got {emoji}"
+
+
+def room_not_open(rooms: Iterable[str], room: str) -> Answer:
+    """The tap's room is not in ROOMS."""
+    first, more = list(rooms)[:SHOWN_ROOMS], len(list(rooms)) - SHOWN_ROOMS
+    and_more = f" and {more} more" if more > 0 else ""
+    return refusal(404, f"room: expected none, or one of {' '.join(first)}{and_more}, got {room}")
 
 
 def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:

@@ -21,6 +21,10 @@ ACCEPTED = json_answer(200, {"status": "success", "message": "Emoji sent to Kafk
 Outcome = tuple[Answer, "Future[None] | None"]
 
 
+class RoomNotOpen(Exception):
+    """The room with this name is not in ROOMS."""
+
+
 class TapHandler:
     """Gives taps to the producer, if they are valid and admitted."""
 
@@ -30,6 +34,7 @@ class TapHandler:
         self._admission = admission
         self._counters = counters
         self._allowed = settings.allowed_emojis
+        self._rooms = dict.fromkeys(filter(None, settings.rooms.split(",")))
         self._spellings = {normalised(emoji): emoji for emoji in settings.allowed_emojis}
 
     def received(self) -> int:
@@ -37,24 +42,27 @@ class TapHandler:
         counts = self._counters.snapshot()
         return sum(counts.get(fate, 0) for fate in ("accepted", *(f"refused_{reason}" for reason in REASONS)))
 
-    def one(self, body: bytes, address: str) -> Outcome:
-        """Take one tap."""
+    def one(self, body: bytes, room: str, address: str) -> Outcome:
+        """Take one tap. `room` is its room if it names none."""
         receipt = Receipt() if self.waits else None
-        taken = self._take(body, parse_request, address, receipt)
+        taken = self._take(body, parse_request, room, address, receipt)
         if not isinstance(taken, int):
             return taken, None
         self._counters.add("accepted", taken)
         return ACCEPTED, receipt.closed() if receipt else None
 
-    def batch(self, body: bytes, lines: bool, address: str) -> Outcome:
-        """Take the good events of a batch, and list the others. `lines`: the batch has one event a line."""
+    def batch(self, body: bytes, lines: bool, room: str, address: str) -> Outcome:
+        """Take the good events of a batch, and list the others. `lines`: the batch has one event a line.
+
+        `room` is the room of those that name none.
+        """
         try:
             parts = split_batch(body, lines)
         except InvalidRecord as error:
             self._counters.add("refused_invalid")
             return refusal(400, str(error)), None
         receipt = Receipt() if self.waits else None
-        taken = [self._take(part, parse_merged_request, address, receipt) for part in parts]
+        taken = [self._take(part, parse_merged_request, room, address, receipt) for part in parts]
         refused = [(index, answer) for index, answer in enumerate(taken) if isinstance(answer, Answer)]
         accepted = len(parts) - len(refused)
         if not accepted:
@@ -64,11 +72,13 @@ class TapHandler:
         return json_answer(200, shown), receipt.closed() if receipt else None
 
     def _take(
-        self, data: bytes, parse: Callable[[bytes], Event], address: str, receipt: Receipt | None
+        self, data: bytes, parse: Callable[[bytes, str], Event], room: str, address: str, receipt: Receipt | None
     ) -> int | Answer:
         """Give one event to the producer. Return how many taps it stands for, or a refusal."""
         try:
-            event = parse(data)
+            event = parse(data, room)
+            if self._rooms and event.room and event.room not in self._rooms:
+                raise RoomNotOpen(event.room)
             if self._spellings:
                 event = self._spelled(event)
             if self._admission.limited:
@@ -77,6 +87,8 @@ class TapHandler:
             return event.count
         except InvalidRecord as error:
             reason, answer = "invalid", refusal(400, str(error))
+        except RoomNotOpen as error:
+            reason, answer = "invalid", refusals.room_not_open(self._rooms, str(error))
         except NotAdmitted as error:
             reason, answer = "rate", error.answer
         except BufferFull as error:

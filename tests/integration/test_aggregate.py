@@ -95,12 +95,23 @@ class TestARunningPublisher:
         ]  # fmt: skip
 
     def test_bad_records_are_not_counted_and_the_good_beside_them_are(self, broker: Broker, publisher: Script) -> None:
-        found = {count["emoji"]: count["events"] for count in broker.counts("main-pub-topic") if count["batch_id"] == 0}
-        expected = Counter(SIZES)
+        first_batch = [count for count in broker.counts("main-pub-topic") if count["batch_id"] == 0]
+        expected = Counter({("", emoji): events for emoji, events in SIZES.items()})
         for case in EVENT_CASES:
             if case.emoji:
-                expected[case.emoji] += 2 * case.taps
-        assert found == expected
+                expected[case.room, case.emoji] += 2 * case.taps
+        assert {(count.get("room", ""), count["emoji"]): count["events"] for count in first_batch} == expected
+        emojis = Counter(room for room, _ in expected)
+        assert {(count.get("room", ""), count["batch_emojis"]) for count in first_batch} == set(emojis.items())
+
+    def test_the_key_of_a_record_names_its_room(self, broker: Broker, publisher: Script) -> None:
+        keys = {
+            (record.key.decode(), count.get("room"), count["emoji"])
+            for record in broker.read("main-pub-topic")
+            if (count := json.loads(record.value))
+        }
+        assert {("final/🔥", "final", "🔥"), ("🔥", None, "🔥")} <= keys
+        assert all(key == (f"{room}/{emoji}" if room else emoji) for key, room, emoji in keys)
 
     def test_bad_records_are_logged_with_their_number_topic_partition_and_first_offset(
         self, broker: Broker, publisher: Script
@@ -138,7 +149,7 @@ class TestARunningPublisher:
         flood = [event(f"flood {number:03}") for number in range(150) for _ in range(2 if number >= 60 else 1)]
         broker.produce_at_once("emoji-topic", [*flood, b"no event"])
         wait_until("the flood is cut", lambda: "more emojis than MAX_EMOJIS_PER_BATCH" in publisher.log)
-        assert "emojis=50 events=50" in publisher.log
+        assert "rooms=0 emojis=50 events=50" in publisher.log
         found = [count for count in broker.counts("main-pub-topic") if count["emoji"].startswith("flood")]
         assert sorted(count["emoji"] for count in found if count["events"] == 2) == [
             f"flood {number:03}" for number in range(60, 150)

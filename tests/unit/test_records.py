@@ -74,7 +74,7 @@ def test_the_app_takes_the_events_of_the_table_and_refuses_the_rest(case: EventC
                 parse_merged_request(request_of(value))
         else:
             event = parse_merged_request(request_of(value))
-            assert (event.emoji, event.count) == (case.emoji, case.taps)
+            assert (event.room, event.emoji, event.count) == (case.room, case.emoji, case.taps)
 
 
 @given(valid_text, valid_text)

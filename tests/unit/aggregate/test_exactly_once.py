@@ -39,7 +39,8 @@ def live(kafka: Kafka, batch_sizes: list[int], crash: str) -> None:
         planned = {tp: min(position.get(tp, 0) + size, len(events)) for tp, events in kafka.log.items()}
         read = Counter(emoji for tp, end in planned.items() for emoji in kafka.log[tp][position.get(tp, 0) : end])
         rows = [
-            Row(emoji=emoji, events=events, first_accepted_ms=0, last_accepted_ms=0) for emoji, events in read.items()
+            Row(room="", emoji=emoji, events=events, capped=0, first_accepted_ms=0, last_accepted_ms=0)
+            for emoji, events in read.items()
         ]
         batch = summarize(rows, None, number, 0, SETTINGS)
         if crashes and crash != "after the commit":

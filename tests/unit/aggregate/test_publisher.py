@@ -16,7 +16,7 @@ from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.process import Log
 from testkit.settings import settings_with
 
-ONE_EVENT = Row(emoji="😊", events=1, first_accepted_ms=1, last_accepted_ms=1)
+ONE_EVENT = Row(room="", emoji="😊", events=1, capped=0, first_accepted_ms=1, last_accepted_ms=1)
 
 
 class FakeProducer:
@@ -62,8 +62,8 @@ def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
     monkeypatch.setattr(aggregate, "TRANSACTION_SECONDS", 0.1)
     monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: next(producers))
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
-    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
-    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    monkeypatch.setattr(aggregate, "count_events", lambda records, _: records)
+    monkeypatch.setattr(aggregate, "first_rows", lambda records: records)
     monkeypatch.setattr(aggregate, "planned_offsets", lambda *_: {0: 1})
     batch: Any = SimpleNamespace(collect=lambda: [ONE_EVENT])
     publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
@@ -79,8 +79,8 @@ def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
 def test_a_transaction_that_fails_twice_ends_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
     monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
-    monkeypatch.setattr(aggregate, "count_events", lambda records: records)
-    monkeypatch.setattr(aggregate, "largest", lambda records, _: records)
+    monkeypatch.setattr(aggregate, "count_events", lambda records, _: records)
+    monkeypatch.setattr(aggregate, "first_rows", lambda records: records)
     monkeypatch.setattr(aggregate, "planned_offsets", lambda *_: {0: 1})
     publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()

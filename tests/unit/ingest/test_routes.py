@@ -266,6 +266,54 @@ def test_with_an_allow_list_other_emojis_are_refused_and_listed_ones_get_its_spe
     assert [json.loads(value)["emoji"] for value in ingest.producer.sent] == ["❤️", "❤️", "👍"]
 
 
+def in_room(room: object) -> bytes:
+    return json.dumps(json.loads(TAP) | {"room": room}).encode()
+
+
+def rooms_sent(ingest: Ingest) -> list[str | None]:
+    return [json.loads(value).get("room") for value in ingest.producer.sent]
+
+
+def test_a_tap_stays_in_its_room_and_the_query_names_the_room_of_those_without_one() -> None:
+    ingest = Ingest()
+    for asked in ({"data": in_room("final")}, {"path": "/send-emoji?x=%20&room=sem%69"}, {"path": "/send-emoji?room="}):
+        assert ingest.ask(**asked).status_code == 200
+    asked = batch(TAP, in_room("final"), in_room("")) | {"path": "/send-emojis?room=semi"}
+    assert ingest.ask(**asked).status_code == 200
+    assert rooms_sent(ingest) == ["final", "semi", None, "semi", "final", "semi"]
+
+
+@pytest.mark.parametrize("query", ["room=a%20b", "room=a+b", "room=%ff", "room=a&room=b", f"room={'r' * 65}", "room=🏟"])
+@pytest.mark.parametrize("asked", [{}, batch(TAP)], ids=["one", "batch"])
+def test_a_wrong_room_in_a_query_is_a_400_that_says_what_was_expected(asked: dict[str, Any], query: str) -> None:
+    ingest = Ingest()
+    answer = ingest.ask(**asked | {"path": f"{asked.get('path', '/send-emoji')}?{query}"})
+    assert answer.json is not None
+    assert (answer.status_code, answer.json["error"][:14]) == (400, "room: expected")
+    assert (ingest.producer.sent, ingest.counters.snapshot()) == ([], {"refused_http": 1})
+
+
+def test_a_tap_for_a_room_that_is_not_open_is_a_404_that_lists_those_that_are() -> None:
+    ingest = Ingest(ROOMS="final, semi")
+    for room, status in {"final": 200, "": 200, "semi": 200, "fina": 404, "a b": 400}.items():
+        assert ingest.ask(data=in_room(room)).status_code == status
+    answer = ingest.ask(path="/send-emoji?room=other")
+    closed = "room: expected none, or one of final semi, got other"
+    assert (answer.status_code, answer.json) == (404, {"error": closed})
+
+    answer = ingest.ask(**batch(in_room("final"), in_room("other")))
+    assert answer.json == {"status": "success", "accepted": 1, "rejected": [{"index": 1, "error": closed}]}
+    assert ingest.ask(**batch(in_room("other"), b"{}")).status_code == 404
+    assert rooms_sent(ingest) == ["final", None, "semi", "final"]
+    assert ingest.counters.snapshot() == {"accepted": 4, "refused_invalid": 6}
+
+
+def test_of_many_open_rooms_the_refusal_names_only_the_first() -> None:
+    names = [f"room{number:02}" for number in range(25)]
+    answer = Ingest(ROOMS=",".join(names)).ask(data=in_room("other"))
+    assert answer.json == {"error": f"room: expected none, or one of {' '.join(names[:20])} and 5 more, got other"}
+
+
 @pytest.mark.parametrize("header", [{"Authorization": "Bearer s3cret"}, {"X-API-Key": "s3cret"}])
 def test_a_request_with_the_api_key_is_accepted(header: dict[str, str]) -> None:
     assert Ingest(API_KEY="s3cret").ask(headers=header).status_code == 200
