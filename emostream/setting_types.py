@@ -61,6 +61,7 @@ Rooms = Annotated[
         "names of rooms, comma-separated, each 1 to 64 of A-Z a-z 0-9 . _ ~ -, for example final,semi-final",
     ),
 ]
+RoomName = Annotated[str, _meta("|[A-Za-z0-9._~-]{1,64}", "nothing, or 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")]
 DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
 Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]

@@ -30,6 +30,7 @@ from emostream.setting_types import (
     PortOrNone,
     RateLimit,
     Rooms,
+    RoomName,
     Secret,
     TcpPort,
     Text,
@@ -130,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     verify_clients: Literal[0, 1]
     push_secret: str
     port: TcpPort
+    room: RoomName
     metrics_base_port: BasePort
     log_format: Literal["text", "json"]
     data_dir: DirectoryPath

@@ -40,7 +40,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM. Return the exit status."""
     stop = stop_on_signals()
     app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
-    sender = TapSender(app_url, f"client-{settings.port}", options.events, options.interval, stop)
+    user_id = f"client-{settings.port}"
+    sender = TapSender(app_url, user_id, options.events, options.interval, stop, settings.room)
     if options.send_only:
         sender.run()
         return 1 if sender.failed else 0

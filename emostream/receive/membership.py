@@ -26,6 +26,7 @@ class Membership(Subscription):
     def __init__(self, settings: Settings, app_url: str, stop: StopFlag) -> None:
         super().__init__(settings, app_url, stop)
         self._client_url = f"http://{settings.client_host}:{settings.port}/"
+        self.room = settings.room
         self._subscriber_url: str | None = None
         self.subscriber_name: str | None = None  # in the header of its pushes; None while it is unknown
 
@@ -72,6 +73,8 @@ class Membership(Subscription):
         """Whether the subscriber did what the client asked for."""
         try:
             body = {"client_url": self._client_url}
+            if self.room and call == "register":
+                body["room"] = self.room
             answer = self._session.post(f"{subscriber_url}/{call}", json=body, timeout=CLIENT_TIMEOUT_SECONDS)
         except requests.RequestException:
             return False

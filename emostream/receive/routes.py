@@ -14,7 +14,7 @@ from emostream.records import MAX_BODY_BYTES, InvalidRecord, encode, parse_chall
 def create_app(screen: Screen, membership: Membership) -> Flask:
     """POST / takes one record: 204, also for a repeat; 400 if it is no count. A challenge is sent back.
 
-    A subscriber that this client has left gets 410, so that it stops.
+    A subscriber that this client has left, or that pushes another room's counts, gets 410, so that it stops.
     """
     app = Flask("emostream.receive.client")
     app.url_map.merge_slashes = False  # a path with two slashes is a different path: do not redirect it
@@ -34,6 +34,8 @@ def create_app(screen: Screen, membership: Membership) -> Flask:
             counted = parse_count(body)
         except InvalidRecord as error:
             return _refuse(400, str(error))
+        if counted.room != membership.room:  # of a registration that an earlier client on this port has left behind
+            return _refuse(410, f"room: expected {membership.room!r}, got {counted.room!r}")
         key = request.headers.get("Idempotency-Key")
         # The body belongs to the key: after a topic is replaced, the same keys come again with other records.
         screen.show(None if key is None else f"{key}\0{body.decode()}", counted.emoji, counted.count)

@@ -16,9 +16,11 @@ from emostream.settings import SEED_EMOJIS
 class TapSender:
     """Sends `events` random emojis, one every `interval_seconds`, and counts how many the app accepted."""
 
-    def __init__(self, app_url: str, user_id: str, events: int, interval_seconds: float, stop: StopFlag) -> None:
+    def __init__(
+        self, app_url: str, user_id: str, events: int, interval_seconds: float, stop: StopFlag, room: str = ""
+    ) -> None:
         self._url = f"{app_url}/send-emoji"
-        self._user_id = user_id
+        self._tap = {"user_id": user_id} | ({"room": room} if room else {})
         self._events = events
         self._interval_seconds = interval_seconds
         self._stop = stop
@@ -32,7 +34,7 @@ class TapSender:
             if self._stop.requested:
                 break
             now = datetime.now(timezone.utc).isoformat()
-            tap = {"user_id": self._user_id, "emoji_type": random.choice(SEED_EMOJIS), "timestamp": now}
+            tap = {**self._tap, "emoji_type": random.choice(SEED_EMOJIS), "timestamp": now}
             try:
                 session.post(self._url, json=tap, timeout=CLIENT_TIMEOUT_SECONDS).raise_for_status()
                 self.sent += 1

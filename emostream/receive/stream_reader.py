@@ -112,9 +112,12 @@ class StreamReader(Subscription):
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
         if self._last_event_id:
             headers["Last-Event-ID"] = self._last_event_id
+        url, room = subscriber.stream_url or "", self._settings.room
+        if room:
+            url += f"?room={room}"
         timeout = (CLIENT_TIMEOUT_SECONDS[0], SILENCE_SECONDS)
         try:
-            response = self._session.get(subscriber.stream_url or "", headers=headers, stream=True, timeout=timeout)
+            response = self._session.get(url, headers=headers, stream=True, timeout=timeout)
         except requests.RequestException:
             return False
         if response.status_code != 200 or not response.headers.get("Content-Type", "").startswith("text/event-stream"):

@@ -33,6 +33,7 @@ class FakeSubscriber:
         self.slots = slots
         self.number = number
         self.clients: list[str] = []
+        self.rooms: list[str | None] = []  # of each call
         self.status: bytes | None = None
         self.refuses = False
         self.on_register: Callable[[], object] = lambda: None
@@ -41,7 +42,9 @@ class FakeSubscriber:
         if asked.path == "/status":
             status = {"available_slots": self.slots, "cluster_topic": "t", "subscriber": self.number}
             return Answer(200, self.status or json.dumps(status).encode())
-        client_url = json.loads(asked.body)["client_url"]
+        body = json.loads(asked.body)
+        client_url = body["client_url"]
+        self.rooms.append(body.get("room"))
         if asked.path == "/deregister":
             self.clients.remove(client_url)
         elif self.refuses:
@@ -63,12 +66,13 @@ class Cluster:
         self.stop = StopFlag()
 
     @contextmanager
-    def member(self) -> Iterator[Membership]:
+    def member(self, **settings: object) -> Iterator[Membership]:
         with ExitStack() as stack:
             for port, subscriber in zip((1, 13, 22), self._subscribers, strict=False):
                 self.servers.append(stack.enter_context(http_server(subscriber.answer, self._base_port + port)))
             try:
-                yield Membership(settings_with(SUBSCRIBER_BASE_PORT=self._base_port), self.app_url, self.stop)
+                known = settings_with(SUBSCRIBER_BASE_PORT=self._base_port, **settings)
+                yield Membership(known, self.app_url, self.stop)
             finally:
                 self.stop.requested = True
 
@@ -102,6 +106,15 @@ def test_the_client_registers_where_most_slots_are_free() -> None:
     full, scarce, roomy = FakeSubscriber(0), FakeSubscriber(1), FakeSubscriber(2)
     assert found(full, scarce, roomy)
     assert (full.clients, scarce.clients, roomy.clients) == ([], [], [CLIENT_URL])
+
+
+@pytest.mark.parametrize(("room", "asked"), [("", None), ("final", "final")])
+def test_a_client_registers_in_its_room_and_names_none_if_it_is_the_default_room(room: str, asked: str | None) -> None:
+    subscriber = FakeSubscriber(1)
+    with Cluster(subscriber).member(ROOM=room) as membership:
+        assert membership.find(wait=False)
+        membership.leave()
+    assert subscriber.rooms == [asked, None]
 
 
 def test_a_client_that_does_not_wait_gives_up_when_all_are_full() -> None:

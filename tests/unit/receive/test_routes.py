@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from flask.testing import FlaskClient
 
 from emostream.process import StopFlag
@@ -16,9 +17,9 @@ NO_APP = "http://127.0.0.1:9"  # the port of RFC 863, where nobody listens
 COUNT = b'{"emoji": "\xf0\x9f\x98\x8a", "count": 3}'
 
 
-def client_app(subscriber_name: str | None = None) -> tuple[FlaskClient, io.StringIO]:
+def client_app(subscriber_name: str | None = None, room: str = "") -> tuple[FlaskClient, io.StringIO]:
     out = io.StringIO()
-    membership = Membership(settings_with(), NO_APP, StopFlag())
+    membership = Membership(settings_with(ROOM=room), NO_APP, StopFlag())
     membership.subscriber_name = subscriber_name
     return create_app(Screen(out, StopFlag()), membership).test_client(), out
 
@@ -35,6 +36,15 @@ def test_a_known_key_with_another_body_is_new_although_it_holds_the_same_count()
         push = {"emoji": "😊", "count": 3, "batch_id": batch_id}
         assert client.post("/", json=push, headers={"Idempotency-Key": "t/0/1"}).status_code == 204
     assert out.getvalue() == "😊" * 6
+
+
+@pytest.mark.parametrize("room", ["", "final"])
+def test_a_push_of_another_room_is_not_shown_and_ends_that_registration(room: str) -> None:
+    client, out = client_app(room=room)
+    for pushed in ("", "final", "other"):
+        answer = client.post("/", json={"emoji": "x", "count": 1, "room": pushed})
+        assert answer.status_code == (204 if pushed == room else 410)
+    assert out.getvalue() == "x"
 
 
 def test_a_push_of_a_foreign_subscriber_needs_only_a_body() -> None:

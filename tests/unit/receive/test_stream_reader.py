@@ -28,6 +28,7 @@ class FakeStreams:
         self.content_type = "text/event-stream; charset=utf-8"
         self.status_code = 200
         self.resumed_with: list[str | None] = []
+        self.paths: list[str] = []
         self.port = 0
         self.available_streams = 10
 
@@ -35,6 +36,7 @@ class FakeStreams:
         if asked.path == "/status":
             status = {"available_slots": 0, "stream_port": self.port, "streams": self.streams}
             return Answer(200, json.dumps(status | {"available_streams": self.available_streams}).encode())
+        self.paths.append(asked.path)
         self.resumed_with.append(asked.headers.get("Last-Event-ID"))
         return Answer(self.status_code, self.text.encode(), {"Content-Type": self.content_type})
 
@@ -52,7 +54,7 @@ class Terminal:
 
 
 @contextmanager
-def reading(*fakes: FakeStreams) -> Iterator[tuple[StreamReader, Terminal, StopFlag]]:
+def reading(*fakes: FakeStreams, room: str = "") -> Iterator[tuple[StreamReader, Terminal, StopFlag]]:
     """A reader, no app, and these subscribers: 1-1, 1-2 and 2-1."""
     base_port = free_port_block(30)
     stop, terminal = StopFlag(), Terminal()
@@ -61,7 +63,7 @@ def reading(*fakes: FakeStreams) -> Iterator[tuple[StreamReader, Terminal, StopF
         for fake, port in zip(fakes, (1, 2, 11), strict=False):
             fake.port = base_port + port
             servers.append(stack.enter_context(http_server(fake.answer, fake.port)))
-        settings = settings_with(SUBSCRIBER_BASE_PORT=base_port)
+        settings = settings_with(SUBSCRIBER_BASE_PORT=base_port, ROOM=room)
         try:
             reader = StreamReader(settings, "http://127.0.0.1:9", stop, terminal.show)
             yield reader, terminal, stop
@@ -101,6 +103,14 @@ def test_each_emoji_of_each_batch_is_shown_with_the_id_of_its_event() -> None:
         with kept(reader, stop):
             wait_until("all are shown", lambda: len(terminal.shown) >= 3, timeout_seconds=10)
             assert terminal.shown[:3] == [("1-1-1", "aa"), ("1-1-1", "b"), ("1-2-2", "a")]
+
+
+@pytest.mark.parametrize(("room", "path"), [("", "/stream"), ("final", "/stream?room=final")])
+def test_it_reads_the_stream_of_its_room(room: str, path: str) -> None:
+    fake = FakeStreams()
+    with reading(fake, room=room) as (reader, _, _):
+        assert reader.find(wait=False)
+    assert fake.paths == [path]
 
 
 @pytest.mark.parametrize(("text", "expected"), [(event("1-2-2", a=1), "1-2-2"), ("id: 1-0-0\n\n", "1-0-0")])
