@@ -6,8 +6,8 @@ saturation  as many micro-batches as the server can fan out, a window of them on
 steady      a micro-batch every 2 s: from produce to the last viewer, and what a connection adds to resident memory.
 burst       500 viewers stay while `guests` more come within `seconds` and then leave at once: what the 500 notice
             before, with and after them, and the server's memory.
-rooms       ours alone: the same viewers in one room and in `rooms` of them, each with `emojis` counts, at saturation and
-            with a micro-batch every 2 s; and in 3 rooms, alone and beside so many others that nobody watches.
+rooms       ours alone: the same viewers in one room and in `rooms` of them, each with `emojis` counts, at saturation
+            and with a micro-batch every 2 s; and in 3 rooms, alone and beside many that nobody watches.
 
 Load generator (benchmarks/viewers), server and broker share the cores. Needs Go, and the Go proxy the first time;
 everything lies in DATA_DIR/benchmarks.
@@ -125,7 +125,7 @@ def measure_burst(broker: Broker, names: list[str], options: Namespace) -> Figur
 def measure_rooms(broker: Broker, names: list[str], options: Namespace) -> Figures:
     """What rooms cost a subscriber: deliveries/s and its CPU, in turn."""
     many, silent = {"rooms": options.rooms}, {"rooms": 3, "silent": options.rooms - 3}
-    steady = {"every": "2s"}
+    steady: dict[str, object] = {"every": "2s"}
     cases: dict[str, dict[str, object]] = {
         "one room": {"window": 2}, "many rooms": {**many, "window": 2},
         "one room, steady": steady, "many rooms, steady": {**many, **steady},

@@ -16,7 +16,7 @@ type feed struct {
 	emojis    int
 	spread    bool // over three partitions
 	rooms     []string
-	base      int  // batch id of index 0
+	base      int // batch id of index 0
 	batches   []batch
 	underWay  int
 	any, last measure.Histogram // from produce to each viewer, to the last one

@@ -28,13 +28,14 @@ class TopicUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """An emoji's number for one micro-batch, and when it was counted, in Unix milliseconds."""
+    """An emoji's number for one room and micro-batch, and when it was counted, in Unix milliseconds."""
 
     time_ms: int
     batch_id: int | None
     emoji: str
     count: int
     events: int | None
+    room: str = ""
 
 
 def read_counts(
@@ -97,7 +98,7 @@ def _row(message: Message) -> CountRow | None:
     batched_ms = count.batched_ms
     if batched_ms is None or abs(batched_ms - published_ms) > MAX_SKEW_MS:
         batched_ms = published_ms
-    return CountRow(batched_ms, count.batch_id, count.emoji, count.count, count.events)
+    return CountRow(batched_ms, count.batch_id, count.emoji, count.count, count.events, count.room)
 
 
 def _reason(error: KafkaException) -> str:

@@ -1,4 +1,4 @@
-"""GET /dashboard.json, /timeline.json and /timeline.csv → the numbers of the operator's page. The app serves them."""
+"""GET /dashboard.json, /timeline.json, /timeline.csv, /rooms → the numbers of the operator's page, by the app."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from emostream.operate.dashboard.timeline import (
     TooManyRows,
     to_csv,
 )
+from emostream.records import InvalidRecord, check_room
 from emostream.settings import Settings
 
 NAME = "dashboard"
 SIGN_IN = "/dashboard/key"  # answered before Flask, by http/access.py
 CSV = "text/csv; charset=utf-8; header=present"
 TRY_AGAIN_SECONDS = 2
+MAX_ROOM_TIMELINES = 4  # each is up to WINDOW_MINUTES of a room
 
 
 def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], bytes]) -> Blueprint:
-    """Return the three routes. `own_page` returns the app's own GET /metrics."""
+    """Return the four routes. `own_page` returns the app's own GET /metrics."""
     scraper = Scraper(settings, directory, own_page)
     timeline = Timeline(settings)
+    of_rooms: dict[str, Timeline] = {}  # the ones that were asked for last
     making_csv = threading.Lock()  # One at a time, because each holds up to MAX_CSV_ROWS rows in memory.
     calls = Blueprint(NAME, __name__)
 
@@ -47,15 +50,26 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
 
     @calls.get("/timeline.json")
     def show_timeline() -> Response:
-        return _current(msgspec.json.encode(timeline.now()), JSON)
+        room = asked_room()
+        found = timeline
+        if room is not None:
+            found = of_rooms.pop(room) if room in of_rooms else Timeline(settings, room)
+            of_rooms[room] = found
+            for oldest in list(of_rooms)[:-MAX_ROOM_TIMELINES]:
+                of_rooms.pop(oldest, None)
+        return _current(msgspec.json.encode(found.now()), JSON)
+
+    @calls.get("/rooms")
+    def show_rooms() -> Response:
+        return _current(msgspec.json.encode(timeline.rooms()), JSON)
 
     @calls.get("/timeline.csv")
     def show_csv() -> Response:
-        minutes = asked_minutes()
+        minutes, room = asked_minutes(), asked_room() or ""
         if not making_csv.acquire(blocking=False):
             return _response(retry(503, "try again: another timeline.csv is being made", TRY_AGAIN_SECONDS))
         try:
-            found = _current(to_csv(settings, minutes, round(time.time() * 1000)), CSV)
+            found = _current(to_csv(settings, minutes, round(time.time() * 1000), room), CSV)
         except TooManyRows:
             error = f"minutes: expected at most {MAX_CSV_ROWS} counts, got more in {minutes} minutes"
             return _response(refusal(413, error))
@@ -69,7 +83,7 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
 
 def is_for_operators(path: str) -> bool:
     """Whether only operators may ask for this path. The page itself is open, so that it can ask for their key."""
-    return path.startswith(("/dashboard", "/timeline")) and path not in ("/dashboard", SIGN_IN)
+    return path.startswith(("/dashboard", "/timeline", "/rooms")) and path not in ("/dashboard", SIGN_IN)
 
 
 def asked_minutes() -> int:
@@ -79,6 +93,16 @@ def asked_minutes() -> int:
     if len(given) > 1 or not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_CSV_MINUTES:
         abort(400, f"minutes: expected one number from 1 to {MAX_CSV_MINUTES}, got {', '.join(given)[:40]!r}")
     return int(text)
+
+
+def asked_room() -> str | None:
+    """Return `room` from the query; None if it is not there. Raises BadRequest."""
+    room = request.args.get("room")
+    try:
+        check_room(room or "")
+    except InvalidRecord as error:
+        abort(400, str(error))
+    return room
 
 
 def _current(body: bytes, content_type: str) -> Response:

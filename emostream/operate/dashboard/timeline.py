@@ -9,6 +9,7 @@ import csv
 import io
 import time
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timezone
 
 import msgspec
@@ -19,7 +20,10 @@ from emostream.settings import Settings
 
 WINDOW_MINUTES = 30
 BUCKET_SECONDS = 10
+ROOMS_SECONDS = 60
+SHOWN_ROOMS = 100
 BUCKETS = WINDOW_MINUTES * 60 // BUCKET_SECONDS
+BUCKETS_OF_ROOMS = ROOMS_SECONDS // BUCKET_SECONDS
 SHOWN_EMOJIS = 6
 TIMELINE_SECONDS = 2.0
 READ_TIMELINE_SECONDS = 8.0
@@ -50,11 +54,31 @@ class TimelineView(msgspec.Struct, frozen=True):
     other_emojis: int
 
 
+class RoomEvents(msgspec.Struct, frozen=True):
+    """The events of a room; the default room is ""."""
+
+    room: str
+    events: int
+
+
+class RoomsView(msgspec.Struct, frozen=True):
+    """The answer of GET /rooms: the busiest rooms of the last `seconds`, and the sum of all others."""
+
+    seconds: int
+    rooms: list[RoomEvents]
+    others: int
+    other_rooms: int
+
+
 class Timeline:
     """The last WINDOW_MINUTES in buckets, kept from one request to the next."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, room: str | None = None) -> None:
+        """The counts of one room, or of all rooms together."""
         self._settings = settings
+        self._room = room
+        self._rooms: dict[int, Counter[str]] = {}  # bucket → events per room, for ROOMS_SECONDS
+        self._rooms_view = rooms_view([])
         self._view = CachedAnswer(lambda: self._read(time.time()), TIMELINE_SECONDS)
         self._next_offsets: dict[int, int] = {}
         self._buckets: dict[int, Counter[str]] = {}
@@ -64,17 +88,29 @@ class Timeline:
         """Return the buckets, at most a few seconds old. Raises TopicUnreadable."""
         return self._view.get()
 
+    def rooms(self) -> RoomsView:
+        """Return the rooms of the last ROOMS_SECONDS, at most a few seconds old. Raises TopicUnreadable."""
+        self.now()
+        return self._rooms_view
+
     def _read(self, now: float) -> TimelineView:
         current = int(now) // BUCKET_SECONDS
         if time.monotonic() - self._read_at > WINDOW_MINUTES * 60:
-            self._next_offsets, self._buckets = {}, {}
+            self._next_offsets, self._buckets, self._rooms = {}, {}, {}
         since_ms = (current - BUCKETS - 1) * BUCKET_SECONDS * 1000
         for row in read_counts(self._settings, since_ms, self._next_offsets, READ_TIMELINE_SECONDS):
-            bucket = self._buckets.setdefault(row.time_ms // (BUCKET_SECONDS * 1000), Counter())
-            bucket[row.emoji] += row.count if row.events is None else row.events
+            if self._room not in (None, row.room):
+                continue
+            number, events = row.time_ms // (BUCKET_SECONDS * 1000), row.count if row.events is None else row.events
+            self._buckets.setdefault(number, Counter())[row.emoji] += events
+            if number > current - BUCKETS_OF_ROOMS - 2:
+                self._rooms.setdefault(number, Counter())[row.room] += events
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > current - BUCKETS - 2}
         # Show only complete buckets. One that is still filling would look like a fall in the chart.
         end = int(now - self._settings.batch_seconds - LATE_SECONDS) // BUCKET_SECONDS
+        first_of_rooms = end - BUCKETS_OF_ROOMS
+        self._rooms = {number: rooms for number, rooms in self._rooms.items() if number >= first_of_rooms}
+        self._rooms_view = rooms_view(bucket for number, bucket in self._rooms.items() if number < end)
         self._read_at = time.monotonic()
         return view(self._buckets, end - BUCKETS)
 
@@ -91,16 +127,30 @@ def view(buckets: dict[int, Counter[str]], first: int) -> TimelineView:
     return TimelineView(first * BUCKET_SECONDS * 1000, BUCKET_SECONDS, series, others, len(totals) - len(shown))
 
 
+def rooms_view(buckets: Iterable[Counter[str]]) -> RoomsView:
+    """Return the sums of these buckets, the busiest rooms first."""
+    totals: Counter[str] = Counter()
+    for bucket in buckets:
+        totals.update(bucket)
+    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    shown = [RoomEvents(room, events) for room, events in ranked[:SHOWN_ROOMS]]
+    rest = ranked[SHOWN_ROOMS:]
+    return RoomsView(ROOMS_SECONDS, shown, sum(events for _, events in rest), len(rest))
+
+
 class TooManyRows(Exception):
     """More than MAX_CSV_ROWS."""
 
 
-def to_csv(settings: Settings, minutes: int, now_ms: int) -> bytes:
-    """Return the counts of the last `minutes` as CSV (RFC 4180), oldest first. Raises TopicUnreadable, TooManyRows."""
+def to_csv(settings: Settings, minutes: int, now_ms: int, room: str = "") -> bytes:
+    """Return the counts of a room in the last `minutes` as CSV (RFC 4180), oldest first.
+
+    Raises TopicUnreadable, TooManyRows.
+    """
     since_ms = now_ms - minutes * 60_000
     rows: list[CountRow] = []
     for row in read_counts(settings, since_ms, {}, READ_CSV_SECONDS):
-        if row.time_ms >= since_ms:
+        if row.time_ms >= since_ms and row.room == room:
             rows.append(row)
         if len(rows) > MAX_CSV_ROWS:
             raise TooManyRows

@@ -16,6 +16,7 @@ ROWS = [
     CountRow(NOW_MS - 4000, 7, "🔥", 2, 1500),
     CountRow(NOW_MS - 4000, 7, "👏", 1, 3),
     CountRow(NOW_MS - 4000, None, "=HYPERLINK(\"http://x\",1)", 1, None),
+    CountRow(NOW_MS - 4000, 7, "🔥", 5, 4500, "final"),
     CountRow(NOW_MS - 40 * 60_000, 1, "🦕", 1, 1),
 ]  # fmt: skip
 

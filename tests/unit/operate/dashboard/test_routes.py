@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import cast
 
 import pytest
@@ -53,6 +54,26 @@ def test_invalid_minutes_are_refused(query: str) -> None:
     answer = client().get(f"/timeline.csv?minutes={query}")
     assert answer.status_code == 400
     assert "minutes: expected one number from 1 to 360" in answer.text
+
+
+@pytest.mark.usefixtures("topic")
+def test_a_room_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "round", lambda _: NOW_MS, raising=False)
+    monkeypatch.setattr(time, "time", lambda: NOW_MS / 1000 + 3.6)
+    app = client()
+    lines = {query: app.get(f"/timeline.csv{query}").text.count("\n") for query in ("", "?room=", "?room=final")}
+    assert lines == {"": 5, "?room=": 5, "?room=final": 2}
+    emojis = {query: len(app.get(f"/timeline.json{query}").json["emojis"]) for query in ("", "?room=final")}  # type: ignore[index]
+    assert emojis == {"": 4, "?room=final": 1}
+    assert app.get("/rooms").json["rooms"][0] == {"room": "final", "events": 4500}  # type: ignore[index]
+    for number in range(9):
+        assert app.get(f"/timeline.json?room=made-up-{number}").status_code == 200
+    for path in ("/timeline.json", "/timeline.csv"):
+        assert "expected 1 to 64 characters" in app.get(f"{path}?room=a%20b").text
+
+
+def test_only_operators_may_list_the_rooms() -> None:
+    assert routes.is_for_operators("/rooms")
 
 
 def test_one_csv_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,29 @@ def test_a_bucket_is_shown_when_it_is_complete_and_without_events_the_count_stan
     monkeypatch.setattr(time, "time", lambda: NOW_MS / 1000 + 3.6)
     found = Timeline(settings_with()).now()
     assert {one.emoji: one.events[-1] for one in found.emojis} == {
-        "🔥": 1500, "👏": 3, "😊": 1, '=HYPERLINK("http://x",1)': 1,
+        "🔥": 6000, "👏": 3, "😊": 1, '=HYPERLINK("http://x",1)': 1,
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("topic")
+def test_a_room_has_a_timeline_of_its_own_and_all_rooms_are_listed_with_their_last_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW_MS / 1000 + 3.6)
+    shown = {room: {one.emoji: one.events[-1] for one in Timeline(settings_with(), room).now().emojis}
+             for room in ("", "final", "other")}  # fmt: skip
+    assert shown[""]["🔥"] == 1500
+    assert (shown["final"], shown["other"]) == ({"🔥": 4500}, {})
+    everything = Timeline(settings_with())
+    assert [(one.room, one.events) for one in everything.rooms().rooms] == [("final", 4500), ("", 1505)]
+    monkeypatch.setattr(time, "time", lambda: NOW_MS / 1000 + 80)
+    assert Timeline(settings_with()).rooms().rooms == []
+
+
+def test_only_the_busiest_rooms_are_listed_because_anybody_may_make_one_up() -> None:
+    found = timeline.rooms_view([Counter({f"room-{n}": 1000 - n for n in range(102)}), Counter({"room-101": 200})])
+    assert (len(found.rooms), found.others, found.other_rooms) == (100, 901 + 900, 2)
+    assert found.rooms[0] == timeline.RoomEvents("room-101", 1099)
 
 
 @pytest.mark.usefixtures("topic")
