@@ -46,12 +46,14 @@ class Broker:
         admin.delete_topics([topic])
         admin.close()
 
-    def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
+    def produce(
+        self, topic: str, values: Sequence[bytes | None], partition: int | None = None, key: bytes | None = None
+    ) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""
         producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=5)
         futures = [
             # Only a key lets kafka-python write a record without a value.
-            producer.send(topic, value=value, key=b"" if value is None else None, partition=partition)
+            producer.send(topic, value=value, key=b"" if value is None else key, partition=partition)
             for value in values
         ]
         for future in futures:
