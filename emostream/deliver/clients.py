@@ -98,7 +98,7 @@ class RegisteredClients:
             if client is None:
                 self._rooms.close(room)
         if client is None:
-            return False
+            return self.register(client_url, token, room)  # it got a slot meanwhile, perhaps in another room
         try:
             self._save(client)
         except KafkaError:
