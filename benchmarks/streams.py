@@ -6,8 +6,6 @@ saturation  as many micro-batches as the server can fan out, a window of them on
 steady      a micro-batch every 2 s: from produce to the last viewer, and what a connection adds to resident memory.
 burst       500 viewers stay while `guests` more come within `seconds` and then leave at once: what the 500 notice
             before, with and after them, and the server's memory.
-rooms       ours alone: the same viewers in one room and in `rooms` of them, each with `emojis` counts, at saturation
-            and with a micro-batch every 2 s; and in 3 rooms, alone and beside many that nobody watches.
 
 Load generator (benchmarks/viewers), server and broker share the cores. Needs Go, and the Go proxy the first time;
 everything lies in DATA_DIR/benchmarks.
@@ -122,24 +120,6 @@ def measure_burst(broker: Broker, names: list[str], options: Namespace) -> Figur
     return {"staying": STAYING, "guests": options.guests, "servers": servers}
 
 
-def measure_rooms(broker: Broker, names: list[str], options: Namespace) -> Figures:
-    """What rooms cost a subscriber: deliveries/s and its CPU, in turn."""
-    many, silent = {"rooms": options.rooms}, {"rooms": 3, "silent": options.rooms - 3}
-    steady: dict[str, object] = {"every": "2s"}
-    cases: dict[str, dict[str, object]] = {
-        "one room": {"window": 2}, "many rooms": {**many, "window": 2},
-        "one room, steady": steady, "many rooms, steady": {**many, **steady},
-        "3 rooms, steady": {"rooms": 3, **steady}, "3 rooms of many, steady": {**silent, **steady},
-    }  # fmt: skip
-    found: dict[str, list[Figures]] = {case: [] for case in cases}
-    for _ in range(options.rounds):
-        for case, given in cases.items():
-            shared = {"viewers": options.viewers, "emojis": options.emojis, "seconds": options.seconds}
-            report = watch("ours", broker, **shared, **given)
-            found[case].append({key: report[key] for key in ("deliveries", "cpu", "cpu_us", "troubles")})
-    return {key: getattr(options, key) for key in ("viewers", "rooms", "emojis")} | {"cases": found}
-
-
 def beside_the_peer(
     measure: Callable[[Broker, list[str], Namespace], Figures],
 ) -> Callable[[Namespace], Figures]:
@@ -172,11 +152,6 @@ PARTS = {
         beside_the_peer(measure_steady),
         {"viewers": 5000, "rounds": 3, "seconds": 30.0},
         {"viewers": 200, "rounds": 1, "seconds": 6.0},
-    ),
-    "rooms": Part(
-        beside_the_peer(measure_rooms),
-        {"viewers": 5000, "rooms": 1000, "emojis": 5, "rounds": 3, "seconds": 10.0},
-        {"viewers": 200, "rooms": 20, "rounds": 1, "seconds": 3.0},
     ),
     "burst": Part(beside_the_peer(measure_burst), {"guests": 10_000, "seconds": 10.0}, {"guests": 200, "seconds": 2.0}),
 }

@@ -15,8 +15,7 @@ type feed struct {
 	topic     string
 	emojis    int
 	spread    bool // over three partitions
-	rooms     []string
-	base      int // batch id of index 0
+	base      int  // batch id of index 0
 	batches   []batch
 	underWay  int
 	any, last measure.Histogram // from produce to each viewer, to the last one
@@ -27,7 +26,7 @@ type batch struct {
 	awaited, arrived int // viewers
 }
 
-func newFeed(brokers []string, topic string, emojis int, spread bool, rooms []string) *feed {
+func newFeed(brokers []string, topic string, emojis int, spread bool) *feed {
 	config := sarama.NewConfig()
 	config.Version = sarama.V3_6_0_0
 	config.Producer.RequiredAcks = sarama.WaitForAll
@@ -35,31 +34,25 @@ func newFeed(brokers []string, topic string, emojis int, spread bool, rooms []st
 	producer, err := sarama.NewAsyncProducer(brokers, config)
 	measure.Check(err)
 	go func() { measure.Check(<-producer.Errors()) }()
-	return &feed{producer: producer, topic: topic, emojis: emojis, spread: spread, rooms: rooms, base: int(time.Now().Unix())}
+	return &feed{producer: producer, topic: topic, emojis: emojis, spread: spread, base: int(time.Now().Unix())}
 }
 
-// produce writes a batch of every room that so many viewers should get; 0: one that is not counted.
+// produce writes a batch that so many viewers should get; 0: one that is not counted.
 func (f *feed) produce(awaited int) {
 	id, now := f.base+len(f.batches), time.Now().UnixMilli()
 	f.batches = append(f.batches, batch{at: measure.Now(), awaited: awaited})
 	if awaited > 0 {
 		f.underWay++
 	}
-	for _, room := range f.rooms {
-		for n := range f.emojis {
-			named, key := "", string('😀'+rune(n))
-			if room != "" {
-				named, key = fmt.Sprintf(`,"room":"%s"`, room), room+"/"+key
-			}
-			value := fmt.Appendf(nil, `{"emoji":"%c","count":%d,"events":%d,"batch_id":%d,"batch_emojis":%d,`+
-				`"first_accepted_ms":%d,"last_accepted_ms":%d,"batched_ms":%d%s}`,
-				'😀'+rune(n), n+1, 1000*n+1, id, f.emojis, now-2000, now-100, now, named)
-			message := &sarama.ProducerMessage{Topic: f.topic, Key: sarama.StringEncoder(key), Value: sarama.ByteEncoder(value)}
-			if f.spread {
-				message.Partition = int32(n % 3)
-			}
-			f.producer.Input() <- message
+	for n := range f.emojis {
+		value := fmt.Appendf(nil, `{"emoji":"%c","count":%d,"events":%d,"batch_id":%d,"batch_emojis":%d,`+
+			`"first_accepted_ms":%d,"last_accepted_ms":%d,"batched_ms":%d}`,
+			'😀'+rune(n), n+1, 1000*n+1, id, f.emojis, now-2000, now-100, now)
+		message := &sarama.ProducerMessage{Topic: f.topic, Value: sarama.ByteEncoder(value)}
+		if f.spread {
+			message.Partition = int32(n % 3)
 		}
+		f.producer.Input() <- message
 	}
 }
 

@@ -44,7 +44,7 @@ type crowd struct {
 	poll      *measure.Poll[viewer]
 	feed      *feed
 	port      int
-	requests  [][]byte // one for each room that has viewers
+	request   []byte
 	scratch   []byte
 	opened    int // streams that were asked for, guests included
 	staying   int // viewers with an open stream
@@ -67,31 +67,16 @@ func main() {
 	emojis := flag.Int("emojis", 5, "records in a batch")
 	window := flag.Int("window", 4, "batches on their way at once")
 	every := flag.Duration("every", 0, "produce a batch so often instead")
-	rooms := flag.Int("rooms", 0, "rooms that the viewers are in, in turn; 0: all in the default room")
-	silent := flag.Int("silent", 0, "rooms besides that have counts but no viewers")
 	seconds := flag.Float64("seconds", 20, "how long to measure; with guests: before, with and after them, each")
 	guests := flag.Int("guests", 0, "streams that are opened besides within those seconds, and then leave at once")
 	flag.Parse()
 
-	names := []string{""}
-	if *rooms > 0 {
-		names = nil
-		for n := range *rooms + *silent {
-			names = append(names, fmt.Sprintf("room-%d", n))
-		}
-	}
 	runtime.LockOSThread()
 	c := &crowd{
-		poll: measure.New[viewer](), feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *every > 0, names), port: *port, scratch: make([]byte, 256*1024),
+		poll: measure.New[viewer](), feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *every > 0), port: *port, scratch: make([]byte, 256*1024),
+		request:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", *path),
 		measured: -1,
 		report:   Report{Refused: map[string]int{}, Phases: map[string]map[string]measure.Summary{}},
-	}
-	for n := range max(1, *rooms) {
-		target := *path
-		if *rooms > 0 {
-			target += "?room=" + names[n]
-		}
-		c.requests = append(c.requests, fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", target))
 	}
 	c.open(*viewers, *ramp, false, func() {})
 	for deadline := measure.Now() + 30e9; c.staying+c.refused < *viewers; c.wait(deadline) {
