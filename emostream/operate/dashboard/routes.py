@@ -53,7 +53,8 @@ def blueprint(settings: Settings, directory: Directory, own_page: Callable[[], b
         room = asked_room()
         found = timeline
         if room is not None:
-            found = of_rooms.pop(room) if room in of_rooms else Timeline(settings, room)
+            kept = of_rooms.pop(room, None)  # in one step, because another thread may take it, too
+            found = kept or Timeline(settings, room)
             of_rooms[room] = found
             for oldest in list(of_rooms)[:-MAX_ROOM_TIMELINES]:
                 of_rooms.pop(oldest, None)
@@ -97,12 +98,14 @@ def asked_minutes() -> int:
 
 def asked_room() -> str | None:
     """Return `room` from the query; None if it is not there. Raises BadRequest."""
-    room = request.args.get("room")
+    given = request.args.getlist("room")
+    if len(given) > 1:
+        abort(400, f"room: expected one name, got {', '.join(given)[:80]!r}")
     try:
-        check_room(room or "")
+        check_room(given[0] if given else "")
     except InvalidRecord as error:
         abort(400, str(error))
-    return room
+    return given[0] if given else None
 
 
 def _current(body: bytes, content_type: str) -> Response:

@@ -25,6 +25,9 @@ SHOWN_ROOMS = 100
 BUCKETS = WINDOW_MINUTES * 60 // BUCKET_SECONDS
 BUCKETS_OF_ROOMS = ROOMS_SECONDS // BUCKET_SECONDS
 SHOWN_EMOJIS = 6
+# Emojis that a bucket knows by name. Rooms can have many, and made-up ones must not fill the memory.
+MAX_BUCKET_EMOJIS = 1_000
+UNNAMED = ""  # no emoji is blank
 TIMELINE_SECONDS = 2.0
 READ_TIMELINE_SECONDS = 8.0
 # How long after the end of its micro-batch a count may still arrive on the topic.
@@ -102,7 +105,9 @@ class Timeline:
             if self._room not in (None, row.room):
                 continue
             number, events = row.time_ms // (BUCKET_SECONDS * 1000), row.count if row.events is None else row.events
-            self._buckets.setdefault(number, Counter())[row.emoji] += events
+            bucket = self._buckets.setdefault(number, Counter())
+            known = row.emoji in bucket or len(bucket) < MAX_BUCKET_EMOJIS
+            bucket[row.emoji if known else UNNAMED] += events
             if number > current - BUCKETS_OF_ROOMS - 2:
                 self._rooms.setdefault(number, Counter())[row.room] += events
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > current - BUCKETS - 2}
@@ -121,7 +126,8 @@ def view(buckets: dict[int, Counter[str]], first: int) -> TimelineView:
     totals: Counter[str] = Counter()
     for bucket in window:
         totals.update(bucket)
-    shown = [emoji for emoji, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_EMOJIS]]
+    ranked = sorted(totals.keys() - {UNNAMED}, key=lambda emoji: (-totals[emoji], emoji))
+    shown = ranked[:SHOWN_EMOJIS]
     series = [EmojiSeries(emoji, [bucket[emoji] for bucket in window]) for emoji in shown]
     others = [bucket.total() - sum(bucket[emoji] for emoji in shown) for bucket in window]
     return TimelineView(first * BUCKET_SECONDS * 1000, BUCKET_SECONDS, series, others, len(totals) - len(shown))

@@ -70,6 +70,7 @@ def test_a_room_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
         assert app.get(f"/timeline.json?room=made-up-{number}").status_code == 200
     for path in ("/timeline.json", "/timeline.csv"):
         assert "expected 1 to 64 characters" in app.get(f"{path}?room=a%20b").text
+        assert app.get(f"{path}?room=a&room=b").status_code == 400
 
 
 def test_only_operators_may_list_the_rooms() -> None:

@@ -77,3 +77,12 @@ def test_whoever_looks_later_reads_again(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(timeline, "read_counts", unreadable)
     with pytest.raises(TopicUnreadable):
         one.now()
+
+
+@pytest.mark.usefixtures("topic")
+def test_made_up_emojis_do_not_fill_the_memory_and_count_among_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MAX_BUCKET_EMOJIS", 2)
+    monkeypatch.setattr(time, "time", lambda: NOW_MS / 1000 + 3.6)
+    found = Timeline(settings_with()).now()
+    assert len(found.emojis) == 2
+    assert sum(one.events[-1] for one in found.emojis) + found.others[-1] == 6000 + 3 + 1 + 1
