@@ -53,15 +53,15 @@ Emojis = Annotated[
         "emojis of at most 64 characters, comma-separated, for example 😊,😂",
     ),
 ]
-# The same as ROOM_NAME in records.py.
+_ROOM_NAME = "[A-Za-z0-9._~-]{1,64}"  # the same as ROOM_NAME in records.py
 Rooms = Annotated[
     str,
     _meta(
-        "|" + _list("[A-Za-z0-9._~-]{1,64}"),
+        "|" + _list(_ROOM_NAME),
         "names of rooms, comma-separated, each 1 to 64 of A-Z a-z 0-9 . _ ~ -, for example final,semi-final",
     ),
 ]
-RoomName = Annotated[str, _meta("|[A-Za-z0-9._~-]{1,64}", "nothing, or 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")]
+RoomName = Annotated[str, _meta(f"|{_ROOM_NAME}", "nothing, or 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")]
 DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
 Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]

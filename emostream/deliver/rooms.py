@@ -128,7 +128,7 @@ class Rooms:
                 room.history.append(decoded.get(name, []), now_ms)
             self._forget(now_ms)
         if last:
-            newest = max(filter(None, map(_batch_id, last.values())), default=0)
+            newest = max(filter(None, map(batch_id_of, last.values())), default=0)
             # The records of the newest micro-batch may still be on their way.
             self.whole_until = newest - 1 if caught_up and newest else None
         return good
@@ -136,11 +136,9 @@ class Rooms:
     def _make(self, name: str) -> Room:
         gone = self._forgotten.get(name, {})
         starts = self._starts | {partition: record.offset + 1 for partition, record in gone.items()}
-        ids = {partition: _batch_id(record) for partition, record in gone.items()}
+        ids = {partition: batch_id_of(record) for partition, record in gone.items()}
         before = self._before | {partition: batch_id for partition, batch_id in ids.items() if batch_id is not None}
-        history = History(
-            self.max_age_seconds, max(LEAST_RECORDS, self._max_records // (len(self._open) + 1))
-        )
+        history = History(self.max_age_seconds, max(LEAST_RECORDS, self._max_records // (len(self._open) + 1)))
         found = []
         for record in self._waiting.get(name, ()):
             try:
@@ -170,12 +168,13 @@ class Rooms:
             # Any room may have lost records up to there now.
             for partition, record in self._forgotten.popitem(last=False)[1].items():
                 self._starts[partition] = max(self._starts.get(partition, 0), record.offset + 1)
-                batch_id = _batch_id(record)
+                batch_id = batch_id_of(record)
                 if batch_id is not None:
                     self._before[partition] = max(self._before.get(partition, 0), batch_id)
 
 
-def _batch_id(record: ConsumerRecord) -> int | None:
+def batch_id_of(record: ConsumerRecord) -> int | None:
+    """The micro-batch of a record that is not decoded; None if it does not say."""
     with suppress(InvalidRecord):
         return parse_count(record.value).batch_id
     return None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from emostream.consumers import AssignedConsumer, EndOffsets
-from emostream.deliver.rooms import Rooms
+from emostream.deliver.rooms import Rooms, batch_id_of
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, StopFlag
-from emostream.records import InvalidRecord, parse_count
 from emostream.settings import Settings
 
 POLL_MS = 500
@@ -36,7 +34,6 @@ class TopicReader:
         self._max_age_seconds = settings.max_age_seconds
         self._rooms = rooms
         self._counters = counters
-        self._log = log
         self.consumer = AssignedConsumer(settings, cluster_topic, None, log)
         # A second connection for `ends`, because the consumer belongs to the thread that polls it.
         self._ends = EndOffsets(settings, cluster_topic)
@@ -92,8 +89,7 @@ class TopicReader:
         for record in consumed:
             if record.offset < start:
                 self._forgotten[record.partition] = record.offset + 1
-                with suppress(InvalidRecord):
-                    batch_id = parse_count(record.value).batch_id
-                    if batch_id is not None:
-                        self._forgotten_batch_ids[record.partition] = batch_id
+                batch_id = batch_id_of(record)
+                if batch_id is not None:
+                    self._forgotten_batch_ids[record.partition] = batch_id
         return [record for record in consumed if record.offset >= start]

@@ -6,7 +6,8 @@ with HTTP itself (emostream/http/).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 
 from emostream.http.messages import Answer, json_answer, refusal, retry
 
@@ -44,11 +45,11 @@ def emoji_not_allowed(allowed: Sequence[str], emoji: str) -> str:
     return f"emoji_type: expected one of {' '.join(allowed)}, got {emoji}"
 
 
-def room_not_open(rooms: Iterable[str], room: str) -> Answer:
+def room_not_open(rooms: Collection[str], room: str) -> Answer:
     """The tap's room is not in ROOMS."""
-    first, more = list(rooms)[:SHOWN_ROOMS], len(list(rooms)) - SHOWN_ROOMS
+    more = len(rooms) - SHOWN_ROOMS
     and_more = f" and {more} more" if more > 0 else ""
-    return refusal(404, f"room: expected none, or one of {' '.join(first)}{and_more}, got {room}")
+    return refusal(404, f"room: expected none, or one of {' '.join(islice(rooms, SHOWN_ROOMS))}{and_more}, got {room}")
 
 
 def no_good_event(refused: Sequence[tuple[int, Answer]]) -> Answer:

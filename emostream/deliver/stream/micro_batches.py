@@ -144,7 +144,7 @@ class MicroBatches:
 
     def whole_until(self, batch_id: int) -> None:
         """Note that all records of the micro-batches up to this one have come here."""
-        self.progress.whole_until(min(batch_id, *(open_id - 1 for open_id in self._open)) if self._open else batch_id)
+        self.progress.whole_until(min([batch_id, *(open_id - 1 for open_id in self._open)]))
 
     def routed_ms(self, first: int) -> list[int]:
         """When each micro-batch from number `first` on was published."""

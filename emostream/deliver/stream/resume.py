@@ -94,8 +94,7 @@ class Progress:
 
     def whole_until(self, batch_id: int) -> None:
         """Note that no more records of the micro-batches up to this one come. A room has no part in some of them."""
-        whole = min((one for one, left in self._missing.items() if left > 0), default=batch_id + 1) - 1
-        whole = min(whole, batch_id)
+        whole = min([batch_id, *(one - 1 for one, left in self._missing.items() if left > 0)])
         if whole > self._whole:
             self._whole, self._newest = whole, max(whole, -1 if self._newest is None else self._newest)
             self._missing = {one: left for one, left in self._missing.items() if one > whole}

@@ -123,11 +123,8 @@ class Timeline:
 def view(buckets: dict[int, Counter[str]], first: int) -> TimelineView:
     """Return BUCKETS buckets, starting with number `first`."""
     window = [buckets.get(number, Counter()) for number in range(first, first + BUCKETS)]
-    totals: Counter[str] = Counter()
-    for bucket in window:
-        totals.update(bucket)
-    ranked = sorted(totals.keys() - {UNNAMED}, key=lambda emoji: (-totals[emoji], emoji))
-    shown = ranked[:SHOWN_EMOJIS]
+    totals = ranked(window)
+    shown = [emoji for emoji, _ in totals if emoji != UNNAMED][:SHOWN_EMOJIS]
     series = [EmojiSeries(emoji, [bucket[emoji] for bucket in window]) for emoji in shown]
     others = [bucket.total() - sum(bucket[emoji] for emoji in shown) for bucket in window]
     return TimelineView(first * BUCKET_SECONDS * 1000, BUCKET_SECONDS, series, others, len(totals) - len(shown))
@@ -135,13 +132,18 @@ def view(buckets: dict[int, Counter[str]], first: int) -> TimelineView:
 
 def rooms_view(buckets: Iterable[Counter[str]]) -> RoomsView:
     """Return the sums of these buckets, the busiest rooms first."""
+    totals = ranked(buckets)
+    shown = [RoomEvents(room, events) for room, events in totals[:SHOWN_ROOMS]]
+    rest = totals[SHOWN_ROOMS:]
+    return RoomsView(ROOMS_SECONDS, shown, sum(events for _, events in rest), len(rest))
+
+
+def ranked(buckets: Iterable[Counter[str]]) -> list[tuple[str, int]]:
+    """Return each name in these buckets with the sum of its events, the largest first."""
     totals: Counter[str] = Counter()
     for bucket in buckets:
         totals.update(bucket)
-    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
-    shown = [RoomEvents(room, events) for room, events in ranked[:SHOWN_ROOMS]]
-    rest = ranked[SHOWN_ROOMS:]
-    return RoomsView(ROOMS_SECONDS, shown, sum(events for _, events in rest), len(rest))
+    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
 
 
 class TooManyRows(Exception):
