@@ -152,6 +152,8 @@ class FakeApp:
     status: int = 200
     error: str = "try again"  # with any other status
     operator_key: str = ""
+    rooms: dict[str, int] = field(default_factory=dict)  # events of the last minute
+    asked_rooms: list[str | None] = field(default_factory=list)  # by requests for the timeline
 
     @property
     def url(self) -> str:
@@ -185,9 +187,15 @@ def fake_app() -> Iterator[FakeApp]:
 
     @app.get("/timeline.json")
     def history() -> tuple[Response, int]:
+        found.asked_rooms.append(request.args.get("room"))
         if found.timeline is None:
             return jsonify(error="try again: the topic cannot be read"), 503
         return jsonify(found.timeline), 200
+
+    @app.get("/rooms")
+    def rooms() -> Response:
+        listed = [{"room": room, "events": events} for room, events in found.rooms.items()]
+        return jsonify(seconds=60, rooms=listed, others=0, other_rooms=0)
 
     with serving_pages(app, settings):
         yield found

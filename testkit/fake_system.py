@@ -17,6 +17,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
 from emostream.discovery import Directory
+from emostream.http.cors import Cors
 from emostream.settings import Settings, load
 from emostream.web.pages import blueprint
 from testkit.http_servers import Answer, Asked, HttpServer
@@ -38,6 +39,8 @@ class FakeSubscriber:
     room: int = 100
     past: list[dict[str, Any]] = field(default_factory=list)  # what it sends of the recent past when it is asked
     resumed_with: list[str] = field(default_factory=list)
+    asked_rooms: list[str] = field(default_factory=list)
+    refusal: str = ""  # what streams are refused with, for good
     sent: list[tuple[int, str]] = field(default_factory=list)  # batch id, text
     open_streams: list[queue.Queue[bytes | None]] = field(default_factory=list)
     server: HttpServer | None = None
@@ -79,6 +82,9 @@ class FakeSubscriber:
         if path.path == "/status":
             return Answer(200, json.dumps(self.status()).encode(), headers | {"Content-Type": "application/json"})
         query = parse_qs(path.query)
+        self.asked_rooms += query.get("room", [])
+        if self.refusal:
+            return Answer(400, json.dumps({"error": self.refusal}).encode(), headers)
         [last_event_id] = query.get("last_event_id", [""])
         self.resumed_with.append(last_event_id)
         stream = self._stream(last_event_id, asks_recent="recent" in query)
@@ -116,6 +122,7 @@ class FakeSystem:
     subscribers: list[FakeSubscriber]
     taps: list[dict[str, Any]] = field(default_factory=list)
     posts: int = 0
+    tap_rooms: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     answer: tuple[int, dict[str, Any]] = (200, {"status": "success", "rejected": []})
 
@@ -169,11 +176,20 @@ def fake_system(subscribers: tuple[int, ...] = (1, 1, 2), room: int = 100, **mor
         @app.post("/send-emojis")
         def send_emojis() -> tuple[Response, int]:
             system.posts += 1
+            system.tap_rooms += request.args.getlist("room")
             system.authorizations += request.headers.getlist("Authorization")
             status, body = system.answer
             if status == 200:
                 system.taps += request.get_json()
             return jsonify(body), status
+
+        @app.after_request
+        def allow_pages(response: Response) -> Response:
+            cors = Cors(settings.cors_origins)
+            response.headers.extend(cors.headers(request.headers.get("Origin")))
+            if request.method == "OPTIONS":
+                response.headers.extend(cors.preflight(request.headers.get, "POST", "Content-Type"))
+            return response
 
         with serving_pages(app, settings):
             yield system

@@ -6,6 +6,7 @@ one, with load, streams, clients of which one is slow and one dies, and a subscr
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import random
@@ -17,6 +18,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import requests
@@ -29,8 +32,9 @@ from testkit.broker import Broker
 from testkit.browser import Browser
 from testkit.fake_system import FakeSystem, batch, fake_system
 from testkit.http_calls import call
-from testkit.http_servers import http_client
+from testkit.http_servers import Answer, http_client, http_server
 from testkit.settings import PROJECT_DIR, environment_for
+from testkit.video import video_of
 from testkit.waiting import wait_until
 
 # How a crowd's minute goes: taps per batch of the whole, and each emoji's part of them, slowly changing.
@@ -174,6 +178,15 @@ def take_viewer(directory: Path) -> None:
             show_a_minute(system, browser)
             time.sleep(0.3 if motion == "reduce" else 2)
             save(browser.screenshot(), directory, name)
+        browser.prefer(prefers_color_scheme="dark", prefers_reduced_motion="no-preference")
+        with video_of(browser, 6) as url:
+            for name, width, height in (("viewer-video", 1280, 720), ("viewer-video-phone", 400, 780)):
+                browser.resize(width, height)
+                browser.open(f"{system.url}/?room=final&video={url}")
+                show_a_minute(system, browser)
+                browser.js("document.getElementById('player').controls = false")  # they hide by themselves, later
+                time.sleep(2)
+                save(browser.screenshot(), directory, name)
         browser.resize(1280, 720)
         browser.prefer(prefers_color_scheme="light", prefers_reduced_motion="no-preference")
         browser.open(f"{system.url}/overlay?side=right&size=64")
@@ -184,7 +197,57 @@ def take_viewer(directory: Path) -> None:
         save(browser.screenshot(transparent=True), directory, "overlay")
 
 
+CLUB = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Northside FC</title><style>
+body { margin: 0; font: 17px/1.5 serif; color: #222 } header { background: #7b1e3b; color: #fff; padding: 14px 24px }
+main { max-width: 960px; margin: 24px auto; padding: 0 16px } .picture { position: relative } video { width: 100% }
+emo-reactions { position: absolute; top: 0; right: 0; bottom: 0; left: 0; --emo-card: #ffffffd9 }
+emo-reactions::part(bar) { padding-bottom: 12px } emo-reactions::part(button) { height: 60px; border-radius: 30px }
+</style><script type="module" src="APP/emo-reactions.js"></script><header>Northside FC</header>
+<main><h1>Live: the final</h1><div class="picture"><video src="VIDEO" muted autoplay playsinline></video>
+<emo-reactions src="APP" room="final"></emo-reactions></div>
+<p>Tap an emoji: everybody who watches sees it.</p></main>"""
+
+
+def take_element(directory: Path) -> None:
+    """The element in a page of somebody else."""
+    with fake_system() as system, Browser(1280, 760) as browser, video_of(browser, 6) as url:
+        page = CLUB.replace("APP", system.url).replace("VIDEO", url).encode()
+        with http_server(lambda _: Answer(200, page, {"Content-Type": "text/html"})) as club:
+            browser.open(club.url.replace("127.0.0.1", "localhost"))
+            wait_until("its stream", system.serving)
+            for number in range(3):
+                system.send(batch(number, {emoji: round(900 * part) for emoji, part in PARTS.items()}))
+                time.sleep(2)
+            save(browser.screenshot(), directory, "element")
+
+
+def take_animation(directory: Path) -> None:
+    """Eight seconds of the viewer's page with a video, after a goal."""
+    with fake_system() as system, Browser(960, 520) as browser, video_of(browser, 20) as url:
+        browser.prefer(prefers_color_scheme="dark")
+        browser.open(f"{system.url}/?room=final&video={url}")
+        show_a_minute(system, browser)
+        browser.js("document.getElementById('player').controls = false")
+        began, times = time.monotonic(), [0.0]
+        frames: list[Image.Image] = []
+        for number, taps in enumerate((1900, 2600, 4200, 3600)):
+            system.send(batch(200 + number, {emoji: round(taps * part) for emoji, part in PARTS.items()})
+                        | {"batched_ms": round(time.time() * 1000) - 2000})  # fmt: skip
+            while times[-1] < 2 * (number + 1):
+                taken = browser.cdp("Page.captureScreenshot", format="jpeg", quality=92, optimizeForSpeed=True)["data"]
+                frames.append(Image.open(BytesIO(base64.b64decode(taken))))
+                times.append(time.monotonic() - began)
+        lengths = [round(1000 * (after - before)) for before, after in pairwise(times)]
+        frames = [frame.convert("RGB").resize((720, 390), Image.Resampling.LANCZOS) for frame in frames]
+        path = directory / "viewer.webp"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=lengths, loop=0, quality=60, method=6)
+        print(path, path.stat().st_size // 1024, "KB,", len(frames), "frames")
+
+
 if __name__ == "__main__":
     wanted = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT_DIR / "docs"
     take_viewer(wanted)
+    take_element(wanted)
+    take_animation(wanted)
     take_dashboard(wanted)

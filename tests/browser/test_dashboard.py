@@ -376,6 +376,32 @@ def test_the_last_half_hour_is_a_stack_of_areas_with_its_peaks_marked(page: Brow
     assert page.complaints() == []
 
 
+def test_the_picture_of_one_room_can_be_chosen_with_the_keyboard_and_kept(page: Browser, app: FakeApp) -> None:
+    labels = "[...document.querySelectorAll('#rooms button')].map((n) => n.textContent)"
+    assert page.js("document.getElementById('rooms').hidden")
+    app.rooms = {"": 600, "final": 6000, HOSTILE: 60}
+    page.get(app.url)
+    wait_until("the rooms", lambda: shown(page, "#rooms button") == 4, timeout_seconds=20)
+    assert page.js(labels) == ["all rooms  111", "default room  10", "final  100", f"{HOSTILE}  1.0"]
+    assert app.asked_rooms[-1] is None
+    page.js("document.querySelectorAll('#rooms button')[2].focus()")
+    ActionChains(page).send_keys(Keys.ENTER).perform()
+    wait_until("its picture", lambda: page.text("#of-room") == "in final", timeout_seconds=10)
+    assert app.asked_rooms[-1] == "final"
+    assert page.js("document.activeElement.textContent") == "final  100"
+    assert page.js("document.getElementById('csv').getAttribute('href')") == "timeline.csv?minutes=30&room=final"
+    assert page.current_url.endswith("/dashboard?room=final")
+    page.refresh()
+    wait_until("it is kept", lambda: page.text("#of-room") == "in final", timeout_seconds=20)
+    page.js("document.querySelector('#rooms [aria-pressed=true]').click()")
+    wait_until("all rooms again", lambda: page.text("#of-room") == "", timeout_seconds=10)
+    assert app.asked_rooms[-1] is None
+    page.js("document.querySelectorAll('#rooms button')[1].click()")
+    wait_until("the default room", lambda: page.text("#of-room") == "in the default room", timeout_seconds=10)
+    assert app.asked_rooms[-1] == ""
+    assert page.js("window.smuggled") is None
+
+
 def test_without_a_timeline_the_rest_is_shown_with_the_reason(page: Browser, app: FakeApp) -> None:
     assert page.js("document.getElementById('no-history').checkVisibility()")
     app.timeline = None
@@ -432,7 +458,7 @@ def test_a_screen_reader_is_told_when_it_gets_worse_and_not_every_number(page: B
 
 def test_everything_can_be_reached_with_the_keyboard(page: Browser) -> None:
     ActionChains(page).send_keys(Keys.TAB).perform()
-    assert page.js("document.activeElement.getAttribute('href')") == "/timeline.csv?minutes=30"
+    assert page.js("document.activeElement.getAttribute('href')") == "timeline.csv?minutes=30"
     assert page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 

@@ -16,6 +16,7 @@ from testkit.broker import Broker
 from testkit.browser import Browser
 from testkit.http_calls import call
 from testkit.http_servers import http_client
+from testkit.other_site import other_site
 from testkit.ports import listening
 from testkit.scripts import Script, script
 from testkit.waiting import wait_until
@@ -96,7 +97,7 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
         assert real.total_at_start(other) == before
         latencies = []  # printed, not asserted: below 4 s on two idle cores
         for number, emoji in enumerate(("😊", "🔥", "👏")):
-            browser.find_element("css selector", f"#buttons [value='{emoji}']").click()
+            browser.js("inside(`button[value='${arguments[0]}']`).click()", emoji)
             tapped = time.monotonic()
             assert browser.floated().count(emoji) == 1
             wait_until("it floats in the other", lambda emoji=emoji: emoji in other.floated(), timeout_seconds=20)  # type: ignore[misc]
@@ -105,6 +106,17 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
         print("seconds from tap to the other browser:", [round(seconds, 2) for seconds in latencies])
         assert browser.text("#total") == other.text("#total") == str(before + 3)
         assert browser.floated()[-3:] == ["😊", "🔥", "👏"]  # what the last minute let float comes before
+        assert browser.complaints() == []
+
+
+def test_a_page_of_another_site_taps_and_sees_what_the_crowd_taps(real: RealSystem, browser: Browser) -> None:
+    with other_site(real.url) as site:
+        browser.open(site)
+        wait_until("it is live", lambda: browser.js("window.state") == "live", timeout_seconds=20)
+        browser.js("document.querySelector('emo-reactions').tap('🦜')")
+        real.tap("🦋")
+        wait_until("both come back", lambda: {"🦜", "🦋"} <= set(browser.js("totals")), timeout_seconds=20)
+        assert browser.floated().count("🦋") == 1
         assert browser.complaints() == []
 
 

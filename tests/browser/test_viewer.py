@@ -14,6 +14,7 @@ from emostream.settings import SEED_EMOJIS
 from testkit.browser import Browser, luminance, module
 from testkit.fake_system import FakeSystem, batch, fake_system
 from testkit.http_calls import call
+from testkit.video import video_of
 from testkit.waiting import wait_until
 
 
@@ -35,8 +36,8 @@ def wait_batches(page: Browser, *expected: int) -> None:
 
 def test_a_tap_floats_at_once_and_taps_of_half_a_second_are_sent_together(page: Browser, system: FakeSystem) -> None:
     for _ in range(3):
-        page.js("document.querySelectorAll('#buttons button')[0].click()")
-    page.js("document.querySelectorAll('#buttons button')[3].click()")
+        page.js("inside('button').click()")
+    page.js("inside('button:nth-child(4)').click()")
     assert page.floated() == ["😊", "😊", "😊", "🔥"]
     wait_until("the taps at the app", lambda: system.taps)
     assert system.posts == 1
@@ -79,6 +80,35 @@ def test_a_refusal_is_shown_in_the_words_of_the_app(page: Browser, system: FakeS
     wait_until("the viewer is told", lambda: "expected an allowed emoji" in page.text("#notice"), timeout_seconds=5)
 
 
+def test_a_room_in_the_address_is_tapped_in_watched_and_named(browser: Browser, system: FakeSystem) -> None:
+    browser.open(f"{system.url}/?room=final")
+    browser.wait_live()
+    browser.buttons()[0].click()
+    wait_until("the tap at the app", lambda: system.tap_rooms == ["final"])
+    assert [one.asked_rooms for one in system.serving()] == [["final"]]
+    assert browser.text("#room") == "final"
+    browser.open(system.url)
+    browser.wait_live()
+    browser.buttons()[0].click()
+    wait_until("a tap without a room", lambda: system.posts == 2)
+    assert system.tap_rooms == ["final"]
+    assert [room for one in system.subscribers for room in one.asked_rooms] == ["final"]
+
+
+def test_a_room_that_cannot_be_one_stays_text_and_is_refused_once_with_the_reason(
+    browser: Browser, system: FakeSystem
+) -> None:
+    for subscriber in system.subscribers:
+        subscriber.refusal = "room: expected 1 to 64 of these, got <img src=x onerror=window.smuggled=1>"
+    browser.open(f"{system.url}/?room=%3Cimg%20src=x%20onerror=window.smuggled=1%3E")
+    wait_until("it is told", lambda: browser.text("#notice").startswith("room: expected 1 to 64"), timeout_seconds=10)
+    assert browser.text("#state") == "Refused"
+    assert browser.text("#room") == "<img src=x onerror=window.smuggled=1>"
+    assert browser.js("window.smuggled") is None
+    time.sleep(1)  # in which a page that tries again would have done so
+    assert sum(len(one.asked_rooms) for one in system.subscribers) == 1
+
+
 def test_a_key_in_the_address_is_sent_only_to_the_app(browser: Browser, system: FakeSystem) -> None:
     browser.open(f"{system.url}/#key=secret")
     browser.wait_live()
@@ -119,7 +149,7 @@ def test_a_batch_is_shown_completely_or_in_proportion(
     page: Browser, system: FakeSystem, events: dict[str, int], limit: int, expected: dict[str, int]
 ) -> None:
     counts = [{"emoji": emoji, "events": number} for emoji, number in events.items()]
-    shown = module(page, "../shared/floating_emojis.js", "m.share(arguments[0], arguments[1])", counts, limit)
+    shown = module(page, "../emo-reactions.js", "m.share(arguments[0], arguments[1])", counts, limit)
     assert {emoji: shown.count(emoji) for emoji in shown} == expected
 
 
@@ -262,15 +292,99 @@ def test_viewers_are_spread_with_a_preference_for_the_least_loaded(page: Browser
         {"stream_url": None, "alive": True, "cluster": 2, "streams": 0, "available_streams": 5},
     ]
     chosen = module(
-        page, "../shared/stream.js", "Array.from({length: 900}, () => m.choose(arguments[0]).stream_url)", listed
+        page, "../emo-reactions.js", "Array.from({length: 900}, () => m.choose(arguments[0]).stream_url)", listed
     )
     times = {url: chosen.count(url) for url in set(chosen)}
     assert set(times) == {"a", "b", "c"}
     assert times["a"] > times["b"] > times["c"] > 0
     near = "m.choose(arguments[0], {cluster: 2}).stream_url"
-    assert module(page, "../shared/stream.js", near, listed) == "c"
+    assert module(page, "../emo-reactions.js", near, listed) == "c"
     avoiding = "m.choose(arguments[0], {cluster: 2, avoid: new Set(['c', 'b'])}).stream_url"
-    assert module(page, "../shared/stream.js", avoiding, listed) == "a"
+    assert module(page, "../emo-reactions.js", avoiding, listed) == "a"
+
+
+# --- with a picture ---
+
+
+def boxes(page: Browser, *selectors: str) -> list[dict[str, float]]:
+    """Where these are in the window; those after the first, inside the element."""
+    there = "(document.querySelector(name) || inside(name)).getBoundingClientRect().toJSON()"
+    found: list[dict[str, float]] = page.js(f"arguments[0].map((name) => {there})", selectors)
+    return found
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 700), (400, 780), (844, 390), (1280, 800), (1366, 620)])
+def test_the_emojis_float_over_the_picture(browser: Browser, system: FakeSystem, width: int, height: int) -> None:
+    with video_of(browser) as url:
+        browser.resize(width, height)
+        browser.complaints()
+        browser.open(f"{system.url}/?room=final&video={url}")
+        browser.wait_live()
+        wait_until("it plays", lambda: browser.js("document.getElementById('player').currentTime > 0"))
+        system.send(batch(1, dict.fromkeys(SEED_EMOJIS, 123_456_789)))
+        wait_until("the emojis", lambda: len(browser.js("notes.places")) >= 3)
+    picture, floats, bar, chart = boxes(browser, "#player", "#floats", "#bar", ".minute")
+    assert (width, height) == (844, 390) or picture["width"] / picture["height"] == pytest.approx(16 / 9, abs=0.01)
+    assert (floats["left"], floats["top"], floats["right"]) == pytest.approx(
+        (picture["left"], picture["top"], picture["right"]), abs=1
+    )
+    assert bar["top"] == pytest.approx(picture["bottom"], abs=1)
+    assert bar["bottom"] <= height
+    assert chart["top"] >= bar["bottom"] or chart["left"] >= picture["right"]
+    assert browser.js("document.scrollingElement.scrollWidth") <= width
+    assert browser.js("document.elementFromPoint(innerWidth / 4, 120).id") == "player"  # its controls can be reached
+    for place in browser.js("notes.places"):
+        assert picture["left"] <= place["left"] < picture["right"]
+    assert browser.complaints() == []
+
+
+def test_a_picture_of_another_origin_than_that_of_the_address_is_forbidden(
+    browser: Browser, system: FakeSystem
+) -> None:
+    with video_of(browser) as url:
+        browser.open(f"{system.url}/?video={url}")
+        wait_until("it is there", lambda: browser.js("document.getElementById('player').readyState > 0"))
+        assert browser.complaints() == []
+        browser.js("document.getElementById('player').src = 'http://192.0.2.1/match.webm'")
+        wait_until("it is refused", lambda: any("violates" in said for said in browser.complaints()))
+
+
+def test_the_page_says_why_there_is_no_picture(browser: Browser, system: FakeSystem) -> None:
+    with video_of(browser) as url:
+        browser.open(f"{system.url}/?video={url.replace('match', 'nothing')}")
+        wait_until("the reason", lambda: browser.js("document.querySelector('.no-picture')"))
+    assert browser.text(".no-picture").startswith("The picture cannot be played")
+    assert not browser.js("document.getElementById('player')")
+    browser.wait_live()
+
+
+@pytest.mark.parametrize(("answer", "shown"), [("", "cannot play HLS"), ("maybe", "")])
+def test_hls_is_left_to_browsers_that_have_it(browser: Browser, system: FakeSystem, answer: str, shown: str) -> None:
+    script = browser.cdp(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source=f"HTMLMediaElement.prototype.canPlayType = () => '{answer}'; window.asked = [];"
+        "Object.defineProperty(HTMLMediaElement.prototype, 'src', {set(url) { asked.push(url); }});",
+    )
+    try:
+        browser.open(f"{system.url}/?video=https://video.example/final.m3u8?token=1")
+        wait_until("the picture", lambda: browser.js("document.querySelector('.picture')?.childElementCount"))
+        assert shown in browser.js("document.querySelector('.picture').textContent")
+        assert browser.js("asked") == ([] if shown else ["https://video.example/final.m3u8?token=1"])
+    finally:
+        browser.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+
+def test_a_delay_in_the_address_holds_back_what_is_shown_and_moves_the_chart(
+    browser: Browser, system: FakeSystem
+) -> None:
+    browser.open(f"{system.url}/?delay=3")
+    browser.wait_live()
+    now_ms = round(time.time() * 1000)
+    system.send(batch(1, {"🔥": 5}) | {"batched_ms": now_ms, "last_accepted_ms": now_ms, "pushed_ms": now_ms})
+    wait_batches(browser, 1)
+    assert time.time() * 1000 - now_ms >= 3000
+    height = re.findall(r" ([\d.]+)", browser.js("document.querySelector('#chart .line').getAttribute('d')"))[-1]
+    assert float(height) < 60  # the newest end of the chart has it
 
 
 # --- for everybody ---
@@ -303,8 +417,8 @@ def test_an_injected_script_does_not_run(page: Browser) -> None:
 def test_everything_can_be_done_with_the_keyboard(page: Browser, system: FakeSystem) -> None:
     keys = ActionChains(page)
     keys.send_keys(Keys.TAB).perform()
-    assert page.js("document.activeElement.value") == SEED_EMOJIS[0]
-    assert page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.js("document.activeElement.shadowRoot.activeElement.value") == SEED_EMOJIS[0]
+    assert page.js("getComputedStyle(document.activeElement.shadowRoot.activeElement).outlineStyle") == "solid"
     keys.send_keys(Keys.ENTER).send_keys(Keys.TAB).send_keys(Keys.SPACE).send_keys("4").perform()
     wait_until("the taps at the app", lambda: len(system.taps) >= 3, timeout_seconds=5)
     assert sorted(tap["emoji_type"] for tap in system.taps) == sorted([SEED_EMOJIS[0], SEED_EMOJIS[1], SEED_EMOJIS[3]])
@@ -341,7 +455,7 @@ def test_a_screen_reader_is_told_the_totals_now_and_then(page: Browser, system: 
     wait_until("a summary", lambda: page.js("told.length"), timeout_seconds=12)
     assert page.js("told") == ["3200 reactions in the last minute: 🔥 2000, 😊 1200."]
     assert page.js("document.getElementById('summary').ariaLive") == "polite"
-    assert page.js("document.getElementById('floats').ariaHidden") == "true"
+    assert page.js("inside('#floats').ariaHidden") == "true"
 
 
 @pytest.mark.parametrize("width", [320, 400, 1280])
@@ -350,7 +464,7 @@ def test_everything_fits_whatever_the_width(page: Browser, system: FakeSystem, w
     system.send(batch(1, dict.fromkeys(SEED_EMOJIS, 123_456_789)))
     wait_batches(page, 1)
     assert page.js("document.scrollingElement.scrollWidth") <= width
-    boxes = page.js("[...document.querySelectorAll('#buttons button')].map((b) => b.getBoundingClientRect().toJSON())")
+    boxes = page.js("[...inside('#buttons').children].map((button) => button.getBoundingClientRect().toJSON())")
     for box in boxes:
         assert box["left"] >= 0
         assert box["right"] <= width

@@ -11,6 +11,7 @@ const TIMELINE_MS = 10_000;
 const PATIENCE_MS = 8000; // without an answer for so long, the page says that its numbers are old
 const GIVE_UP_MS = 6000;
 const SUMMARY_MS = 15_000;
+const SHOWN_ROOMS = 12;
 
 const answers = new Answers();
 const chart = new TimelineChart();
@@ -48,7 +49,7 @@ async function askAll() {
   if (document.hidden) return;
   let answer;
   try {
-    answer = await ask("/dashboard.json");
+    answer = await ask("dashboard.json");
   } catch (error) {
     if (error.status >= 400 && error.status < 500) showRefused(error);
     else if (performance.now() - answeredAt > PATIENCE_MS) showAway();
@@ -64,12 +65,57 @@ async function askAll() {
 
 async function askTimeline() {
   if (document.hidden) return;
+  const room = chosenRoom();
   try {
-    chart.draw(await ask("/timeline.json"));
+    const [timeline, rooms] = await Promise.all([ask(room === null ? "timeline.json" : `timeline.json?${roomQuery(room)}`), ask("rooms")]);
+    if (room !== chosenRoom()) return; // another one was chosen meanwhile, and is being asked for
+    chart.draw(timeline);
+    showRooms(rooms, room);
     set("history-note", "");
   } catch (error) {
     set("history-note", `Not up to date: ${error.message}`);
   }
+}
+
+/** The room in the page's address; null for all rooms together, "" for the default room. */
+function chosenRoom() {
+  return new URLSearchParams(location.search).get("room");
+}
+
+function roomQuery(room) {
+  return new URLSearchParams({ room }).toString();
+}
+
+function chooseRoom(room) {
+  history.replaceState(null, "", room === null ? location.pathname : `?${roomQuery(room)}`);
+  askTimeline();
+}
+
+/** A button for each of the busiest rooms of the last minute. There is nothing to choose while only the default room is in use. */
+function showRooms({ seconds, rooms, others, other_rooms: otherRooms }, chosen) {
+  const total = rooms.reduce((sum, { events }) => sum + events, others);
+  const busiest = rooms.slice(0, SHOWN_ROOMS);
+  if (chosen !== null && !busiest.some(({ room }) => room === chosen)) {
+    busiest.push(rooms.find(({ room }) => room === chosen) || { room: chosen, events: 0 });
+  }
+  const button = (room, name, events) => {
+    const node = make("button", `${name}  ${perSecond(events / seconds)}`);
+    node.type = "button";
+    node.ariaPressed = String(room === chosen);
+    if (room !== null) node.dataset.room = room;
+    return node;
+  };
+  const hidden = rooms.length + otherRooms - busiest.length;
+  const focused = at("rooms").contains(document.activeElement) && document.activeElement.dataset.room;
+  at("rooms").hidden = chosen === null && rooms.every(({ room }) => room === "");
+  fill("rooms", [
+    button(null, "all rooms", total),
+    ...busiest.map(({ room, events }) => button(room, room || "default room", events)),
+    ...(hidden > 0 ? [make("span", `and ${count(hidden, "other room")}`)] : []),
+  ]);
+  if (focused !== false) [...at("rooms").children].find((node) => node.dataset.room === focused)?.focus();
+  set("of-room", chosen === null ? "" : ` in ${chosen || "the default room"}`);
+  at("csv").href = `timeline.csv?minutes=30${chosen ? `&${roomQuery(chosen)}` : ""}`;
 }
 
 function showState(state, sentence) {
@@ -99,7 +145,7 @@ async function sendKey(event) {
   event.preventDefault();
   set("key-note", "");
   try {
-    const response = await fetch("/dashboard/key", {
+    const response = await fetch("dashboard/key", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: at("key").value }),
       signal: AbortSignal.timeout(GIVE_UP_MS),
     });
@@ -238,6 +284,10 @@ async function keepAsking(asking, pauseMs) {
 }
 
 at("key-form").addEventListener("submit", sendKey);
+at("rooms").addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  if (button) chooseRoom(button.ariaPressed === "true" ? null : button.dataset.room ?? null);
+});
 document.addEventListener("visibilitychange", () => {
   answeredAt = performance.now();
   askAll();

@@ -72,8 +72,8 @@ def name(path: Path) -> str:
 def test_all_files_of_both_pages_are_checked() -> None:
     assert {path.name for path in FILES} >= {
         "viewer.js",
-        "taps.js",
-        "stream.js",
+        "last_minute.js",
+        "emo-reactions.js",
         "overlay.js",
         "viewer.css",
         "page.css",
@@ -108,7 +108,7 @@ def test_a_script_calls_nothing_newer(path: Path) -> None:
     assert newer(path.read_text(), NEWER_APIS) == []
 
 
-@pytest.mark.parametrize("path", STYLES, ids=name)
+@pytest.mark.parametrize("path", [*STYLES, WEB_DIR / "emo-reactions.js"], ids=name)
 def test_a_style_needs_nothing_newer(path: Path) -> None:
     assert newer(path.read_text(), NEWER_STYLES) == []
 

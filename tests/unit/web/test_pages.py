@@ -9,13 +9,15 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urljoin
 
+import esprima
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import Client, TestResponse
 
 from emostream import roles
 from emostream.discovery import SubscriberStatus
-from emostream.http.wsgi import serve_wsgi
+from emostream.http.wsgi import behind_proxies, serve_wsgi
 from emostream.process import Log, bound_socket
 from emostream.settings import SEED_EMOJIS
 from emostream.web.pages import WEB_DIR, blueprint
@@ -40,7 +42,7 @@ def files() -> list[str]:
     """The paths that the pages name, and those that their modules import."""
     app = client()
     pages = "".join(app.get(path).text for path in PAGES)
-    found = set(re.findall(r'(?:src|href)="(/web/[^"]+)"', pages))
+    found = {f"/{path}" for path in re.findall(r'(?:src|href)="(web/[^"]+)"', pages)}
     unread = {path for path in found if path.endswith(".js")}
     while unread:
         module = unread.pop()
@@ -108,13 +110,29 @@ def test_a_file_that_the_browser_already_has_is_not_sent_again(path: str) -> Non
     assert client().get(path, headers=GZIP | {"If-None-Match": '"another"'}).status_code == 200
 
 
-def buttons(page: str) -> list[str]:
-    return re.findall(r'<button type="button" value="([^"]*)"', page)
+def test_the_buttons_are_the_allowed_emojis_or_those_of_the_element() -> None:
+    assert '<emo-reactions src="."></emo-reactions>' in client().get("/").text
+    assert '<emo-reactions src="." emojis="🏏 ❤️"></emo-reactions>' in client(EMOJIS="🏏,❤️").get("/").text
+    listed = ", ".join(f'"{emoji}"' for emoji in SEED_EMOJIS)
+    assert f"EMOJIS = [{listed}]" in (WEB_DIR / "emo-reactions.js").read_text()
 
 
-def test_the_buttons_are_the_seeds_emojis_or_the_allowed_ones() -> None:
-    assert buttons(client().get("/").text) == list(SEED_EMOJIS)
-    assert buttons(client(EMOJIS="🏏,❤️").get("/").text) == ["🏏", "❤️"]
+def test_the_element_is_small_and_other_peoples_pages_may_load_it() -> None:
+    answer = client().get("/emo-reactions.js", headers=GZIP)
+    assert answer.status_code == 200
+    assert answer.mimetype == "text/javascript"
+    assert answer.headers["Cache-Control"] == "public, max-age=600"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert len(answer.data) <= 12_000
+    again = client().get("/emo-reactions.js", headers=GZIP | {"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_the_element_without_its_comments_is_the_same_script() -> None:
+    served, source = client().get("/emo-reactions.js").text, (WEB_DIR / "emo-reactions.js").read_text()
+    assert "/**" not in served
+    assert len(served) < 0.9 * len(source)
+    assert esprima.parseModule(served).toDict() == esprima.parseModule(source).toDict()
 
 
 def test_an_allowed_emoji_cannot_break_out_of_the_page() -> None:
@@ -144,7 +162,45 @@ def test_a_strange_host_adds_nothing_to_the_policy(host: str) -> None:
     answer = client().get("/", headers={"Host": host})
     assert answer.status_code in (200, 400)
     if answer.status_code == 200:
-        assert "connect-src 'self' http://*:*; base-uri" in answer.headers["Content-Security-Policy"]
+        # A policy cannot name an IPv6 address. For a host that is none, the streams are listed at the app's own.
+        named = "http://*:*" if host == "[::1]:5000" else "http://127.0.0.1:*"
+        assert f"connect-src 'self' {named}; base-uri" in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("video", "origin"),
+    [
+        ("https://video.example/final.mp4?token=1", "https://video.example"),
+        ("HTTP://Video.Example:8080/final.m3u8", "http://video.example:8080"),
+        ("http://127.0.0.1/final.webm", "http://127.0.0.1"),
+        ("https://user:secret@video.example/x", "https://video.example"),
+    ],
+)
+def test_a_page_with_a_picture_may_also_load_videos_of_its_origin(video: str, origin: str) -> None:
+    without = policy("/", Host="show.example")
+    assert policy(f"/?video={video}", Host="show.example") == without | {"media-src": origin}
+
+
+@pytest.mark.parametrize("path", ["/", "/?video=", "/?room=final", "/overlay?video=https://video.example/x"])
+def test_a_page_without_a_picture_loads_no_video(path: str) -> None:
+    assert "media-src" not in policy(path)
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        "final.mp4", "/final.mp4", "//video.example/x", "ftp://video.example/x", "javascript:1", "data:video/mp4,x",
+        "blob:https://video.example/x", "https://", "https://[::1]/x", "https://[", "https://video.example:x/",
+        "https://video.example:99999/", "https://a b/x", "https://a%3Bscript-src%20*/x", "https://*/x", "https:/x",
+        "https://münchen.example/x", "https://a'/x",
+    ],
+)  # fmt: skip
+def test_a_video_that_cannot_be_one_is_refused_in_a_sentence(video: str) -> None:
+    answer = client().get("/", query_string={"video": video})
+    assert answer.status_code == 400
+    assert answer.json is not None
+    expected = "video: expected an http or https URL with a plain host name, got "
+    assert answer.json["error"].startswith(expected + video[:10])
 
 
 def test_no_page_has_inline_scripts_or_styles() -> None:
@@ -158,6 +214,7 @@ def test_subscribers_are_listed_at_the_host_that_was_asked() -> None:
     answer = client().get("/subscribers", headers={"Host": "show.example:5000"})
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.json == {
+        "batch_seconds": 2.0,
         "subscribers": [
             {
                 "url": "http://show.example:7002", "stream_url": "http://show.example:7102/stream", "cluster": 1,
@@ -181,3 +238,71 @@ def test_addresses_are_well_formed_whatever_the_host(host: str, url: str) -> Non
     if answer.status_code == 200:
         assert answer.json is not None
         assert answer.json["subscribers"][0]["url"] == url
+
+
+FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "fans.example.org", "X-Forwarded-Prefix": "/match"}
+
+
+def proxied(path: str, forwarded: dict[str, str], advertised: str = "", peer: str = "192.0.2.1") -> TestResponse:
+    """The answer to a request that a proxy at `peer` passes on; the one at 192.0.2.1 is trusted."""
+    app = Flask("test")
+    app.register_blueprint(blueprint(settings_with(), FakeDirectory(FOUND, ADVERTISED_STREAM_URL=advertised)))
+    trusting = behind_proxies(app, settings_with(TRUSTED_PROXIES="192.0.2.0/30").trusted_networks)
+    headers = {"Host": "127.0.0.1:5000"} | forwarded
+    return Client(trusting).get(path, headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+
+
+def connects_to(answer: TestResponse) -> str:
+    return answer.headers["Content-Security-Policy"].partition("connect-src ")[2].partition(";")[0]
+
+
+@pytest.mark.parametrize(
+    ("advertised", "forwarded", "stream_url", "origins"),
+    [
+        ("/s/{cluster}-{subscriber}", {}, "https://fans.example.org/match/s/1-2/stream", "'self'"),
+        ("/s/{cluster}-{subscriber}", {"X-Forwarded-Prefix": ""}, "https://fans.example.org/s/1-2/stream", "'self'"),
+        ("/s", {"X-Forwarded-Prefix": "match/"}, "https://fans.example.org/match/s/stream", "'self'"),
+        ("/s", {"X-Forwarded-Host": "fans.example.org:8443"}, "https://fans.example.org:8443/match/s/stream", "'self'"),
+        ("/s", {"X-Forwarded-Host": "evil.example, fans.example.org"}, "https://fans.example.org/match/s/stream",
+         "'self'"),
+        ("https://fans.example.org/s", {}, "https://fans.example.org/s/stream", "'self'"),
+        ("https://s.example.org/s", {}, "https://s.example.org/s/stream", "'self' https://s.example.org"),
+        ("", {}, "https://fans.example.org:7102/stream", "'self' https://fans.example.org:*"),
+        ("", {"X-Forwarded-Host": "a;script-src *"}, "https://127.0.0.1:7102/stream", "'self' https://127.0.0.1:*"),
+    ],
+)  # fmt: skip
+def test_behind_a_trusted_proxy_addresses_are_as_the_browser_sees_them(
+    advertised: str, forwarded: dict[str, str], stream_url: str, origins: str
+) -> None:
+    listed = proxied("/subscribers", FORWARDED | forwarded, advertised).json
+    assert listed is not None
+    assert listed["subscribers"][0]["stream_url"] == stream_url
+    for path in ("/", "/overlay"):
+        assert connects_to(proxied(path, FORWARDED | forwarded, advertised)) == origins
+    assert connects_to(proxied("/dashboard", FORWARDED | forwarded, advertised)) == "'self'"
+
+
+def test_a_policy_that_would_get_too_long_allows_every_host() -> None:
+    def policy_with(subscribers: int) -> str:
+        settings = settings_with(SUBSCRIBERS=subscribers, CLUSTERS=1)
+        known = dict[roles.Role, SubscriberStatus | None].fromkeys(roles.subscribers(settings))
+        app = Flask("test")
+        directory = FakeDirectory(known, ADVERTISED_STREAM_URL="https://s{subscriber}.example.org")
+        app.register_blueprint(blueprint(settings, directory))
+        return connects_to(app.test_client().get("/"))
+
+    assert policy_with(50).count("https://s") == 50
+    assert policy_with(51) == "'self' http://*:*"
+
+
+def test_nobody_else_decides_what_the_browser_sees() -> None:
+    answer = proxied("/subscribers", FORWARDED, "/s/{cluster}-{subscriber}", peer="192.0.2.9")
+    assert answer.json is not None
+    assert answer.json["subscribers"][0]["stream_url"] == "http://127.0.0.1:5000/s/1-2/stream"
+    assert connects_to(proxied("/", FORWARDED, peer="192.0.2.9")) == "'self' http://127.0.0.1:*"
+
+
+def test_a_page_names_no_path_from_the_root_of_its_host_so_that_a_proxy_can_put_it_below_a_path() -> None:
+    names = re.compile(r"""(?:href|src)="/|(?:ask|fetch)\(["`]/|from "/""")
+    for path in [*PAGES, *(file for file in files() if file.endswith(".js"))]:
+        assert not names.search(client().get(path).text), path
