@@ -5,12 +5,9 @@ These calls are answered in a few µs. Flask's dispatch alone costs more than th
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
-from functools import lru_cache
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from functools import lru_cache, partial
 from urllib.parse import unquote_to_bytes
 
 from werkzeug.http import parse_options_header
@@ -56,8 +53,8 @@ class IngestApi:
         """The limit for the server. For an unknown target it is the highest that there is."""
         return POSTS.get(target, POSTS[BATCH])[0]
 
-    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
-        """Return an Answer, or a coroutine if it must wait. When `busy`, refuse what would have to wait."""
+    def answer(self, request: Request, busy: bool) -> Answer | Awaitable[Answer]:
+        """Return an Answer, or an awaitable one if it must wait. When `busy`, refuse what would have to wait."""
         path = request.target
         if path not in POSTS:
             path = path_of(path)
@@ -89,7 +86,7 @@ class IngestApi:
         if answer is not FAILED:
             self.counters.add("refused_busy" if answer is BUSY else "refused_http")
 
-    def _post(self, request: Request, path: bytes, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+    def _post(self, request: Request, path: bytes, busy: bool) -> Answer | Awaitable[Answer]:
         headers = request.headers
         max_body_bytes, media_types = POSTS[path]
         content_type = headers.get(b"content-type")
@@ -100,7 +97,7 @@ class IngestApi:
             return self.refusal(request, refusals.wrong_media_type(media_types, media_type))
         if len(request.body) > max_body_bytes:
             return self.refusal(request, too_large(max_body_bytes))
-        if busy and self.taps.waits:
+        if busy and self.taps.receipts:
             return self.refusal(request, BUSY)
         try:
             room = _room_of(request.target) if b"?" in request.target else ""
@@ -108,14 +105,16 @@ class IngestApi:
             return self.refusal(request, refusal(400, str(error)))
         address = self._admission.address(request) if self._admission.limited else ""
         if path == BATCH:
-            answer, acknowledged = self.taps.batch(request.body, media_type == NDJSON, room, address)
+            answer, receipt = self.taps.batch(request.body, media_type == NDJSON, room, address)
         else:
-            answer, acknowledged = self.taps.one(request.body, room, address)
-        if acknowledged is not None:
-            return self._when_acknowledged(request, answer, acknowledged)
+            answer, receipt = self.taps.one(request.body, room, address)
         if answer is ACCEPTED and self._accepted_by_all:
-            return self._accepted_by_all
-        return self.cors.headed(answer, request)
+            answer = self._accepted_by_all
+        else:
+            answer = self.cors.headed(answer, request)
+        if receipt and self.taps.receipts:
+            return self.taps.receipts.wait(receipt, answer, partial(self._too_late, request))
+        return answer
 
     def _other_method(self, request: Request, allowed: Sequence[str]) -> Answer:
         """Answer OPTIONS, which browsers send before a call to ask whether they may. Refuse all other methods."""
@@ -125,13 +124,9 @@ class IngestApi:
         headers = self.cors.preflight(request.header, methods, MAY_SEND)
         return self.cors.headed(Answer(200, b"", (("allow", methods), *headers)), request)
 
-    async def _when_acknowledged(self, request: Request, answer: Answer, acknowledged: Future[None]) -> Answer:
-        try:
-            await asyncio.wait_for(asyncio.wrap_future(acknowledged), refusals.ACK_SECONDS)
-        except asyncio.TimeoutError:
-            self.counters.add("not_acknowledged")
-            answer = refusals.NOT_ACKNOWLEDGED
-        return self.cors.headed(answer, request)
+    def _too_late(self, request: Request) -> Answer:
+        self.counters.add("not_acknowledged")
+        return self.cors.headed(refusals.NOT_ACKNOWLEDGED, request)
 
 
 def _room_of(target: bytes) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import Future
 from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from emostream.broker import METADATA_AGE_MS
 from emostream.broker_trouble import explain
+from emostream.ingest.receipts import Receipt
 from emostream.kafka_security import librdkafka_options
 from emostream.process import Log
 from emostream.settings import Settings
@@ -23,31 +23,6 @@ POLL_SECONDS = 0.5
 
 class BufferFull(Exception):
     """The producer's buffer is full, or the producer does not know the topic."""
-
-
-class Receipt:
-    """Knows when the broker has every record that was sent with it."""
-
-    def __init__(self) -> None:
-        self._done: Future[None] = Future()
-        # asyncio cancels the future when its wait times out. Then set_result would fail in the producer's thread, when
-        # the records arrive after all. A running future cannot be cancelled.
-        self._done.set_running_or_notify_cancel()
-        self._lock = threading.Lock()
-        self._missing = 1
-
-    def closed(self) -> Future[None]:
-        """Expect no more records. Return a future that is done when the broker has all of them."""
-        self.add(-1)
-        return self._done
-
-    def add(self, records: int) -> None:
-        """Expect this many more records to reach the broker; fewer, if the number is negative."""
-        with self._lock:
-            self._missing += records
-            complete = self._missing == 0
-        if complete:
-            self._done.set_result(None)
 
 
 class BoundedProducer:

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from emostream.http.access import Operators
 from emostream.http.messages import JSON, refusal
-from emostream.http.wsgi import ThreadedApp, from_wsgi
+from emostream.http.wsgi import ThreadedApp, behind_proxies, from_wsgi
 from emostream.ingest import refusals
 from emostream.ingest.api import MAY_SEND, IngestApi
 from emostream.metrics.page import CONTENT_TYPE, MetricsPage
@@ -23,7 +23,7 @@ FLASK_THREADS = 8
 def threaded(app: Flask, settings: Settings) -> ThreadedApp:
     """Return what the API calls for other paths than its own. The dashboard's data is for operators only."""
     operators = Operators(settings, dashboard.is_for_operators, dashboard.SIGN_IN)
-    return ThreadedApp(from_wsgi(app), operators, FLASK_THREADS)
+    return ThreadedApp(from_wsgi(behind_proxies(app, settings.trusted_networks)), operators, FLASK_THREADS)
 
 
 def create_app(api: IngestApi, page: MetricsPage) -> Flask:

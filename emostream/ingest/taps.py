@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import msgspec
 
 from emostream.http.messages import Answer, json_answer, refusal
 from emostream.ingest import refusals
 from emostream.ingest.admission import Admission, NotAdmitted
-from emostream.ingest.producer import BoundedProducer, BufferFull, Receipt
+from emostream.ingest.producer import BoundedProducer, BufferFull
+from emostream.ingest.receipts import Receipt, Receipts
 from emostream.metrics.counters import Metrics
 from emostream.records import Event, InvalidRecord, encode, normalised, parse_merged_request, parse_request, split_batch
 from emostream.settings import Settings
 
 REASONS = ("invalid", "rate", "full", "busy")  # why taps are refused
 ACCEPTED = json_answer(200, {"status": "success", "message": "Emoji sent to Kafka"})
-# The answer, and with ACK=broker what is done when the broker has the events: the answer must wait for it.
-Outcome = tuple[Answer, "Future[None] | None"]
+# The answer, and with ACK=broker the receipt that it must wait for.
+Outcome = tuple[Answer, Receipt | None]
 
 
 class RoomNotOpen(Exception):
@@ -29,12 +29,12 @@ class TapHandler:
     """Gives taps to the producer, if they are valid and admitted."""
 
     def __init__(self, settings: Settings, producer: BoundedProducer, admission: Admission, counters: Metrics) -> None:
-        self.waits = settings.ack == "broker"
+        self.receipts = Receipts() if settings.ack == "broker" else None
         self._producer = producer
         self._admission = admission
         self._counters = counters
         self._allowed = settings.allowed_emojis
-        self._rooms = dict.fromkeys(filter(None, settings.rooms.split(",")))
+        self._rooms = dict.fromkeys(settings.open_rooms)
         self._spellings = {normalised(emoji): emoji for emoji in settings.allowed_emojis}
 
     def received(self) -> int:
@@ -44,12 +44,12 @@ class TapHandler:
 
     def one(self, body: bytes, room: str, address: str) -> Outcome:
         """Take one tap. `room` is its room if it names none."""
-        receipt = Receipt() if self.waits else None
+        receipt = self.receipts.new() if self.receipts else None
         taken = self._take(body, parse_request, room, address, receipt)
         if not isinstance(taken, int):
             return taken, None
         self._counters.add("accepted", taken)
-        return ACCEPTED, receipt.closed() if receipt else None
+        return ACCEPTED, receipt
 
     def batch(self, body: bytes, lines: bool, room: str, address: str) -> Outcome:
         """Take the good events of a batch, and list the others. `lines`: the batch has one event a line.
@@ -61,7 +61,7 @@ class TapHandler:
         except InvalidRecord as error:
             self._counters.add("refused_invalid")
             return refusal(400, str(error)), None
-        receipt = Receipt() if self.waits else None
+        receipt = self.receipts.new() if self.receipts else None
         taken = [self._take(part, parse_merged_request, room, address, receipt) for part in parts]
         refused = [(index, answer) for index, answer in enumerate(taken) if isinstance(answer, Answer)]
         accepted = len(parts) - len(refused)
@@ -69,7 +69,7 @@ class TapHandler:
             return refusals.no_good_event(refused), None
         self._counters.add("accepted", sum(taps for taps in taken if isinstance(taps, int)))
         shown = {"status": "success", "accepted": accepted, "rejected": refusals.rejected(refused)}
-        return json_answer(200, shown), receipt.closed() if receipt else None
+        return json_answer(200, shown), receipt
 
     def _take(
         self, data: bytes, parse: Callable[[bytes, str], Event], room: str, address: str, receipt: Receipt | None

@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from emostream import roles
+from emostream.announcements import Announcements
 from emostream.discovery import Directory
 from emostream.http.access import AllowedHosts
 from emostream.http.connection import SPARE_CONNECTIONS
@@ -29,6 +30,7 @@ from emostream.ingest.routes import create_app, threaded
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import WorkerMetrics
 from emostream.metrics.page import MetricsPage
+from emostream.operate import pulse
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.supervisor import SupervisedMetrics
 from emostream.process import (
@@ -140,8 +142,11 @@ class Worker:
         self._counters = counters = WorkerMetrics(self._log, INGEST, metrics_path(settings))
         self._api = IngestApi(settings, self._producer, counters)
         app = create_app(self._api, MetricsPage(counters, SupervisedMetrics(settings), pid=parent_pid))
-        directory = Directory(settings)
+        announcements = Announcements()
+        announcements.keep_reading(settings, self._log)
+        directory = Directory(settings, announcements.now)
         app.register_blueprint(pages.blueprint(settings, directory))
+        app.register_blueprint(pulse.blueprint(settings))
         app.register_blueprint(dashboard.blueprint(settings, directory, MetricsPage(counters, pid=parent_pid).text))
         self._api.flask = threaded(app, settings)
         self._server = HttpServer(

@@ -13,6 +13,7 @@ from emostream.ingest.routes import OPENAPI, create_app
 from emostream.metrics.catalogue import INGEST
 from emostream.metrics.counters import Metrics
 from emostream.metrics.page import MetricsPage
+from emostream.operate import pulse
 from emostream.operate.dashboard import routes as dashboard
 from emostream.operate.dashboard.scrape import MAX_NAMED_CLIENTS
 from emostream.operate.dashboard.timeline import MAX_CSV_MINUTES, MAX_CSV_ROWS, SHOWN_EMOJIS, WINDOW_MINUTES
@@ -32,6 +33,7 @@ def test_it_is_valid_openapi_3_1() -> None:
 def test_it_names_every_call_of_the_app_and_no_other() -> None:
     settings, counters = settings_with(), Metrics(Log("test"), INGEST)
     app = create_app(IngestApi(settings, cast(BoundedProducer, FakeProducer()), counters), MetricsPage(counters))
+    app.register_blueprint(pulse.blueprint(settings))
     app.register_blueprint(dashboard.blueprint(settings, FakeDirectory(), lambda: b""))
     pages = {"/", "/overlay", "/dashboard", "/subscribers"}
     before_flask = {(dashboard.SIGN_IN, "post"), *((path.decode(), "post") for path in POSTS)}
