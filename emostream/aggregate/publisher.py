@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ from emostream.process import Log, StepTimeout, within
 from emostream.records import encode, record_key
 from emostream.settings import Settings
 
+NAMED_ROOMS = 10  # in the metrics; made-up names must not fill a Prometheus
 GROUP = "main-publisher"  # the transactional id, and the consumer group that the offsets are committed to
 
 
@@ -76,6 +78,14 @@ def read_positions(settings: Settings, log: Log) -> Positions:
         return Positions({tp.partition: offset for tp, offset in go_on.items()}, next_batch_id, found_id)
     finally:
         reader.close()
+
+
+def partition_of(room: str, partitions: int) -> int | None:
+    """Return which of so many partitions gets all counts of a named room. None for the default room: go by the key.
+
+    So the counts of one emoji stay in order, and a subscriber with a thousand rooms reads each of them in one piece.
+    """
+    return zlib.crc32(room.encode()) % partitions if room else None
 
 
 class BatchPublisher:
@@ -169,11 +179,14 @@ class BatchPublisher:
     ) -> None:
         settings = self._settings
         producer.begin_transaction()
-        # By their key the counts of one emoji in one room stay in order on every topic after this one.
+        partitions = len(producer.partitions_for(settings.main_topic))
         sent = [
-            producer.send(settings.main_topic, key=record_key(count.emoji, count.room), value=encode(count))
+            producer.send(
+                settings.main_topic, key=record_key(count.emoji, count.room), value=encode(count),
+                partition=partition_of(count.room, partitions),
+            )
             for count in batch.counts
-        ]
+        ]  # fmt: skip
         metadata = f"{batch_id} {self._topic_id}"
         offsets = {
             TopicPartition(settings.emoji_topic, partition): OffsetAndMetadata(offset, metadata, -1)
@@ -185,7 +198,9 @@ class BatchPublisher:
     def _report(self, batch_id: int, batch: CountedBatch, started: float, counted: float, committed: float) -> None:
         """Add a published batch to the metrics and the log."""
         self._query_metrics.emojis = len(batch.counts) + batch.cut_emojis
-        self._query_metrics.rooms = batch.rooms + batch.cut_rooms
+        by_room = batch.by_room
+        self._query_metrics.rooms = len(by_room) + batch.cut_rooms
+        self._query_metrics.room_events = dict(by_room.most_common(NAMED_ROOMS))
         for name, number in {
             "batches": 1, "transactions": 1, "counts": len(batch.counts), "events": batch.events,
             "bad_records": batch.bad_records, "cut_rooms": batch.cut_rooms, "cut_emojis": batch.cut_emojis,

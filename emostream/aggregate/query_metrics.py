@@ -23,6 +23,7 @@ class QueryMetrics:
     def __init__(self, settings: Settings, log: Log) -> None:
         self.metrics = Metrics(log, AGGREGATE)
         self.rooms: int | None = None  # in the last batch
+        self.room_events: dict[str, int] = {}  # of the largest of these
         self.emojis: int | None = None  # in all of these
         self.next_offsets: Mapping[int, int] = {}  # up to where the query has read, by partition of EMOJI_TOPIC
         self.made_anew = False  # EMOJI_TOPIC is not the one that the query reads
@@ -36,6 +37,7 @@ class QueryMetrics:
         self.metrics.read(
             lag=lambda: self.lag,
             rooms=lambda: self.rooms,
+            room_events=lambda: self.room_events,
             emojis=lambda: self.emojis,
             spark_input=lambda: self._input,
             spark_processed=lambda: self._processed,

@@ -50,7 +50,7 @@ def run(settings: Settings) -> int:
                   SPARK_MASTER=settings.spark_master, reason=_reason(error))  # fmt: skip
         return 1
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
-    warm_up(session)
+    warm_up(session, settings, stop)
     query_metrics = QueryMetrics(settings, log)
     serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
     needs = {settings.emoji_topic: "READ", settings.main_topic: "WRITE"}

@@ -1,10 +1,15 @@
-"""Settings → the Spark session, and EMOJI_TOPIC as a stream of events."""
+"""Settings → the Spark session, and EMOJI_TOPIC as a stream of events.
+
+usage: python -m emostream.aggregate.spark        writes the classes of such a session to DATA_DIR/jars/spark.jsa
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +19,25 @@ from pyspark.sql import functions as F
 
 from emostream.aggregate.counting import count_events, first_rows, read_records
 from emostream.kafka_security import java_options, private_key
-from emostream.process import fresh_directory
-from emostream.settings import Settings
+from emostream.process import StopFlag, fresh_directory
+from emostream.settings import Settings, load
 
-WARM_UP_BATCHES = 5
-WARM_UP_EVENTS = 5_000
+# After so many micro-batches one takes a tenth of the first one's time.
+WARM_UP_BATCHES = 12
+WARM_UP_EVENTS = 500  # in each
+WARM_UP_SECONDS = 10.0  # after this no further one begins
+CLASS_ARCHIVE = "jars/spark.jsa"  # relative to DATA_DIR, where the JVM starts
 POLL_RECORDS = 50_000
 FETCH_BYTES = 4 * 1024 * 1024
 REDACTED = "(?i)secret|password|token|access[.]?key|jaas|keystore"
 DECRYPT_MODE = 2  # of javax.crypto.Cipher
 
 
-def make_session(settings: Settings) -> SparkSession:
-    """Start Spark. Its Kafka connector comes from DATA_DIR/jars, or from spark-submit --packages."""
+def make_session(settings: Settings, archive_option: str = "SharedArchiveFile") -> SparkSession:
+    """Start Spark. Its Kafka connector comes from DATA_DIR/jars, or from spark-submit --packages.
+
+    `archive_option` is what the JVM does with the archive of classes: start from it, or write it when it ends.
+    """
     work_dir = settings.data_path / "spark"
     connector = sorted(str(jar) for jar in (settings.data_path / "jars" / "connector").glob("*.jar"))
     builder = (
@@ -58,7 +69,9 @@ def make_session(settings: Settings) -> SparkSession:
         # waited 20 ms for a collection.
         .config(
             "spark.driver.extraJavaOptions",
-            "-Djava.io.tmpdir=spark -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData",
+            "-Djava.io.tmpdir=spark -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData "
+            # An archive that is missing or of other jars is ignored, without a word.
+            f"-XX:{archive_option}={CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off",
         )
     )
     if connector and settings.spark_master.startswith("local"):
@@ -79,15 +92,38 @@ def make_session(settings: Settings) -> SparkSession:
     return session
 
 
-def warm_up(session: SparkSession) -> None:
-    """Count made-up events a few times, so that the JVM has compiled the code before the first real event."""
-    event = b'{"user_id": "u", "emoji": "\xf0\x9f\x98\x8a", "timestamp": "2026-01-01T00:00:00+00:00"}'
-    for _ in range(WARM_UP_BATCHES):
-        records = session.range(WARM_UP_EVENTS).select(
-            F.lit(event).alias("value"), F.lit(0).alias("partition"),
-            F.col("id").alias("offset"), F.current_timestamp().alias("timestamp"),
-        )  # fmt: skip
-        first_rows(count_events(read_records(records))).collect()
+def warm_up(session: SparkSession, settings: Settings, stop: StopFlag) -> None:
+    """Count made-up events as the query does, so that the JVM has compiled the code before the first real event."""
+    deadline = time.monotonic() + WARM_UP_SECONDS
+    made_up = (
+        session.readStream.format("rate-micro-batch")
+        .options(rowsPerBatch=WARM_UP_EVENTS, numPartitions=3)
+        .load()
+        .select(
+            # Not a literal: Spark would run the regex for it once, and not for each event.
+            F.concat(
+                F.lit('{"user_id":"u'), "value", F.lit('","emoji":"😊","timestamp":"2026-01-01T00:00:00+00:00"}')
+            ).cast("binary").alias("value"),
+            (F.col("value") % 3).cast("int").alias("partition"), F.col("value").alias("offset"), "timestamp",
+        )
+    )  # fmt: skip
+    warm = threading.Event()
+
+    def count(events: DataFrame, batch_id: int) -> None:
+        if batch_id < WARM_UP_BATCHES and time.monotonic() < deadline and not stop.requested:
+            first_rows(count_events(events)).collect()
+        else:  # the query may be stopped now; in a job, Spark would print a stack overflow of a regular expression
+            warm.set()
+
+    query = (
+        read_records(made_up)
+        .writeStream.foreachBatch(count)
+        .option("checkpointLocation", str(new_checkpoint(settings)))
+        .trigger(processingTime="0 seconds")
+        .start()
+    )
+    warm.wait(3 * WARM_UP_SECONDS)  # not for ever, if the query fails
+    query.stop()
 
 
 def new_checkpoint(settings: Settings) -> Path:
@@ -155,3 +191,17 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
     )
     # Here and not in each batch: the expressions of the stream, with all their calls into the JVM, are made once.
     return read_records(records, with_users=bool(settings.max_taps_per_user))
+
+
+def write_class_archive(settings: Settings) -> None:
+    """Let a JVM load the classes that the query needs, and write them to the archive when it ends."""
+    session: Any = make_session(settings, "ArchiveClassesAtExit")
+    warm_up(session, settings, StopFlag())
+    jvm = session.sparkContext._gateway.proc
+    session.stop()
+    jvm.stdin.close()  # that is how PySpark tells it to end
+    jvm.wait()
+
+
+if __name__ == "__main__":
+    write_class_archive(load())

@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 from pyspark.sql import Row
 
 from emostream.aggregate import publisher as aggregate
-from emostream.aggregate.publisher import BatchPublisher, Positions
+from emostream.aggregate.publisher import BatchPublisher, Positions, partition_of
 from emostream.aggregate.query_metrics import QueryMetrics
 from emostream.process import Log
 from testkit.settings import settings_with
@@ -34,7 +34,10 @@ class FakeProducer:
     def begin_transaction(self) -> None:
         self.open = []
 
-    def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
+    def partitions_for(self, topic: str) -> set[int]:
+        return {0, 1, 2}
+
+    def send(self, topic: str, key: bytes, value: bytes, partition: int | None) -> SimpleNamespace:
         self.open.append(key.decode())
         return SimpleNamespace(get=lambda timeout: None)
 
@@ -53,18 +56,25 @@ class FakeProducer:
         pass
 
 
-@pytest.mark.parametrize("fate", ["fails", "hangs", "commits without an answer"])
-def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
-    fate: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    committed: list[str] = []
-    producers = iter([FakeProducer(committed, fate), FakeProducer(committed, "works")])
-    monkeypatch.setattr(aggregate, "TRANSACTION_SECONDS", 0.1)
-    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: next(producers))
-    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No broker and no Spark: a micro-batch is its counted rows."""
+    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
     monkeypatch.setattr(aggregate, "count_events", lambda records, _: records)
     monkeypatch.setattr(aggregate, "first_rows", lambda records: records)
     monkeypatch.setattr(aggregate, "planned_offsets", lambda *_: {0: 1})
+    return monkeypatch
+
+
+@pytest.mark.parametrize("fate", ["fails", "hangs", "commits without an answer"])
+def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
+    fate: str, patched: pytest.MonkeyPatch
+) -> None:
+    committed: list[str] = []
+    producers = iter([FakeProducer(committed, fate), FakeProducer(committed, "works")])
+    patched.setattr(aggregate, "TRANSACTION_SECONDS", 0.1)
+    patched.setattr(aggregate, "transactional_producer", lambda *_: next(producers))
+    patched.setattr(aggregate, "read_positions", lambda *_: Positions({}, len(committed)))
     batch: Any = SimpleNamespace(collect=lambda: [ONE_EVENT])
     publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
@@ -76,15 +86,34 @@ def test_a_failed_transaction_is_tried_again_and_its_batch_is_published_once(
     assert [publisher._metrics.histograms[key].count for key in ("batch", "count", "publish")] == [2, 2, 2]
 
 
-def test_a_transaction_that_fails_twice_ends_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
-    monkeypatch.setattr(aggregate, "read_positions", lambda *_: Positions({}, 0))
-    monkeypatch.setattr(aggregate, "count_events", lambda records, _: records)
-    monkeypatch.setattr(aggregate, "first_rows", lambda records: records)
-    monkeypatch.setattr(aggregate, "planned_offsets", lambda *_: {0: 1})
+def test_a_transaction_that_fails_twice_ends_the_query(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "fails"))
     publisher = BatchPublisher(settings_with(), QueryMetrics(settings_with(), Log("test")), Log("test"))
     publisher.start()
     batch: Any = SimpleNamespace(collect=lambda: [ONE_EVENT])
     with pytest.raises(KafkaError, match="no coordinator"):
         publisher.publish(batch, 0)
     assert not publisher.fenced
+
+
+def test_the_metrics_name_the_ten_largest_rooms(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(aggregate, "transactional_producer", lambda *_: FakeProducer([], "works"))
+    rows = [
+        Row(room=f"room-{events}", emoji="😊", events=events, capped=0, first_accepted_ms=1, last_accepted_ms=1)
+        for events in range(1, 13)
+    ]
+    batch: Any = SimpleNamespace(collect=lambda: rows)
+    numbers = QueryMetrics(settings_with(), Log("test"))
+    publisher = BatchPublisher(settings_with(), numbers, Log("test"))
+    publisher.start()
+    publisher.publish(batch, 0)
+    samples = numbers.metrics.samples()
+    assert samples["rooms"] == {"": 12}
+    assert samples["room_events"] == {f"room-{events}": events for events in range(3, 13)}
+
+
+def test_a_named_room_has_all_its_counts_in_one_partition_and_the_default_room_goes_by_key() -> None:
+    assert partition_of("", 3) is None
+    assert {partition_of(f"room-{number}", 3) for number in range(100)} == {0, 1, 2}
+    # Always the same one: after a start, a publisher must not move a room.
+    assert partition_of("final", 3) == 1
