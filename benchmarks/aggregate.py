@@ -5,6 +5,7 @@ backlog    the topic is filled once, by Kafka's producer-perf. In each round fir
            from the first micro-batch's start to the last one's commit, as its log shows them.
 sustained  producer-perf writes by the clock, one rate after the other, while a main publisher counts. It keeps up where
            it is never further behind, in the second half, than two micro-batches take.
+rooms      the same for one room and for 1,000, with 20 emojis each, and for 100,000 users whose taps are capped.
 
 Everything runs on a broker of its own, in a temporary DATA_DIR.
 """
@@ -22,6 +23,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -39,8 +41,7 @@ from testkit.settings import environment_for
 from testkit.waiting import wait_until
 
 TOOLS_VERSION = "4.3.0"  # the newest on Maven Central; it speaks with a broker of 4.4.0
-EMOJIS = ["😊", "😂", "🔥", "👏", "❤️"]
-USERS = 1_000
+EMOJIS = ["😊", "😂", "🔥", "👏", "❤️", *"😍🎉🤩😮😢🙌💪🥳🎵😎🤯👍😱🐐⚽"]
 GROUP = "main-publisher"
 # A publisher that keeps up has on average the events of one micro-batch and of the time that counting takes before it.
 MAX_BATCHES_BEHIND = 2
@@ -72,13 +73,36 @@ def tool(name: str, *arguments: str) -> str:
     return ended.stdout
 
 
-def fill(broker: Broker, events: int, per_second: int = -1) -> float:
+@dataclass(frozen=True)
+class Crowd:
+    """Who taps what where, and the settings with which that is counted. Without `rooms` it is in the default room."""
+
+    users: int = 1_000
+    emojis: int = 5
+    rooms: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def events(self) -> list[dict[str, str]]:
+        """At least one of each user, and one of each emoji in each room."""
+        return [
+            {"user_id": f"user{n % self.users}", "emoji": EMOJIS[n % self.emojis],
+             "timestamp": "2026-01-31T20:15:00+00:00"}
+            | ({"room": f"room-{n // self.emojis % self.rooms}"} if self.rooms else {})
+            for n in range(max(self.users, self.emojis * self.rooms))
+        ]  # fmt: skip
+
+
+CROWDS = {
+    "one room": Crowd(emojis=20),
+    "1,000 rooms": Crowd(emojis=20, rooms=1_000),
+    "100,000 users, capped": Crowd(users=100_000, settings={"MAX_TAPS_PER_USER": "100"}),
+}
+
+
+def fill(broker: Broker, events: int, per_second: int = -1, crowd: Crowd = Crowd()) -> float:
     """Put events on emoji-topic, as fast as can be or by the clock; events/s from the first to the last."""
     payload = Path(broker.environment["DATA_DIR"]) / "events"
-    values = [
-        {"user_id": f"user{n}", "emoji": EMOJIS[n % len(EMOJIS)], "timestamp": "2026-01-31T20:15:00+00:00"}
-        for n in range(USERS)
-    ]
+    values = crowd.events()
     payload.write_text("\n".join(json.dumps(it, ensure_ascii=False, separators=(",", ":")) for it in values))
     output = tool(
         "ProducerPerformance", "--topic", "emoji-topic", "--num-records", str(events),
@@ -151,9 +175,10 @@ def measure_backlog(options: Namespace) -> Figures:
     }  # fmt: skip
 
 
-def measure_sustained(options: Namespace) -> Figures:
-    """Events that come at a rate, for each of several rates: how far the publisher is behind, all the time."""
-    with own_broker(options.settings) as broker:
+def sustain(options: Namespace, crowd: Crowd) -> list[Figures]:
+    """For each of several rates: how far the publisher is behind, all the time."""
+    settings = options.settings | crowd.settings
+    with own_broker(settings) as broker:
         theirs = load(environ=broker.environment)
         reader = consumer(theirs, GROUP)
         events = partitions(reader, theirs.emoji_topic)
@@ -168,7 +193,7 @@ def measure_sustained(options: Namespace) -> Figures:
             before = behind()[0]
             samples: list[list[float]] = []
             with usage_of(publisher, every_seconds=1.0) as used, ThreadPoolExecutor(1) as executor:
-                filling = executor.submit(fill, broker, round(rate * options.seconds), rate)
+                filling = executor.submit(fill, broker, round(rate * options.seconds), rate, crowd)
                 began = time.monotonic()
                 while not filling.done():
                     time.sleep(0.5)
@@ -185,17 +210,29 @@ def measure_sustained(options: Namespace) -> Figures:
                 "cpu_a_million": 1e6 * used.cpu_seconds / (behind()[0] - before),
             }  # fmt: skip
 
-        with script(broker.environment, "main_publisher.py", **options.settings) as publisher:
+        with script(broker.environment, "main_publisher.py", **settings) as publisher:
             publisher.wait_for("msg=aggregating", 120)
-            fill(broker, 50_000 * 20, 50_000)  # the JVM has compiled the way
+            fill(broker, 50_000 * 20, 50_000, crowd)  # the JVM has compiled the way
             wait_until("the warm-up is counted", lambda: behind()[1] == 0)
             rates = [follow(int(rate), publisher.process.pid) for rate in options.rates.split(",")]
         reader.close()
+    return rates
+
+
+def measure_sustained(options: Namespace) -> Figures:
+    """One crowd."""
+    theirs = load(environ=options.settings)
     return {
-        "seconds": options.seconds, "batch_seconds": theirs.batch_seconds, "rates": rates,
+        "seconds": options.seconds, "batch_seconds": theirs.batch_seconds, "rates": sustain(options, Crowd()),
         "max_batches_behind": MAX_BATCHES_BEHIND, "max_events_per_batch": theirs.max_events_per_batch,
         "settings": options.settings,
     }  # fmt: skip
+
+
+def measure_rooms(options: Namespace) -> Figures:
+    """The highest rate at which each crowd is counted without falling behind."""
+    crowds = {name: sustain(options, CROWDS[name]) for name in options.crowds.split(";")}
+    return {"seconds": options.seconds, "crowds": crowds, "settings": options.settings}
 
 
 PARTS = {
@@ -203,6 +240,11 @@ PARTS = {
     "sustained": Part(
         measure_sustained,
         {"rates": "50000,100000,200000,300000,400000,500000", "seconds": 30.0},
+        {"rates": "20000", "seconds": 8.0},
+    ),
+    "rooms": Part(
+        measure_rooms,
+        {"crowds": ";".join(CROWDS), "rates": "150000,200000,240000,300000,350000", "seconds": 20.0},
         {"rates": "20000", "seconds": 8.0},
     ),
 }

@@ -18,6 +18,7 @@ STAGES = {
     "subscriber": "deliver",
     "supervisord": "supervisor",
 }
+POLLERS = {"quiet": "behind Varnish, nobody taps", "direct": "without Varnish"}
 JVMS = ("kafka_1", "main_publisher")
 
 
@@ -82,6 +83,12 @@ def _ingest_rates(found: Figures) -> Figures:
     return {"rows": rows, "batches": min(batches, key=statistics.median, default=Rounds())}
 
 
+def _to_go(peers: Figures, what: str) -> Rounds:
+    """Ours in relation to Go's, by round."""
+    pairs = zip(peers["ours-2"][what], peers.get("go", {}).get(what, []), strict=False)
+    return Rounds(ours / its for ours, its in pairs)
+
+
 def _ingest_overload(found: Figures) -> Figures:
     rows = [
         {
@@ -107,6 +114,30 @@ def _sustained(found: Figures) -> Figures:
     kept = [it["rate"] for it in found["rates"] if it["kept_up"]]
     rows = [{**it, "word": "yes" if it["kept_up"] else "no"} for it in found["rates"]]
     return {"rows": rows, "kept": max(kept, default=0)}
+
+
+def _aggregate_rooms(found: Figures) -> Figures:
+    crowds = {name: _sustained({"rates": rates}) for name, rates in found["crowds"].items()}
+    kept = {name: it["kept"] for name, it in crowds.items()}
+    rows = [{"crowd": name, **row} for name, it in crowds.items() for row in it["rows"]]
+    return {"rows": rows, "kept": kept, "ratio": kept["1,000 rooms"] / max(1, kept["one room"])}
+
+
+def _streams_rooms(found: Figures) -> Figures:
+    spread, unheard = found["spread"], found["unheard"]
+    return {
+        "one": spread["one room"], "all": spread["all rooms"], **unheard,
+        "ratio": Rounds(many / one for one, many in zip(*spread.values(), strict=True)),
+        "cost": Rounds(many / few for few, many in zip(*unheard.values(), strict=True)),
+    }  # fmt: skip
+
+
+def _latencies(**rows: str) -> Callable[[Figures], Figures]:
+    """A table of the latencies under these keys, with what to call them."""
+    return lambda found: {
+        "rows": [{"what": what, **{key: found[name].each(key) for key in ("p50", "p99", "max")}}
+                 for name, what in rows.items()]
+    }  # fmt: skip
 
 
 def _push_rate(found: Figures) -> Figures:
@@ -221,15 +252,26 @@ def _kind_of(check: str) -> tuple[str, str]:
 FACTS: dict[str, Callable[[Figures], Figures]] = {
     "ingest-rates": _ingest_rates,
     "ingest-scaling": lambda found: {},
-    "ingest-latency": lambda found: {"rows": list(found["peers"].values())},
+    "ingest-acks": lambda found: {},
+    "ingest-latency": lambda found: {
+        "rows": list(found["peers"].values()),
+        "p99_to_go": _to_go(found["peers"], "p99_ms"),
+    },
     "ingest-overload": _ingest_overload,
     "aggregate-backlog": lambda found: {"assigned": _assigned(found["settings"])},
     "aggregate-sustained": _sustained,
+    "aggregate-rooms": _aggregate_rooms,
     "push-rate": _push_rate,
     "push-influence": lambda found: {"rows": [{"number": n, **it} for n, it in enumerate(found["rounds"], 1)]},
     "streams-saturation": _saturation,
     "streams-steady": _steady,
     "streams-burst": lambda found: {"rows": _named(found["servers"])},
+    "streams-rooms": _streams_rooms,
+    "pulse": lambda found: {
+        "rows": [it | {"what": POLLERS.get(it["name"], "behind Varnish")} for it in _named(found["crowds"])]
+    },
+    "pipeline-rooms": _latencies(alone="nothing beside", beside="the flood beside"),
+    "pipeline-cold": _latencies(started="started", restarted="the main publisher killed"),
     "pipeline-default": _pipeline,
     "pipeline-fast": _pipeline,
     "soak": _soak,

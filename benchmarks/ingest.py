@@ -5,6 +5,7 @@ rates     closed loop, 64 kept-alive connections: accepted events/s, peers in tu
 scaling   as rates, of ours with one worker and with two over 256 connections, each worker held to a quarter of a core
           by a cgroup: else they and the broker compete for what cores there are, and a second worker only moves what is
           short.
+acks      as rates, of ours with ACK=buffer and with ACK=broker, over 64, 250 and 1,000 connections.
 latency   open loop at half of the rate that the same server has just reached.
 overload  open loop at 3 × that rate over 4,000 connections, and over 8,000; then at half of it, to see it recover.
 
@@ -41,6 +42,7 @@ from testkit.waiting import wait_until
 OURS = "ours-2"
 TAP = {"user_id": "ready", "emoji_type": "😊", "timestamp": "2026-01-31T20:15:00+00:00"}
 FLOOD_CONNECTIONS = (4000, 8000)
+ACK_CONNECTIONS = (64, 250, 1_000)
 # For scaling: what each worker gets, and over how many connections. Fewer for each cost a worker more for the same
 # work, and 64 are few for two (1.6 x one).
 CORE_SHARE = 0.25
@@ -226,6 +228,23 @@ def measure_scaling(bench: Bench, _: list[str], options: Namespace) -> Figures:
     }  # fmt: skip
 
 
+def measure_acks(bench: Bench, _: list[str], options: Namespace) -> Figures:
+    """Accepted events/s by ACK and by the number of connections."""
+
+    def measure(peer: Peer, server: int, this: tuple[int, int]) -> Figures:
+        report = bench.generate(peer, server, seconds=options.seconds, connections=this[0])
+        return {"rate": report["rate"], "p50_ms": report["latency_ms"]["p50"], "balance": bench.balance(report)}
+
+    rounds = [(connections, number) for number in range(options.rounds) for connections in ACK_CONNECTIONS]
+    buffer, broker = in_turn(bench, [OURS, "ours-2-broker"], rounds, measure)[0].values()
+    rows = []
+    for connections in ACK_CONNECTIONS:
+        one, other = ([it[this]["rate"] for this in rounds if this[0] == connections] for it in (buffer, broker))
+        rows.append({"connections": connections, "buffer": one, "broker": other,
+                     "ratio": [b / a for a, b in zip(one, other, strict=True)]})  # fmt: skip
+    return {"seconds": options.seconds, "rows": rows, "balances": sorted({it["balance"] for it in broker.values()})}
+
+
 def measure_latency(bench: Bench, names: list[str], options: Namespace) -> Figures:
     """Latencies at half of the top rate, by an open loop."""
 
@@ -303,6 +322,7 @@ PARTS = {
         {"rounds": 1, "seconds": 1.0, "peers": "ours-2,flask"},
     ),
     "scaling": Part(on_a_bench(measure_scaling), {"rounds": 3, "seconds": 6.0}, {"rounds": 1, "seconds": 1.0}),
+    "acks": Part(on_a_bench(measure_acks), {"rounds": 3, "seconds": 6.0}, {"rounds": 1, "seconds": 1.0}),
     "latency": Part(
         on_a_bench(measure_latency),
         {"rounds": 3, "seconds": 15.0, "peers": "ours-2,ours-1,fastapi,go"},

@@ -8,31 +8,40 @@ latency        tap → client: every tap has an emoji of its own, so each of the
 load           `rate` events/s for `seconds`: how many were counted on MAIN_TOPIC, how long the last took to arrive, and
                what each stage used of the processor and of memory.
 rest           memory and CPU time of every process, while nobody taps.
+cold           start-up of a system of its own; latency right after it, without any load before; and latency right after
+               kill -9 of the main publisher, once another one is ready.
+rooms          latency in one room of a system of its own, in turn without and with `flood` events/s in another room.
 
-The last three measure the system that runs (./start.sh up).
+latency, load and rest measure the system that runs (./start.sh up).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import tempfile
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from benchmarks.aggregate import Crowd, fill
 from benchmarks.figures import histogram, percentile
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
 from emostream.ingest.workers import FLUSH_LEAD_SECONDS, SHORTEST_FLUSH_SECONDS
 from emostream.operate.supervisor import Supervisor
 from emostream.settings import Settings, load
+from testkit.broker import Broker
 from testkit.processes import shared_once_mb
 from testkit.settings import environment_for
-from testkit.system import Sample, look_at, registered_clients, running_system
+from testkit.system import Sample, System, look_at, registered_clients, running_system
 from testkit.taps import Taps
 from testkit.visitors import TopicWitness
+from testkit.waiting import wait_until
 
 WARM_UP_SECONDS = 10.0
 STAGES = ("tap to Kafka's producer", "to counted (linger, trigger, count)", "to client (commit, route, push)")
@@ -40,14 +49,18 @@ BIN_SECONDS = 0.025
 RATES = (2_000, 10_000)
 
 
-def measure_latency(settings: Settings, rate: float, seconds: float, background: float) -> Figures:
+def measure_latency(
+    settings: Settings, rate: float, seconds: float, background: float, room: str = "",
+    warm_up_seconds: float = WARM_UP_SECONDS,
+) -> Figures:  # fmt: skip
     """Tap → client over three clusters, and where the taps spend their time."""
-    others = start_load(settings.app_port, background, seconds + WARM_UP_SECONDS + 5) if background else None
+    others = start_load(settings.app_port, background, seconds + warm_up_seconds + 5) if background else None
     run = f"{os.getpid():x}-{time.time_ns():x}"
-    with registered_clients(settings) as clients:
-        for name, this_long in (("warm", WARM_UP_SECONDS), ("tap", seconds)):
+    with registered_clients(settings, [room]) as clients:
+        for name, this_long in (("warm", warm_up_seconds), ("tap", seconds)):
             total = int(rate * this_long)
-            taps = Taps(settings.app_port, rate, (f"{name}-{run}-{number}" for number in range(total)), total)
+            emojis = (f"{name}-{run}-{number}" for number in range(total))
+            taps = Taps(settings.app_port, rate, emojis, total, [room])
             taps.wait()
         due = {tap.emoji: tap.due for tap in taps.sent}
         deadline = time.time() + 15
@@ -169,6 +182,46 @@ def measure_running(settings: Settings, options: Namespace) -> Figures:
     }
 
 
+def measure_cold(options: Namespace) -> Figures:
+    """Seconds of start-up, and tap → client right after it and after the death of the main publisher."""
+    found: dict[str, list[Any]] = {"startup": [], "started": [], "restarted": []}
+    for _ in range(options.rounds):
+        environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-bench-")), **options.settings)
+        settings, system = load(environ=environment), System(environment)
+        began = time.monotonic()
+        with running_system(environment):
+            found["startup"].append(time.monotonic() - began)
+            found["started"].append(measure_latency(settings, options.rate, options.seconds, 0, warm_up_seconds=0))
+            kill_main_publisher(system)
+            found["restarted"].append(measure_latency(settings, options.rate, options.seconds, 0, warm_up_seconds=0))
+    return {"rate": options.rate, "seconds": options.seconds, **found}
+
+
+def kill_main_publisher(system: System) -> None:
+    """Return when another one is ready."""
+    killed = system.pid("main_publisher")
+    os.kill(killed, signal.SIGKILL)
+    wait_until("another main publisher", lambda: system.pid("main_publisher") not in (0, killed))
+    wait_until("it is ready", system.all_ready, timeout_seconds=120)
+
+
+def measure_rooms(options: Namespace) -> Figures:
+    """Tap → client in one room, without and with a flood of events in another."""
+    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-bench-")), **options.settings)
+    settings, crowd = load(environ=environment), Crowd(emojis=20, rooms=1)
+    found: dict[str, list[Figures]] = {"alone": [], "beside": []}
+    with running_system(environment), ThreadPoolExecutor(1) as executor:
+        fill(Broker(environment), round(options.flood * options.warm), options.flood, crowd)
+        for _ in range(options.rounds):
+            found["alone"].append(measure_latency(settings, 10, options.seconds, 0, "quiet"))
+            events = round(options.flood * (options.seconds + WARM_UP_SECONDS))
+            flooding = executor.submit(fill, Broker(environment), events, options.flood, crowd)
+            found["beside"].append(measure_latency(settings, 10, options.seconds, 0, "quiet"))
+            found["beside"][-1]["flood"] = flooding.result()
+    ratios = [beside["p99"] / alone["p99"] for alone, beside in zip(*found.values(), strict=True)]
+    return {"flood": options.flood, "seconds": options.seconds, "ratio": ratios, **found}
+
+
 WHOLE = {"rounds": 2, "seconds": 60.0, "warm": 480.0}
 FAST = {"BATCH_SECONDS": "0.5", "LINGER_MS": "50"}  # the fast profile of the README
 QUICK = {"rounds": 1, "seconds": 10.0, "warm": 20.0}
@@ -176,6 +229,11 @@ PARTS = {
     "default": Part(lambda options: measure_whole("default", options), WHOLE, QUICK),
     "fast": Part(
         lambda options: measure_whole("fast", options), WHOLE | {"seconds": 40.0, "warm": 300.0}, QUICK, FAST
+    ),
+    "cold": Part(measure_cold, {"rounds": 3, "rate": 4.0, "seconds": 30.0}, {"rounds": 1, "seconds": 10.0}),
+    "rooms": Part(
+        measure_rooms, {"flood": 100_000, "rounds": 3, "seconds": 60.0, "warm": 120.0},
+        {"flood": 2_000, "rounds": 1, "seconds": 10.0, "warm": 10.0},
     ),
     "latency": Part(
         lambda options: measure_latency(load(), options.rate, options.seconds, options.background),

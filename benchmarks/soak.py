@@ -128,7 +128,7 @@ def soak(environment: dict[str, str], minutes: float, rate: float) -> Figures:
         def places() -> dict[str, int]:
             """How many events were counted on each topic, and at each witness."""
             found = {topic: kafka.counts(topic) for topic in (settings.main_topic, *settings.cluster_topics)}
-            found |= {f"a client of {topic}": client.received_once() for topic, client in clients.items()}
+            found |= {f"a client of {topic}": client.received_once() for (topic, _), client in clients.items()}
             events = {place: sum(count["events"] for count in counts) for place, counts in found.items()}
             return events | {f"a stream of {topic}": stream.events for topic, stream in streams.items()}
 

@@ -4,6 +4,8 @@ saturation  as many micro-batches as the server can fan out, a window of them on
             turn, round after round; the ratio is of ours to the peer, of the same round. With 2 on their way nearly
             every delivery is a write of its own, as in a match; with 32 a server may join what waits for a viewer.
 steady      a micro-batch every 2 s: from produce to the last viewer, and what a connection adds to resident memory.
+rooms       the same in one room and spread over 1,000; and 1,000 viewers of 3 rooms, with and without 997 rooms beside
+            them that nobody listens to, by the clock: what it costs.
 burst       500 viewers stay while `guests` more come within `seconds` and then leave at once: what the 500 notice
             before, with and after them, and the server's memory.
 
@@ -108,6 +110,21 @@ def measure_steady(broker: Broker, names: list[str], options: Namespace) -> Figu
     return {"viewers": options.viewers, "servers": servers}
 
 
+def measure_rooms(broker: Broker, _names: list[str], options: Namespace) -> Figures:
+    """Deliveries/s by the number of rooms, and CPU seconds by the number of rooms without listeners."""
+    spread: dict[str, list[float]] = {"one room": [], "all rooms": []}
+    unheard: dict[str, list[float]] = {"alone": [], "among others": []}
+    few = {"viewers": options.viewers // 5, "listening": 3, "every": "2s", "seconds": 4 * options.seconds}
+    for _ in range(options.rounds):
+        for name, rooms in zip(spread, (1, options.rooms), strict=True):
+            many = {"viewers": options.viewers, "window": 2, "seconds": options.seconds}
+            report = watch("ours", broker, rooms=rooms, listening=rooms, **many)
+            spread[name].append(report["deliveries"])
+        for name, rooms in zip(unheard, (3, options.rooms), strict=True):
+            unheard[name].append(watch("ours", broker, rooms=rooms, **few)["cpu"])
+    return {"viewers": options.viewers, "rooms": options.rooms, "spread": spread, "unheard": unheard}
+
+
 def measure_burst(broker: Broker, names: list[str], options: Namespace) -> Figures:
     """What those who stay notice of those who come and leave."""
     servers = {}
@@ -152,6 +169,11 @@ PARTS = {
         beside_the_peer(measure_steady),
         {"viewers": 5000, "rounds": 3, "seconds": 30.0},
         {"viewers": 200, "rounds": 1, "seconds": 6.0},
+    ),
+    "rooms": Part(
+        beside_the_peer(measure_rooms),
+        {"viewers": 5000, "rooms": 1000, "rounds": 3, "seconds": 8.0},
+        {"viewers": 200, "rooms": 20, "rounds": 1, "seconds": 2.0},
     ),
     "burst": Part(beside_the_peer(measure_burst), {"guests": 10_000, "seconds": 10.0}, {"guests": 200, "seconds": 2.0}),
 }

@@ -14,6 +14,7 @@ type feed struct {
 	producer  sarama.AsyncProducer
 	topic     string
 	emojis    int
+	rooms     int  // 0: the default room
 	spread    bool // over three partitions
 	base      int  // batch id of index 0
 	batches   []batch
@@ -26,7 +27,7 @@ type batch struct {
 	awaited, arrived int // viewers
 }
 
-func newFeed(brokers []string, topic string, emojis int, spread bool) *feed {
+func newFeed(brokers []string, topic string, emojis, rooms int, spread bool) *feed {
 	config := sarama.NewConfig()
 	config.Version = sarama.V3_6_0_0
 	config.Producer.RequiredAcks = sarama.WaitForAll
@@ -34,7 +35,7 @@ func newFeed(brokers []string, topic string, emojis int, spread bool) *feed {
 	producer, err := sarama.NewAsyncProducer(brokers, config)
 	measure.Check(err)
 	go func() { measure.Check(<-producer.Errors()) }()
-	return &feed{producer: producer, topic: topic, emojis: emojis, spread: spread, base: int(time.Now().Unix())}
+	return &feed{producer: producer, topic: topic, emojis: emojis, rooms: rooms, spread: spread, base: int(time.Now().Unix())}
 }
 
 // produce writes a batch that so many viewers should get; 0: one that is not counted.
@@ -44,17 +45,27 @@ func (f *feed) produce(awaited int) {
 	if awaited > 0 {
 		f.underWay++
 	}
-	for n := range f.emojis {
+	for record := range f.emojis * max(1, f.rooms) {
+		n, room, named := record%f.emojis, "", ""
+		if f.rooms > 0 {
+			room = roomOf(record / f.emojis)
+			named = fmt.Sprintf(`,"room":"%s"`, room)
+			room += "/"
+		}
+		emoji := '😀' + rune(n)
 		value := fmt.Appendf(nil, `{"emoji":"%c","count":%d,"events":%d,"batch_id":%d,"batch_emojis":%d,`+
-			`"first_accepted_ms":%d,"last_accepted_ms":%d,"batched_ms":%d}`,
-			'😀'+rune(n), n+1, 1000*n+1, id, f.emojis, now-2000, now-100, now)
-		message := &sarama.ProducerMessage{Topic: f.topic, Value: sarama.ByteEncoder(value)}
+			`"first_accepted_ms":%d,"last_accepted_ms":%d,"batched_ms":%d%s}`,
+			emoji, n+1, 1000*n+1, id, f.emojis, now-2000, now-100, now, named)
+		key := sarama.StringEncoder(fmt.Sprintf("%s%c", room, emoji))
+		message := &sarama.ProducerMessage{Topic: f.topic, Key: key, Value: sarama.ByteEncoder(value)}
 		if f.spread {
-			message.Partition = int32(n % 3)
+			message.Partition = int32(record / max(1, f.emojis*min(1, f.rooms)) % 3) // a room has all of its in one
 		}
 		f.producer.Input() <- message
 	}
 }
+
+func roomOf(number int) string { return fmt.Sprintf("room-%d", number) }
 
 // arrived notes that a viewer has got a batch.
 func (f *feed) arrived(index int) {

@@ -44,7 +44,8 @@ type crowd struct {
 	poll      *measure.Poll[viewer]
 	feed      *feed
 	port      int
-	request   []byte
+	path      string
+	listening int // rooms that the viewers are spread over
 	scratch   []byte
 	opened    int // streams that were asked for, guests included
 	staying   int // viewers with an open stream
@@ -65,6 +66,8 @@ func main() {
 	brokers := flag.String("brokers", "localhost:9092", "comma-separated")
 	topic := flag.String("topic", "cluster1-emoji-topic", "topic that the server reads")
 	emojis := flag.Int("emojis", 5, "records in a batch")
+	rooms := flag.Int("rooms", 0, "rooms with records in each batch; 0: the default room")
+	listening := flag.Int("listening", 0, "the first so many rooms are those that the viewers are spread over")
 	window := flag.Int("window", 4, "batches on their way at once")
 	every := flag.Duration("every", 0, "produce a batch so often instead")
 	seconds := flag.Float64("seconds", 20, "how long to measure; with guests: before, with and after them, each")
@@ -73,8 +76,8 @@ func main() {
 
 	runtime.LockOSThread()
 	c := &crowd{
-		poll: measure.New[viewer](), feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *every > 0), port: *port, scratch: make([]byte, 256*1024),
-		request:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", *path),
+		poll: measure.New[viewer](), feed: newFeed(strings.Split(*brokers, ","), *topic, *emojis, *rooms, *every > 0), port: *port, scratch: make([]byte, 256*1024),
+		path: *path, listening: *listening,
 		measured: -1,
 		report:   Report{Refused: map[string]int{}, Phases: map[string]map[string]measure.Summary{}},
 	}

@@ -13,6 +13,7 @@ const sources = 8 // addresses 127.0.0.1 to 127.0.0.8 to connect from, so that p
 // viewer is one stream.
 type viewer struct {
 	fd      int
+	number  int
 	guest   bool
 	asked   bool
 	open    bool
@@ -33,7 +34,7 @@ func (c *crowd) open(streams int, perSecond float64, guest bool, step func()) {
 			step()
 			c.wait(min(due, measure.Now()+5e6))
 		}
-		v := &viewer{guest: guest, last: -1}
+		v := &viewer{number: c.opened, guest: guest, last: -1}
 		v.fd = c.poll.Dial(v, byte(1+c.opened%sources), c.port)
 		c.opened++
 		if guest {
@@ -61,7 +62,12 @@ func (c *crowd) wait(until int64) {
 	c.poll.Wait(until-measure.Now(), func(v *viewer, events uint32) {
 		if !v.asked && events&syscall.EPOLLOUT != 0 {
 			v.asked = true
-			_, _ = syscall.Write(v.fd, c.request) // a failure comes as an event
+			path := c.path
+			if c.listening > 0 {
+				path += "?room=" + roomOf(v.number%c.listening)
+			}
+			request := "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+			_, _ = syscall.Write(v.fd, []byte(request)) // a failure comes as an event
 		}
 		if events&measure.Readable != 0 {
 			c.read(v)
