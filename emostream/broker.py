@@ -130,7 +130,9 @@ def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:
         isolation_level="read_committed",
         # Reading never goes on somewhere else without a word: `where_to_go_on` says where, and logs it.
         auto_offset_reset="none",
-        max_poll_records=2_000,
+        # As many as a micro-batch of a thousand rooms may have. While some of a fetch are left, kafka-python asks for
+        # the other partitions alone and waits for fetch_max_wait_ms, 0.5 s, before it asks for this one again.
+        max_poll_records=30_000,
     )
 
 

@@ -130,7 +130,11 @@ class AssignedConsumer:
         self._retry_at: dict[TopicPartition, float] = {}
         self._topic_id = ""
         self.client: KafkaConsumer = consumer(settings, group_id)
-        self.assigned = partitions(self.client, topic)
+        try:
+            self.assigned = partitions(self.client, topic)
+        except KafkaError:
+            self.close()  # or else each attempt leaves a thread and four open files behind
+            raise
         self.client.assign(self.assigned)
 
     @property

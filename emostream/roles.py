@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
+from msgspec import Meta
+
+from emostream.setting_types import WebAddress, WebAddressOrPath
 from emostream.settings import Settings
 
 # Processes of one kind stop together, in the order of the data. The brokers stop last because all others need them.
@@ -38,6 +42,20 @@ class Role:
     def port(self) -> int:
         """The first port. A broker listens on it for its clients; all other processes answer GET /metrics there."""
         return self.addresses[0].port
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a subscriber is: this is what it announces. A `stream_url` without a host is below the app's address."""
+
+    cluster: Annotated[int, Meta(ge=1)]
+    subscriber: Annotated[int, Meta(ge=1)]
+    url: WebAddress
+    stream_url: WebAddressOrPath
+
+    @property
+    def name(self) -> str:
+        """The name of the subscriber's role."""
+        return f"subscriber_{self.cluster}_{self.subscriber}"
 
 
 def broker(settings: Settings, number: int) -> Role:
@@ -80,6 +98,26 @@ def subscriber(settings: Settings, cluster: int, number: int) -> Role:
         )
     )
     return Role(f"subscriber_{cluster}_{number}", "subscriber", arguments, addresses, cluster, number)
+
+
+def local_url(settings: Settings) -> str:
+    """Return how the URLs of servers on this machine begin; a colon and the port follow."""
+    host = settings.client_host
+    return f"http://[{host}]" if ":" in host else f"http://{host}"
+
+
+def place(settings: Settings, role: Role) -> Place:
+    """Return where a subscriber is, by the settings: at ADVERTISED_URL, or else on this machine."""
+    numbers = {"{cluster}": str(role.cluster), "{subscriber}": str(role.number)}
+
+    def url(advertised: str, address: Address) -> str:
+        for name, number in numbers.items():
+            advertised = advertised.replace(name, number)
+        return advertised.rstrip("/") or f"{local_url(settings)}:{address.port}"
+
+    own, streams = role.addresses
+    stream_url = f"{url(settings.advertised_stream_url, streams)}/stream"
+    return Place(role.cluster, role.number, url(settings.advertised_url, own), stream_url)
 
 
 def brokers(settings: Settings) -> list[Role]:

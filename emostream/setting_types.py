@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Any
 
@@ -62,6 +63,21 @@ Rooms = Annotated[
     ),
 ]
 RoomName = Annotated[str, _meta(f"|{_ROOM_NAME}", "nothing, or 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")]
+# Without ?, #, quotes, ; and blanks: policies and headers hold what is made of it.
+_URL_PART = r"([A-Za-z0-9._~-]|\{cluster\}|\{subscriber\})+"
+_WEB_ADDRESS = rf"https?://({_URL_PART}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?(/{_URL_PART})*/?"
+WebAddress = Annotated[
+    str,
+    _meta(f"|{_WEB_ADDRESS}", "nothing, or an address such as http://192.0.2.7:7001 or https://example.org/{subscriber}"),
+]
+WebAddressOrPath = Annotated[
+    str,
+    _meta(
+        rf"|{_WEB_ADDRESS}|(/{_URL_PART})+/?",
+        "nothing, an address such as https://example.org/s/{cluster}-{subscriber}, or a path such as "
+        "/s/{cluster}-{subscriber}",
+    ),
+]
 DirectoryPath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a path without line breaks, for example .data")]
 Text = Annotated[str, _meta(r"[^\x00-\x1f\x7f]+", "a text of at least one character")]
 FilePath = Annotated[str, _meta(r"[^\x00-\x1f\x7f]*", "a path without line breaks")]
@@ -94,3 +110,13 @@ def expectation(field: Any) -> str:
         least = f"{kind.ge} or more" if kind.ge is not None else f"more than {kind.gt}"
         return f"{what} in decimal digits, {least}" + (f", at most {kind.le}" if kind.le else "")
     return str((getattr(kind, "extra_json_schema", None) or {}).get("description", "a text in UTF-8"))
+
+
+def webhook_key(secret: str) -> bytes:
+    """Return the key in `whsec_<base64>`, as Standard Webhooks writes it; empty if that is not what it is."""
+    name, _, text = secret.partition("whsec_")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+    return key if not name and 24 <= len(key) <= 64 else b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import ipaddress
 import logging
@@ -35,8 +34,11 @@ from emostream.setting_types import (
     TcpPort,
     Text,
     TopicName,
+    WebAddress,
+    WebAddressOrPath,
     as_written,
     expectation,
+    webhook_key,
 )
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -123,6 +125,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     subscriber_port: PortOrNone
     stream_base_port: BasePort
     stream_port: PortOrNone
+    advertised_url: WebAddress
+    advertised_stream_url: WebAddressOrPath
     max_clients: Annotated[int, Meta(ge=1)]
     max_streams: Annotated[int, Meta(ge=0)]
     max_age_seconds: Annotated[float, Meta(gt=0, le=3600)]
@@ -170,6 +174,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
         return tuple(emoji for emoji in self.emojis.split(",") if emoji)
 
     @property
+    def open_rooms(self) -> tuple[str, ...]:
+        """The rooms in ROOMS; empty if every room is open. The default room always is."""
+        return tuple(room for room in self.rooms.split(",") if room)
+
+    @property
     def trusted_networks(self) -> tuple[Network, ...]:
         """The networks in TRUSTED_PROXIES."""
         return networks("TRUSTED_PROXIES", self.trusted_proxies)
@@ -177,14 +186,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     @property
     def push_key(self) -> bytes:
         """The bytes of PUSH_SECRET; empty if it is not set. Raises SettingError."""
-        name, _, key = self.push_secret.partition("whsec_")
-        try:
-            decoded = base64.b64decode(key, validate=True)
-        except ValueError:
-            decoded = b""
-        if self.push_secret and (name or not 24 <= len(decoded) <= 64):
+        if self.push_secret and not webhook_key(self.push_secret):
             raise SettingError("PUSH_SECRET=...: expected whsec_ and 24 to 64 bytes in base64")
-        return decoded
+        return webhook_key(self.push_secret)
 
     def required_cluster_topic(self) -> str:
         """CLUSTER_TOPIC. Raises SettingError if it is not set."""

@@ -124,6 +124,10 @@ class Broker:
         finally:
             reader.close()
 
+    def registrations(self) -> list[Any]:
+        """The records of the registry topic that are about clients; the others say where subscribers are."""
+        return [one for one in self.read("subscriber-registry") if not one.key.startswith(b"subscriber/")]
+
     def written(self, topic: str) -> int:
         """How many records were ever written to a topic, committed or not."""
         reader = KafkaConsumer(bootstrap_servers=self.servers, enable_auto_commit=False, group_id=None)

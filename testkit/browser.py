@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,19 +19,19 @@ from testkit.waiting import wait_until
 class Browser(webdriver.Chrome):
     """A headless Chromium with a window of its own, and what tests ask of it."""
 
-    def __init__(self, width: int = 1280, height: int = 800) -> None:
+    def __init__(self, width: int = 1280, height: int = 800, arguments: Sequence[str] = ()) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = _installed("chromium", "chromium-browser", "google-chrome")
         for argument in (
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
             "--force-color-profile=srgb", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-            f"--window-size={width},{height}",
+            f"--window-size={width},{height}", *arguments,
         ):  # fmt: skip
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         super().__init__(options, webdriver.ChromeService(_installed("chromedriver")))
         self.resize(width, height)
-        self._notes = False
+        self._noting: set[str] = set()  # windows
 
     def resize(self, width: int, height: int) -> None:
         """The page's own size in CSS px, whatever the least width of a window is."""
@@ -46,8 +47,8 @@ class Browser(webdriver.Chrome):
 
     def open(self, url: str) -> None:
         """Load a page, and note from now on which batches it shows, and how many emojis it has up at a time."""
-        if not self._notes:
-            self._notes = True
+        if self.current_window_handle not in self._noting:
+            self._noting.add(self.current_window_handle)
             self.cdp("Page.addScriptToEvaluateOnNewDocument", source=_NOTES)
         self.get(url)
 
@@ -65,14 +66,15 @@ class Browser(webdriver.Chrome):
         return found
 
     def text(self, selector: str) -> str:
-        found: str = self.js("document.querySelector(arguments[0]).textContent.trim()", selector)
+        there = "(document.querySelector(arguments[0]) || inside(arguments[0]))"
+        found: str = self.js(f"{there}.textContent.trim()", selector)
         return found
 
     def wait_live(self) -> None:
         wait_until("the page is live", lambda: self.text("#state") == "Live", timeout_seconds=20)
 
     def buttons(self) -> list[Any]:
-        return self.find_elements(By.CSS_SELECTOR, "#buttons button")
+        return self.find_element(By.CSS_SELECTOR, "emo-reactions").shadow_root.find_elements(By.CSS_SELECTOR, "button")
 
     def screenshot(self, transparent: bool = False) -> Image.Image:
         """What the page looks like, with the alpha that a broadcast's software would see."""
@@ -93,8 +95,9 @@ class Browser(webdriver.Chrome):
 
 _NOTES = """
 window.notes = {batches: [], floated: [], times: [], places: [], most: 0};
-document.addEventListener("emostream:batch", (event) => notes.batches.push(event.detail.batch_id));
-new MutationObserver((changes) => {
+window.inside = (selector) => document.querySelector("emo-reactions").shadowRoot.querySelector(selector);
+document.addEventListener("emo-batch", ({detail}) => detail.recent || notes.batches.push(detail.batch_id));
+const observer = new MutationObserver((changes) => {
   for (const change of changes) {
     if (change.target.id !== "floats") continue;
     for (const node of change.addedNodes) {
@@ -104,7 +107,13 @@ new MutationObserver((changes) => {
     }
     notes.most = Math.max(notes.most, change.target.childElementCount);
   }
-}).observe(document, {childList: true, subtree: true});
+});
+const attach = Element.prototype.attachShadow;
+Element.prototype.attachShadow = function (options) {
+  const shadow = attach.call(this, options);
+  observer.observe(shadow, {childList: true, subtree: true});
+  return shadow;
+};
 """
 
 

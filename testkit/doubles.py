@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 
 from emostream.discovery import Directory, SubscriberStatus
-from emostream.ingest.producer import BufferFull, Receipt
-from emostream.roles import Role
+from emostream.ingest.producer import BufferFull
+from emostream.ingest.receipts import Receipt
+from emostream.roles import Role, local_url, place
+from testkit.settings import settings_with
 
 
 class FakeDirectory(Directory):
     """Knows these subscribers and asks nobody."""
 
-    def __init__(self, known: dict[Role, SubscriberStatus | None] | None = None) -> None:
-        self._status = known or {}
+    def __init__(self, known: dict[Role, SubscriberStatus | None] | None = None, **advertised: str) -> None:
+        settings = settings_with(**advertised)
+        self._local_url = local_url(settings)
+        self._status = {place(settings, role): status for role, status in (known or {}).items()}
+        self._places = {one.name: one for one in self._status}
 
 
 class FakeProducer:

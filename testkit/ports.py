@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+
+LOWEST, HIGHEST = 15_000, 32_000  # below the range that the system hands out
+_begin = LOWEST + os.getpid() % 150 * 100
 
 
 def listening(port: int) -> bool:
@@ -13,8 +17,13 @@ def listening(port: int) -> bool:
 
 
 def free_port_block(size: int) -> int:
-    """The first of `size` TCP ports in a row that nobody listens on, below the range that the system hands out."""
-    for first in range(15_000 + os.getpid() % 150 * 100, 32_000, size):
+    """The first of `size` TCP ports in a row that nobody listens on.
+
+    It is another block at each call: a browser may keep a spare connection to a server, and would ask that server what
+    is meant for the next one with the same port.
+    """
+    global _begin
+    for first in itertools.chain(range(_begin, HIGHEST - size, size), range(LOWEST, _begin, size)):
         try:
             for port in range(first, first + size):
                 with socket.socket() as probe:
@@ -22,5 +31,6 @@ def free_port_block(size: int) -> int:
                     probe.bind(("127.0.0.1", port))
         except OSError:
             continue
+        _begin = first + size
         return first
     raise AssertionError(f"no {size} free ports in a row")

@@ -42,15 +42,19 @@ def cpu_seconds_of(pid: int) -> float:
 
 def resident_mb(root: int) -> float:
     """Resident memory of a process and all its descendants, in MB; pages that they share count for each."""
-    return sum(number_in_proc(pid, "status", "VmRSS:") for pid in tree(root)) / 1024
+    return _sum_mb(root, "status", "VmRSS:")
 
 
 def shared_once_mb(root: int) -> float:
     """The same, with a page that n processes share counted as 1/n for each."""
+    return _sum_mb(root, "smaps_rollup", "Pss:")
+
+
+def _sum_mb(root: int, file: str, name: str) -> float:
     total = 0.0
     for pid in tree(root):
         with suppress(OSError, StopIteration):  # it has just ended
-            total += number_in_proc(pid, "smaps_rollup", "Pss:") / 1024
+            total += number_in_proc(pid, file, name) / 1024
     return total
 
 

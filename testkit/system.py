@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,16 +80,20 @@ def running_system(environment: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def registered_clients(settings: Settings) -> Iterator[dict[str, HttpClient]]:
-    """By cluster topic, a client of the first subscriber of each cluster."""
+def registered_clients(
+    settings: Settings, rooms: Sequence[str] = ("",)
+) -> Iterator[dict[tuple[str, str], HttpClient]]:
+    """By cluster topic and room, a client of the first subscriber of each cluster."""
     with ExitStack() as stack:
         clients = {}
         for cluster, topic in enumerate(settings.cluster_topics, 1):
-            client = clients[topic] = stack.enter_context(http_client())
             url = f"http://{settings.client_host}:{roles.subscriber(settings, cluster, 1).port}"
-            status, body = call(f"{url}/register", {"client_url": client.url})
-            assert status == 200, f"{url}/register: {body}"
-            stack.callback(call, f"{url}/deregister", {"client_url": client.url})
+            for room in rooms:
+                client = clients[topic, room] = stack.enter_context(http_client())
+                request = {"client_url": client.url} | ({"room": room} if room else {})
+                status, body = call(f"{url}/register", request)
+                assert status == 200, f"{url}/register: {body}"
+                stack.callback(call, f"{url}/deregister", {"client_url": client.url})
         yield clients
 
 

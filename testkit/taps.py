@@ -8,7 +8,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from testkit.http_calls import JSON
@@ -25,6 +25,7 @@ class Tap:
     due: float  # Unix seconds
     status: int
     retry_after: bool
+    room: str = ""
 
 
 class Taps:
@@ -34,10 +35,13 @@ class Taps:
     of a micro-batch. No tap is sent twice, whatever comes of it.
     """
 
-    def __init__(self, port: int, rate: float, emojis: Iterator[str], total: float = math.inf) -> None:
-        """`total` is how many there are; without it they go on until stop()."""
+    def __init__(
+        self, port: int, rate: float, emojis: Iterator[str], total: float = math.inf, rooms: Sequence[str] = ("",)
+    ) -> None:
+        """`total` is how many there are; without it they go on until stop(). They are in the `rooms` by turns."""
         self.sent: list[Tap] = []
         self._port, self._rate, self._emojis, self._total = port, rate, emojis, total
+        self._rooms = rooms
         self._lock = threading.Lock()
         self._number = 0
         self._began = time.time() + 0.2
@@ -71,12 +75,14 @@ class Taps:
             due = self._began + (number + random.random()) / self._rate
             if self._stopped.wait(max(0.0, due - time.time())):
                 return
-            body = json.dumps({"user_id": "someone", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"})
+            room = self._rooms[number % len(self._rooms)]
+            tap = {"user_id": "someone", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}
+            body = json.dumps(tap | ({"room": room} if room else {}))
             try:
                 connection.request("POST", "/send-emoji", body, JSON)
                 answer = connection.getresponse()
                 answer.read()
-                self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None))
+                self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None, room))
             except (OSError, http.client.HTTPException):
                 connection.close()
-                self.sent.append(Tap(emoji, due, 0, False))
+                self.sent.append(Tap(emoji, due, 0, False, room))

@@ -21,6 +21,7 @@ from emostream.deliver.topic_reader import TopicReader
 from emostream.http.client import Target
 from emostream.metrics.counters import Metrics
 from emostream.process import Log, within
+from emostream.roles import Place
 from emostream.settings import Settings, networks
 
 RESOLVE_SECONDS = 3.0
@@ -120,6 +121,14 @@ class RegisteredClients:
         for client in self._registry.clients():
             if client.registration != client.saved:
                 self._save(client, wait=False)
+
+    def announce(self, place: Place) -> None:
+        """Say where this subscriber is until `withdraw`."""
+        self._topic.announce(place)
+
+    def withdraw(self) -> None:
+        """Say that this subscriber stops, so that nobody new comes."""
+        self._topic.withdraw()
 
     def drain(self, deadline: float) -> None:
         """Wait until every client has everything, or until `deadline` (monotonic seconds). Then stop pushing."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from emostream.records import Count
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record of the cluster topic. Clients get its `value` as it is; `count` is the same, decoded.
 
     It was published at `timestamp_ms` (Unix milliseconds) and read at `read_at` (monotonic seconds). `generation` grows
@@ -28,7 +28,7 @@ class Record:
     value: bytes
     count: Count
     generation: int = 0
-    read_at: float = field(default_factory=time.monotonic, compare=False)
+    read_at: float = msgspec.field(default_factory=time.monotonic)
 
 
 class History:

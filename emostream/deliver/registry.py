@@ -1,7 +1,8 @@
 """Which clients a subscriber serves: its slots in memory, and its registrations in a compacted Kafka topic.
 
 The topic has one record per registration. Its key is `<cluster topic>/<subscriber>/<client_url>`, its value a
-Registration as JSON. A tombstone (null) ends a registration.
+Registration as JSON. A tombstone (null) ends a registration. A subscriber also says there where it is
+(announcements.py).
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from kafka.errors import KafkaError
 
+from emostream import announcements
 from emostream.broker import SentRecord, registry_producer
 from emostream.consumers import AssignedConsumer
 from emostream.http.client import Target
 from emostream.process import Log
+from emostream.roles import Place
 from emostream.settings import REGISTRY_TOPIC, Settings
 
 SAVE_SECONDS = 5.0
@@ -124,6 +128,8 @@ class RegistryTopic:
         self._settings = settings
         self._prefix = f"{cluster_topic}/{subscriber}/"
         self._producer = registry_producer(settings)
+        self._announcing: threading.Thread | None = None
+        self._stopping = threading.Event()
 
     def read(self) -> list[Registration]:
         """All registrations at this moment. Raises KafkaError."""
@@ -155,19 +161,42 @@ class RegistryTopic:
 
     def save(self, registration: Registration) -> Callable[[], object]:
         """Write a registration. Call the result to wait for the broker. Both may raise KafkaError."""
-        sent = self._send(registration.client_url, msgspec.json.encode(registration))
+        value = msgspec.json.encode(registration)
+        sent: SentRecord = self._producer.send(REGISTRY_TOPIC, key=self._key(registration.client_url), value=value)
         return lambda: sent.get(timeout=SAVE_SECONDS)
 
     def forget(self, client_url: str) -> None:
         """End a registration, without waiting. If this gets lost, the client is evicted some time after a restart."""
-        # In every partition: it may have been saved in another one, before the topic got more of them.
-        for partition in self._producer.partitions_for(REGISTRY_TOPIC):
-            self._send(client_url, None, partition)
+        self._end(self._key(client_url))
+
+    def announce(self, place: Place) -> None:
+        """Say where this subscriber is until `withdraw`, in a thread: without its topic a send waits for seconds."""
+        self._announcing = threading.Thread(target=self._keep_announcing, args=(place,), name="announce", daemon=True)
+        self._announcing.start()
+
+    def withdraw(self) -> None:
+        """Say that this subscriber stops, without waiting."""
+        self._stopping.set()
+
+    def _keep_announcing(self, place: Place) -> None:
+        key, value = announcements.key_of(place), msgspec.json.encode(place)
+        while not self._stopping.is_set():
+            with suppress(KafkaError):  # the topic watch says what is wrong
+                self._producer.send(REGISTRY_TOPIC, key=key, value=value)
+            self._stopping.wait(announcements.ANNOUNCE_SECONDS)
+        with suppress(KafkaError):
+            self._end(key)
 
     def close(self) -> None:
-        """Send what is left, for at most SAVE_SECONDS."""
+        """Send what is left, for at most SAVE_SECONDS; a last announcement may take as long."""
+        if self._announcing:
+            self._announcing.join(SAVE_SECONDS)
         self._producer.close(timeout=SAVE_SECONDS)
 
-    def _send(self, client_url: str, value: bytes | None, partition: int | None = None) -> SentRecord:
-        key = (self._prefix + client_url).encode()
-        return self._producer.send(REGISTRY_TOPIC, key=key, value=value, partition=partition)
+    def _key(self, client_url: str) -> bytes:
+        return (self._prefix + client_url).encode()
+
+    def _end(self, key: bytes) -> None:
+        # In every partition: it may have been saved in another one, before the topic got more of them.
+        for partition in self._producer.partitions_for(REGISTRY_TOPIC):
+            self._producer.send(REGISTRY_TOPIC, key=key, value=None, partition=partition)

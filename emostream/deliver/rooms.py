@@ -24,6 +24,7 @@ from emostream.records import InvalidRecord, parse_count, room_of
 DEFAULT_ROOM = ""
 # All histories share MAX_RECORDS, but each may have this many.
 LEAST_RECORDS = 1_000
+FORGET_EVERY_MS = 500
 # Of so many rooms we remember where their forgotten records ended. Made-up names must not fill the memory.
 MAX_REMEMBERED = 10_000
 
@@ -59,6 +60,7 @@ class Rooms:
         self._order: deque[tuple[int, str]] = deque()  # when each of these was published, and its room
         self._forgotten: OrderedDict[str, dict[int, ConsumerRecord]] = OrderedDict()  # the last ones, by partition
         self._generation = 0
+        self._forget_ms = 0.0  # when the next look for records that are too old is due, in Unix milliseconds
         self._starts: dict[int, int] = {}
         self._before: dict[int, int] = {}
         self.open(DEFAULT_ROOM)  # it is never closed
@@ -124,9 +126,12 @@ class Rooms:
                 if name != DEFAULT_ROOM:
                     self._waiting.setdefault(name, deque()).append(record)
                     self._order.append((record.timestamp, name))
-            for name, room in self._open.items():
-                room.history.append(decoded.get(name, []), now_ms)
-            self._forget(now_ms)
+            if now_ms >= self._forget_ms:
+                self._forget_ms = now_ms + FORGET_EVERY_MS
+                self._forget(now_ms)
+                decoded = {name: [] for name in self._open} | decoded
+            for name, found in decoded.items():
+                self._open[name].history.append(found, now_ms)
         if last:
             newest = max(filter(None, map(batch_id_of, last.values())), default=0)
             # The records of the newest micro-batch may still be on their way.

@@ -45,9 +45,12 @@ class RegistrationRequest(msgspec.Struct):
 
 def create_app(
     clients: RegisteredClients, status: Callable[[], dict[str, object]], not_ready: Callable[[], str | None],
-    page: MetricsPage, stream_port: int, cors: Cors,
+    page: MetricsPage, stream_port: int, cors: Cors, stream_url: str = "",
 ) -> Flask:  # fmt: skip
-    """`not_ready` says why the subscriber cannot do its work; None when it can."""
+    """`not_ready` says why the subscriber cannot do its work; None when it can.
+
+    Streams are at `stream_url`, or else on `stream_port` of the host that was asked.
+    """
     app = Flask("emostream.deliver.subscriber")
     app.url_map.merge_slashes = False  # a path with two slashes is a different path: do not redirect it
     app.config["MAX_CONTENT_LENGTH"] = MAX_CALL_BYTES
@@ -92,6 +95,8 @@ def create_app(
     @app.get(PATH)
     def stream() -> WerkzeugResponse:
         parts = urlsplit(request.url)
+        if stream_url:
+            return redirect(f"{stream_url}?{parts.query}" if parts.query else stream_url, code=307)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return redirect(parts._replace(netloc=f"{host}:{stream_port}").geturl(), code=307)
 

@@ -43,6 +43,8 @@ class Subscriber:
         Nobody can register before that, because a new client gets only what is published from then on.
         """
         self._settings = settings
+        self._role = roles.subscriber(settings, settings.cluster, settings.subscriber)
+        self.place = roles.place(settings, self._role)
         self.counters = Metrics(log, DELIVER)
         rooms = Rooms(settings.max_age_seconds, MAX_HISTORY_RECORDS, self.counters, log)
         self.topic_reader = TopicReader(settings, settings.required_cluster_topic(), rooms, self.counters, log)
@@ -82,7 +84,7 @@ class Subscriber:
             "available_slots": self.clients.free_slots(),
             "cluster_topic": settings.required_cluster_topic(),
             "subscriber": settings.subscriber,
-            "stream_port": roles.subscriber(settings, settings.cluster, settings.subscriber).addresses[1].port,
+            "stream_port": self._role.addresses[1].port,
             "streams": streams,
             "available_streams": max(0, self._streams.max_streams - streams),
             "clients": sorted(self.clients.all()),
@@ -92,6 +94,7 @@ class Subscriber:
 
     def drain(self, timeout_seconds: float) -> None:
         """Deliver what is on the topic, for at most `timeout_seconds`. Then save all registrations and close."""
+        self.clients.withdraw()
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.topic_reader.run_once(poll_ms=200):
             pass
@@ -121,8 +124,12 @@ def run(settings: Settings) -> int:
     try:
         subscriber = Subscriber(settings, stream_listener, stop, log)
         page, cors = MetricsPage(subscriber.counters), Cors(settings.cors_origins)
-        app = create_app(subscriber.clients, subscriber.status, subscriber.not_ready, page, stream_port, cors)
+        stream_url = subscriber.place.stream_url if settings.advertised_stream_url.startswith("http") else ""
+        app = create_app(
+            subscriber.clients, subscriber.status, subscriber.not_ready, page, stream_port, cors, stream_url
+        )  # fmt: skip
         http = serve_wsgi(app, listener, log, settings)
+        subscriber.clients.announce(subscriber.place)
         log.info("listening", address=settings.bind_host, port=role.port, stream_port=stream_port)
         _follow(subscriber, http, heartbeat, stop)
         subscriber.drain(settings.drain_seconds)

@@ -206,7 +206,7 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._state = WORKING
             self._server.in_flight += 1
-            asyncio.get_running_loop().create_task(answer).add_done_callback(partial(self._answered, request))
+            asyncio.ensure_future(answer).add_done_callback(partial(self._answered, request))
 
     def _hand_over(self, new_owner: TakeOver) -> None:
         """Give the connection away. The client gets no answer to later requests."""
@@ -222,11 +222,11 @@ class ServerConnection(asyncio.Protocol):
         self._protocol.close()
         self._server.remove(self)
 
-    def _answered(self, request: Request, task: asyncio.Task[Answer]) -> None:
+    def _answered(self, request: Request, answered: asyncio.Future[Answer]) -> None:
         self._state &= ~WORKING
         self._server.in_flight -= 1
-        error = task.exception()
-        answer = self._failed(request, error) if error else task.result()
+        error = answered.exception()
+        answer = self._failed(request, error) if error else answered.result()
         if self._transport.is_closing():
             self._server.app.gone(1)
             return

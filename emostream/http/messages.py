@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -57,8 +57,11 @@ class App(Protocol):
     def max_body_bytes(self, target: bytes) -> int:
         """Return the limit for the body of a request for `target`: MAX_BODY_BYTES or more."""
 
-    def answer(self, request: Request, busy: bool) -> Answer | TakeOver | Coroutine[Any, Any, Answer]:
-        """Return an Answer, a coroutine if it must wait, or a TakeOver. When `busy`, refuse what would have to wait."""
+    def answer(self, request: Request, busy: bool) -> Answer | TakeOver | Awaitable[Answer]:
+        """Return an Answer or a TakeOver; an awaitable Answer if it must wait.
+
+        When `busy`, refuse what would have to wait.
+        """
 
     def refusal(self, request: Request, answer: Answer) -> Answer:
         """The server refuses a request. Count that, and return the answer, perhaps with more headers."""

@@ -6,22 +6,23 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import run_wsgi_app
 
-from emostream.http.access import AllowedHosts, Operators
+from emostream.http.access import AllowedHosts, Operators, is_in, parse_address
 from emostream.http.messages import BUSY, Answer, App, Request, path_of
 from emostream.http.server import HttpServer
 from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES
-from emostream.settings import Settings
+from emostream.settings import Network, Settings
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 THREADS = 4
 MAX_CONNECTIONS = 100
@@ -75,7 +76,7 @@ class ThreadedApp:
         """Bound the memory. The function may accept less."""
         return MAX_BODY_BYTES
 
-    def answer(self, request: Request, busy: bool) -> Answer | Coroutine[Any, Any, Answer]:
+    def answer(self, request: Request, busy: bool) -> Answer | Awaitable[Answer]:
         """Call the function, unless too many requests wait for it already."""
         return BUSY if busy else self.call(request)
 
@@ -96,6 +97,17 @@ def from_wsgi(app: WSGIApplication) -> Callable[[Request], Answer]:
         left_out = ("date",) if request.method == b"HEAD" else ("date", "content-length")
         kept = tuple((name.lower(), value) for name, value in headers if name.lower() not in left_out)
         return Answer(int(status[:3]), b"".join(parts), kept)
+
+    return call
+
+
+def behind_proxies(app: WSGIApplication, proxies: Sequence[Network]) -> WSGIApplication:
+    """Return an app that believes X-Forwarded-Proto, -Host and -Prefix of these proxies, and of nobody else."""
+    believing = ProxyFix(app, x_for=0, x_proto=1, x_host=1, x_prefix=1)
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        trusted = is_in(parse_address(environ["REMOTE_ADDR"]), proxies)
+        return believing(environ, start_response) if trusted else app(environ, start_response)
 
     return call
 

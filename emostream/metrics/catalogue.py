@@ -1,7 +1,7 @@
 """Every series of GET /metrics, by stage, under the key that the stage's code uses for it.
 
 docs/metrics.md has the same table. No label holds a user or an emoji, because there may be millions. There are at most
-MAX_CLIENTS client URLs.
+MAX_CLIENTS client URLs, and ten rooms.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ AGGREGATE: Stage = {
     "publish": _seconds("aggregate_publish", "Time that the transaction of a micro-batch takes"),
     "lag": _gauge("aggregate_lag_events", "Records of EMOJI_TOPIC that are not counted yet"),
     "rooms": _gauge("aggregate_rooms", "Rooms in the last micro-batch"),
+    "room_events": _gauge("aggregate_room_events", "Taps in the last micro-batch, of the ten largest rooms", "room"),
     "emojis": _gauge("aggregate_emojis", "Different emojis in the last micro-batch, of all rooms together"),
     "spark_input": _gauge("spark_input_rows_per_second", "Rows per second that came for Spark's last micro-batch"),
     "spark_processed": _gauge("spark_processed_rows_per_second", "Rows per second that Spark's last micro-batch took"),

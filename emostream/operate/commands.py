@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pwd import getpwuid
 from typing import NoReturn
 
+from emostream.operate.class_archive import ensure_class_archive
 from emostream.operate.java import java_problem
 from emostream.operate.kafka import ensure_jars, prepare_brokers
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
@@ -126,10 +127,11 @@ def logs(settings: Settings, name: str = "") -> NoReturn:
 
 
 def install(settings: Settings) -> None:
-    """Fetch the jars if they are missing. Raises OperatingError, also if Kafka or Spark cannot run here."""
+    """Get what Kafka and Spark need here, if it is missing. Raises OperatingError, also if they cannot run here."""
     if problem := java_problem() or system_problem():
         raise OperatingError(problem)
     ensure_jars(settings)
+    ensure_class_archive(settings)
 
 
 def system_problem() -> str | None:

@@ -53,14 +53,19 @@ def java_problem() -> str | None:
     return f"Java {OLDEST} or later is needed, and {found}. {HOW_TO_INSTALL}"
 
 
-def _major_version(command: str) -> int:
-    """Return 17 for Java 17, 8 for 1.8, and 0 for another program."""
+def version_text(command: str) -> str:
+    """Return what `java -version` says; empty if it fails."""
     try:
         shown = subprocess.run([command, "-version"], capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    version = re.search(r'version "(?:1\.)?(\d+)', shown.stderr)
-    return int(version[1]) if version and shown.returncode == 0 else 0
+        return ""
+    return shown.stderr if shown.returncode == 0 else ""
+
+
+def _major_version(command: str) -> int:
+    """Return 17 for Java 17, 8 for 1.8, and 0 for another program."""
+    version = re.search(r'version "(?:1\.)?(\d+)', version_text(command))
+    return int(version[1]) if version else 0
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 import secrets
 import shutil
 import subprocess
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from emostream.operate.java import java, java_environment
-from emostream.operate.terminal import OperatingError, ProgressLine, log_tail, say
+from emostream.operate.terminal import OperatingError, log_tail, run_step
 from emostream.process import MARK, fresh_directory, own_directory
 from emostream.roles import brokers
 from emostream.settings import CONFIG_DIR, SettingError, Settings
@@ -55,23 +54,8 @@ def _fetch(settings: Settings, directory: Path, log: Path) -> None:
         # Not the cache in the home directory: Ivy fails if another program has filled that one only in part.
         "-cache", "cache", "-retrieve", "[conf]/[artifact]-[revision](-[classifier]).[ext]",
     ]  # fmt: skip
-    environment = settings.environment | java_environment()
-    with (
-        ProgressLine() as line,
-        log.open("w") as output,
-        subprocess.Popen(
-            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as running,
-    ):
-        try:
-            while running.poll() is None:
-                line.show(f"{FETCHING} ({line.seconds} s)")
-                time.sleep(0.2)
-        finally:
-            running.terminate()
-    if running.returncode != 0:
+    if not run_step(FETCHING, command, directory, settings.environment | java_environment(), log):
         raise OperatingError(_failure(log))
-    say(f"  {FETCHING}: done in {line.seconds} s")
 
 
 def proxy_options() -> list[str]:

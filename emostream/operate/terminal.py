@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,3 +55,23 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def run_step(what: str, command: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path) -> bool:
+    """Run a long command and show how long it takes; its output goes to `log`. Return whether it succeeded."""
+    with (
+        ProgressLine() as line,
+        log.open("w") as output,
+        subprocess.Popen(
+            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as running,
+    ):
+        try:
+            while running.poll() is None:
+                line.show(f"{what} ({line.seconds} s)")
+                time.sleep(0.2)
+        finally:
+            running.terminate()
+    if running.returncode == 0:
+        say(f"  {what}: done in {line.seconds} s")
+    return running.returncode == 0

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
+from emostream import roles
 from emostream.http.wsgi import serve_wsgi
 from emostream.process import Log, bound_socket, run_script, stop_on_signals
 from emostream.receive.membership import Membership
@@ -39,7 +40,7 @@ def run_client(command: str, arguments: Sequence[str]) -> NoReturn:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Send and receive until `unsub`, SIGINT or SIGTERM. Return the exit status."""
     stop = stop_on_signals()
-    app_url = (options.app or f"http://{settings.client_host}:{settings.app_port}").rstrip("/")
+    app_url = (options.app or f"{roles.local_url(settings)}:{settings.app_port}").rstrip("/")
     user_id = f"client-{settings.port}"
     sender = TapSender(app_url, user_id, options.events, options.interval, stop, settings.room)
     if options.send_only:

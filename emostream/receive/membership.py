@@ -6,6 +6,7 @@ import time
 
 import requests
 
+from emostream import roles
 from emostream.discovery import CLIENT_TIMEOUT_SECONDS, SubscriberEntry
 from emostream.process import StopFlag
 from emostream.receive.screen import say
@@ -25,7 +26,7 @@ class Membership(Subscription):
 
     def __init__(self, settings: Settings, app_url: str, stop: StopFlag) -> None:
         super().__init__(settings, app_url, stop)
-        self._client_url = f"http://{settings.client_host}:{settings.port}/"
+        self._client_url = f"{roles.local_url(settings)}:{settings.port}/"
         self.room = settings.room
         self._subscriber_url: str | None = None
         self.subscriber_name: str | None = None  # in the header of its pushes; None while it is unknown

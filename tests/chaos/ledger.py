@@ -1,10 +1,13 @@
 """Kill, end, stop and starve every process of a real system under load, and keep a ledger of every event.
 
-usage: .venv/bin/python -m tests.chaos.ledger [--kills 100] [--rate 50] [--seed N] [--of NAME] [KEY=VALUE ...]
+usage: .venv/bin/python -m tests.chaos.ledger [--kills 100] [--rate 50] [--rooms N] [--seed N] [--of NAME]
+                                              [KEY=VALUE ...]
 
 Each tap has an emoji of its own, and EVENTS_PER_EMOJI=1, so each tap that was answered 200 must be exactly one count on
 each cluster topic and exactly one at a client of each cluster, which was written against the contract alone, and now
-and then takes a while to fail. With ACK=buffer the app is ended by SIGTERM only: kill -9 may lose what lingers there.
+and then takes a while to fail. With --rooms N the taps are spread over N rooms and the default one. Each cluster then
+has a client in each room, and no event may be in another room than its tap.
+With ACK=buffer the app is ended by SIGTERM only: kill -9 may lose what lingers there.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
+from emostream.records import record_key
 from emostream.roles import roles
 from emostream.settings import load
 from testkit.broker import Broker
@@ -46,7 +52,7 @@ FAIL_SECONDS = 1.5
 
 @dataclass
 class Report:
-    """What a run found. `lost` and `doubled` are by place; each must be empty."""
+    """What a run found. `lost`, `doubled` and `wrong_room` are by place, as <room>/<emoji>; each must be empty."""
 
     answered_200: int = 0
     unknown: int = 0
@@ -56,6 +62,7 @@ class Report:
     stops: Counter[str] = field(default_factory=Counter)
     lost: dict[str, list[str]] = field(default_factory=dict)
     doubled: dict[str, list[str]] = field(default_factory=dict)
+    wrong_room: dict[str, list[str]] = field(default_factory=dict)
     repeats_at_clients: int = 0
     longest_pause_seconds: float = 0.0
     recovery_seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -66,8 +73,7 @@ class Report:
             f"{self.answered_200} taps answered 200, {self.unknown} not; {self.on_emoji_topic} events on emoji-topic; "
             f"{self.repeats_at_clients} repeats that clients could tell by their key; "
             f"longest pause at a client {self.longest_pause_seconds:.1f} s",
-            *(f"lost at {place}: {len(events)} {events[:5]}" for place, events in self.lost.items()),
-            *(f"doubled at {place}: {len(events)} {events[:5]}" for place, events in self.doubled.items()),
+            *(f"{place}: {self._at(place)}" for place in self.lost),
             f"{'process':<20} kills terms stops  recovery p50     max (of kills)",
         ]
         for name in sorted({*self.kills, *self.terms, *self.stops}):
@@ -76,12 +82,23 @@ class Report:
             lines.append(f"{name:<20} {self.kills[name]:5} {self.terms[name]:5} {self.stops[name]:5}  {shown}")
         return "\n".join(lines)
 
+    def balanced(self) -> bool:
+        """Whether nothing is lost, doubled or in a wrong room."""
+        return not any(events for by_place in self._wrong().values() for events in by_place.values())
+
+    def _wrong(self) -> dict[str, dict[str, list[str]]]:
+        return {"lost": self.lost, "doubled": self.doubled, "in a wrong room": self.wrong_room}
+
+    def _at(self, place: str) -> str:
+        found = {what: by_place[place] for what, by_place in self._wrong().items()}
+        return ", ".join(f"{len(events)} {what} {events[:5]}" for what, events in found.items())
+
 
 class Chaos:
     """One system, its load, its witnesses, and what is done to it."""
 
-    def __init__(self, environment: dict[str, str], rate: float, seed: int, of: str = "") -> None:
-        """Only to processes whose name begins with `of`."""
+    def __init__(self, environment: dict[str, str], rate: float, seed: int, of: str = "", rooms: int = 0) -> None:
+        """Only to processes whose name begins with `of`. Two runs of one system need a seed each."""
         self.environment = environment
         self.random = random.Random(seed)
         self.report = Report()
@@ -89,15 +106,18 @@ class Chaos:
         self.supervisor = Supervisor(self.settings)
         self._rate = rate
         self._of = of
+        self._mark = f"{seed}-"  # of all emojis of this run
+        self._rooms = ["", *(f"room-{number}" for number in range(1, rooms + 1))]
         self._ended: set[str] = set()  # the last thing done to a process was a kill, or its end
 
     def run(self, kills: int, each_of: list[str] | None = None) -> Report:
         """Kill until `kills` processes were killed, or one after the other `each_of`; then balance the ledger."""
-        with registered_clients(self.settings) as witnesses:
+        with registered_clients(self.settings, self._rooms) as witnesses:
             if not each_of:  # which asks for the longest pause
                 for witness in witnesses.values():
                     witness.fails_after = lambda: FAIL_SECONDS * (self.random.random() < FAIL_SHARE)
-            taps = Taps(self.settings.app_port, self._rate, (f"e{number}" for number in itertools.count()))
+            emojis = (f"{self._mark}{number}" for number in itertools.count())
+            taps = Taps(self.settings.app_port, self._rate, emojis, rooms=self._rooms)
             for name in each_of or []:
                 self._await_flow(witnesses)  # so that the longest pause is that of one kill
                 self._round([name], kill_share=1.0, term_share=0.0)
@@ -165,7 +185,7 @@ class Chaos:
 
         wait_until("every process ready", ready, RECOVERY_SECONDS)
 
-    def _await_flow(self, witnesses: dict[str, HttpClient]) -> None:
+    def _await_flow(self, witnesses: dict[tuple[str, str], HttpClient]) -> None:
         self._await_ready()
         now_ms = time.time() * 1000
         wait_until(
@@ -174,26 +194,44 @@ class Chaos:
             RECOVERY_SECONDS,
         )
 
-    def _balance(self, taps: Taps, witnesses: dict[str, HttpClient]) -> None:
+    def _balance(self, taps: Taps, witnesses: dict[tuple[str, str], HttpClient]) -> None:
         self._await_ready()
-        report, kafka, answered = self.report, Broker(self.environment), taps.answered_200()
-        found = _settled(lambda: kafka.counts("emoji-topic"), len(answered))  # the last ones may linger
-        events = Counter(value["emoji"] for value in found)
+        report, kafka = self.report, Broker(self.environment)
+        rooms = {tap.emoji: tap.room for tap in taps.sent}
+        answered = {tap.emoji for tap in taps.sent if tap.status == 200}
+
+        def owed(emojis: set[str]) -> Counter[str]:
+            return Counter(_key(rooms[emoji], emoji) for emoji in emojis)
+
+        found = self._settled(partial(kafka.counts, "emoji-topic"), len(answered))  # the last ones may linger
+        events = {value["emoji"] for value in found}
         report.answered_200, report.unknown = len(answered), len(taps.sent) - len(answered)
         report.on_emoji_topic = len(events)
-        self._compare("emoji-topic", Counter(answered | set(events)), events)
-        for cluster_topic, witness in witnesses.items():
-            counts = _settled(lambda topic=cluster_topic: kafka.counts(topic), len(events))
-            self._compare(cluster_topic, Counter(set(events)), _sum(counts))
-            seen = _settled(witness.received_once, len(events))
+        self._compare("emoji-topic", owed(answered | events), _sum(found))
+        for topic in self.settings.cluster_topics:
+            self._compare(topic, owed(events), _sum(self._settled(partial(kafka.counts, topic), len(events))))
+        for (topic, room), witness in witnesses.items():
+            here = {emoji for emoji in events if rooms[emoji] == room}
+            seen = self._settled(witness.received_once, len(here))
             pauses = (later - earlier for earlier, later in itertools.pairwise(witness.times))
-            report.longest_pause_seconds = max(report.longest_pause_seconds, *pauses)
+            report.longest_pause_seconds = max([report.longest_pause_seconds, *pauses])
             report.repeats_at_clients += len(witness.received) - len(seen)
-            self._compare(f"a client of {cluster_topic}", Counter(set(events)), _sum(seen))
+            self._compare(f"a client of {topic} in {room or 'the default room'}", owed(here), _sum(seen))
+
+    def _settled(self, read: Callable[[], list[dict[str, Any]]], expected: int) -> list[dict[str, Any]]:
+        """What `read` returns of this run once it is as much as expected, or when no more comes."""
+        deadline = time.monotonic() + 60
+        while True:
+            found = [value for value in read() if value["emoji"].startswith(self._mark)]
+            if len(found) >= expected or time.monotonic() > deadline:
+                return found
+            time.sleep(0.5)
 
     def _compare(self, place: str, owed: Counter[str], found: Counter[str]) -> None:
+        more = found - owed
         self.report.lost[place] = sorted((owed - found).elements())
-        self.report.doubled[place] = sorted((found - owed).elements())
+        self.report.doubled[place] = sorted(key for key in more.elements() if key in owed)
+        self.report.wrong_room[place] = sorted(key for key in more.elements() if key not in owed)
 
 
 def _continue(pid: int) -> None:
@@ -203,19 +241,16 @@ def _continue(pid: int) -> None:
         return  # killed meanwhile
 
 
-def _settled(read: Any, expected: int) -> list[dict[str, Any]]:
-    """What `read` returns once it is as much as expected, or when no more comes."""
-    deadline = time.monotonic() + 60
-    while len(found := read()) < expected and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return list(found)
-
-
 def _sum(counts: list[dict[str, Any]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for record in counts:
-        total[record["emoji"]] += record["count"]
+        # The default room has no name, and an event of one tap no count.
+        total[_key(record.get("room", ""), record["emoji"])] += record.get("count", 1)
     return total
+
+
+def _key(room: str, emoji: str) -> str:
+    return record_key(emoji, room).decode()
 
 
 def main() -> int:
@@ -224,16 +259,18 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rate", type=float, default=50.0, help="taps a second")
+    parser.add_argument("--rooms", type=int, default=0, help="spread the taps over so many rooms and the default one")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--of", default="", help="only processes whose name begins so", metavar="NAME")
     args = parser.parse_args()
     settings = dict(argument.split("=", 1) for argument in args.settings)
-    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-chaos-")), **CHAOS_SETTINGS | settings)
+    data_dir = Path(tempfile.mkdtemp(prefix="emostream-chaos-"))
+    environment = environment_for(data_dir, **chaos_settings(args.rooms) | settings)
     print(f"seed {args.seed}, DATA_DIR {environment['DATA_DIR']}", flush=True)
     with running_system(environment):
-        report = Chaos(environment, args.rate, args.seed, args.of).run(args.kills)
+        report = Chaos(environment, args.rate, args.seed, args.of, args.rooms).run(args.kills)
     print(report)
-    return 1 if any(report.lost.values()) or any(report.doubled.values()) else 0
+    return 0 if report.balanced() else 1
 
 
 # Every tap has an emoji of its own; and where the machine is slow a count may be late without being given up for that.
@@ -243,6 +280,12 @@ CHAOS_SETTINGS = {
     "MAX_AGE_SECONDS": "300",
     "ACK": "broker",
 }
+
+
+def chaos_settings(rooms: int) -> dict[str, str]:
+    """CHAOS_SETTINGS, and slots for one client of each room and of the default one."""
+    return CHAOS_SETTINGS | {"MAX_CLIENTS": str(max(2, rooms + 1))}
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -174,8 +174,9 @@ def test_what_is_told_of_each_hop_is_what_went_through_it(system: Measured, taps
     read = "emostream_deliver_consumed_total"
     wait_until("it read", lambda: system.total("subscriber_3_3", read) >= published)
     assert system.samples("subscriber_1_1")["emostream_deliver_streams"] == {(): 1}
-    [failing] = system.samples("subscriber_2_1")["emostream_deliver_client_failing_seconds"].values()
-    assert failing > 0
+    # client.py goes to any of the nine, so that the client that fails may have another beside it.
+    failing = system.samples("subscriber_2_1")["emostream_deliver_client_failing_seconds"].values()
+    assert [seconds for seconds in failing if seconds > 0] == [max(failing)]
     assert system.total("subscriber_2_1", "emostream_deliver_client_behind_records") > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from testkit.http_servers import HttpClient, http_client
+from testkit.processes import tree
+from testkit.scripts import running
 from testkit.settings import PROJECT_DIR, environment_for
 from testkit.system import CLUSTERS, SUBSCRIBERS, System
 from testkit.waiting import wait_until
@@ -64,6 +67,46 @@ def _events(client: HttpClient, emoji: str) -> int:
     return sum(record["events"] for record in client.received if record["emoji"] == emoji)
 
 
+def test_the_commands_of_two_matches_on_one_evening_do_what_the_page_says(system: System) -> None:
+    environment = {**system.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    text = (PROJECT_DIR / "docs" / "rooms.md").read_text()
+    stream_port, client_port = int(environment["STREAM_BASE_PORT"]) + 1, int(environment["PORT"])
+    for written, here in ((":5000", f":{environment['APP_PORT']}"), (":7101", f":{stream_port}"),
+                          ("PORT=8001", f"PORT={client_port}"), ("PORT=8002", f"PORT={client_port + 1}")):  # fmt: skip
+        assert written in text
+        text = text.replace(written, here)
+    one, other, tap, stream, rooms, csv = re.findall(r"^```sh\n(.+?)^```", text, re.DOTALL | re.MULTILINE)
+
+    def typed(command: str) -> str:
+        shell = ["bash", "-c", command]
+        return subprocess.run(
+            shell, cwd=PROJECT_DIR, env=environment, check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+
+    def in_final(log: str) -> int:
+        found = [json.loads(line[6:]) for line in log.splitlines() if line.startswith("data: ")]
+        assert {batch["room"] for batch in found} <= {"final"}
+        return sum(count["events"] for batch in found for count in batch["counts"])
+
+    with running(["bash", "-c", stream], environment) as watched:
+        watched.wait_for("retry:")
+        with running(["bash", "-c", one], environment) as first, running(["bash", "-c", other], environment) as second:
+            for client in (first, second):
+                client.wait_for("registered with")
+            assert json.loads(typed(tap)) == {"status": "success", "message": "Emoji sent to Kafka"}
+            wait_until("the taps of the client and of curl on the stream", lambda: in_final(watched.log) == 21)
+    # Any worker may answer, and each reads the topic every few seconds only.
+    both = {'{"room":"final","events":21}', '{"room":"third-place","events":20}'}
+    wait_until("both rooms in one answer", lambda: (answer := typed(rooms)) and all(room in answer for room in both))
+
+    def in_table() -> int:
+        head, *rows = typed(csv).splitlines()
+        events = head.split(",").index("events")
+        return sum(int(row.split(",")[events]) for row in rows)
+
+    wait_until("all events of the room in its table", lambda: in_table() == 21)
+
+
 def test_every_process_that_is_killed_comes_back_and_the_stream_goes_on(system: System) -> None:
     names = ["app", "main_publisher", "cluster_publisher_1", "subscriber_1_1", "kafka_1"]
     with http_client() as client:
@@ -79,6 +122,11 @@ def test_every_process_that_is_killed_comes_back_and_the_stream_goes_on(system: 
         system.tap("🦉")
         wait_until("the event at the client of before", lambda: _events(client, "🦉") == 1)
         system.call(1, 1, "/deregister", client)
+
+
+def test_spark_starts_from_the_archive_of_its_classes(system: System) -> None:
+    pids = tree(system.pid("main_publisher"))
+    assert any("/spark.jsa" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
 
 
 def test_the_client_prints_the_stream_and_unsub_ends_it(system: System) -> None:

@@ -86,7 +86,7 @@ ODD_BYTES = [
 ODD_VALUES: list[object] = [
     None, True, 0, -1, 1.5, 10**30, "", " ", "x" * 65, "x" * 70_000, "\0", "\ud800", "é" * 33, [], {}, [[]],
     {"a": {}}, "\u202e", "2026-13-45T99:99:99Z", "0000-00-00", "9999-12-31T23:59:59-14:00",
-    "0001-01-01T00:00:00+14:00", "now",
+    "0001-01-01T00:00:00+14:00", "now", "final", "a/b", "fin\u00e4l",
 ]  # fmt: skip
 ODD_BODIES = [
     b"", b"null", b"[]", b"{}", b"0", b'""', b"[" * 50_000, b'{"a":' * 20_000, b"{" * 70_000, b"\xff" * 100,
@@ -107,6 +107,9 @@ ODD_HEADS = [
     "POST http://localhost/send-emoji HTTP/1.1", "POST http://[::1/ HTTP/1.1", "POST /" + "a" * 9_000 + " HTTP/1.1",
     "POST /é HTTP/1.1", "POST /a b HTTP/1.1", "M\xc9THOD / HTTP/1.1", "GET / HTTP/1.1",
     "GET /static/../app.py HTTP/1.1", "GET /livez HTTP/1.1", "GET /readyz HTTP/1.1", "POST /livez HTTP/1.1",
+    "POST /send-emoji?room=final HTTP/1.1", "POST /send-emoji?room=a/b HTTP/1.1",
+    "POST /send-emoji?room=a&room=b HTTP/1.1", "POST /send-emoji?room=%ff HTTP/1.1",
+    "POST /send-emoji?room=" + "a" * 65 + " HTTP/1.1",
     "GET /openapi.json HTTP/1.1", "BREW / HTTP/1.1", "GET /send-emojis HTTP/1.1", "A" * 5_000 + " / HTTP/1.1",
 ]  # fmt: skip
 ODD_HEADERS = [
@@ -134,7 +137,8 @@ def odd_body(r: random.Random, _user: str) -> Case:
 
 
 def odd_value(r: random.Random, user: str) -> Case:
-    body = event(user, **{r.choice(["user_id", "emoji_type", "timestamp", "count", "other"]): r.choice(ODD_VALUES)})
+    name = r.choice(["user_id", "emoji_type", "timestamp", "count", "room", "other"])
+    body = event(user, **{name: r.choice(ODD_VALUES)})
     return Case(
         "odd value", [request(json.dumps(body, ensure_ascii=r.random() < 0.5).encode("utf-8", "surrogatepass"))]
     )

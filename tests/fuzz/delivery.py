@@ -63,6 +63,8 @@ ODD_QUERIES = [
     "last_event_id=", "last_event_id=1-2-3.4.5", "lastEventId=9-01-0.0.0", "last_event_id=1--0.0.0", "recent=60",
     "recent=-1", "recent=99999", "recent=x&recent=1", "last_event_id=" + "9" * 3_000, "last_event_id=1-2-" + "3." * 900,
     "last_event_id=%00%ff&recent=%zz", "&&==&", "a" * 9_000, "recent=\u0665", "last_event_id=-1--2--3", "?",
+    "room=final", "room=", "room=a/b", "room=%ff", "room=a&room=b", "room=" + "a" * 65, "room=final&recent=60",
+    "room=final&last_event_id=1-2-3.4.5", "room=\u0665",
 ]  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,39 @@ def test_kill_9_at_any_moment_counts_every_event_exactly_once(empty_topics: Brok
         assert count["count"] == -(-count["events"] // 1000)
         counted[count["emoji"]] += count["events"]
     assert counted == Counter(json.loads(value)["emoji"] for value in written)
+
+
+def test_a_sender_with_a_million_taps_on_two_workers_moves_a_count_by_the_cap_at_most(empty_topics: Broker) -> None:
+    cap, honest = 100, 30
+    port, metrics = empty_topics.environment["APP_PORT"], empty_topics.environment["METRICS_BASE_PORT"]
+
+    def send(user_id: str, taps: int, events: int) -> None:
+        tap = {"user_id": user_id, "emoji_type": "🔥", "timestamp": "2026-01-31T20:15:00Z", "count": taps}
+        # A connection of its own for each request, so that both workers get some.
+        answer = requests.post(f"http://127.0.0.1:{port}/send-emojis", json=[tap] * events, timeout=30)
+        assert answer.json()["accepted"] == events
+
+    def capped() -> int:
+        page = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10).text
+        return int(float(re.findall(r"^emostream_aggregate_capped_total (\S+)", page, re.MULTILINE)[0]))
+
+    with (
+        script(empty_topics.environment, "app.py", APP_WORKERS=2) as app,
+        script(empty_topics.environment, "main_publisher.py", MAX_TAPS_PER_USER=cap) as publisher,
+    ):
+        publisher.wait_for("msg=aggregating", 120)
+        app.wait_for_port(int(port))
+        with ThreadPoolExecutor(8) as senders:
+            sent = [senders.submit(send, "a script", 1_000, 50) for _ in range(20)]
+            sent += [senders.submit(send, f"viewer {number}", 1, 1) for number in range(honest)]
+        for one in sent:
+            one.result()
+        total = 20 * 50 * 1_000 + honest
+        wait_until("all counted or capped",
+                   lambda: sum(count["events"] for count in of(empty_topics, "🔥")) + capped() == total)  # fmt: skip
+        found = [count["events"] for count in of(empty_topics, "🔥")]
+    assert honest < sum(found) <= honest + cap * len(found)
+    assert len(found) < 10, "the script's taps came in so many micro-batches that this shows little"
 
 
 def test_spark_submit_with_packages_runs_it_as_well(empty_topics: Broker, tmp_path: Path) -> None:

@@ -352,7 +352,7 @@ def test_registrations_of_earlier_versions_are_restored_and_two_spellings_are_on
             assert subscriber.post("deregister", other) == (200, {"status": "deregistered", "client_url": other})
             wait_until(
                 "the broker has noted it",
-                lambda: [record.value for record in empty_topics.read("subscriber-registry")][-1:] == [None],
+                lambda: [record.value for record in empty_topics.registrations()][-1:] == [None],
             )
             subscriber.process.kill()
         with running(empty_topics) as subscriber:
@@ -367,7 +367,7 @@ def test_a_client_that_deregistered_stays_away_after_kill_9(empty_topics: Broker
                 pass
             wait_until(
                 "the broker has noted it",
-                lambda: [record.value for record in empty_topics.read("subscriber-registry")][-1:] == [None],
+                lambda: [record.value for record in empty_topics.registrations()][-1:] == [None],
             )
             subscriber.process.kill()
         with running(empty_topics) as subscriber:

@@ -43,7 +43,7 @@ def test_each_client_and_each_stream_has_its_room_only_also_after_kill_9(empty_t
             assert call(url, {"client_url": final.url})[0] == 409
             produce(empty_topics, 1, "", "final", "other")
             wait_until("both have theirs", lambda: (pushed(default), pushed(final)) == ([(1, "")], [(1, "final")]))
-            registered = [json.loads(one.value) for one in empty_topics.read("subscriber-registry") if one.value]
+            registered = [json.loads(one.value) for one in empty_topics.registrations() if one.value]
             assert {one["client_url"]: one.get("room") for one in registered} == {default.url: None, final.url: "final"}
             subscriber.kill()
         produce(empty_topics, 2, "final", "", "other")

@@ -185,3 +185,13 @@ def test_the_end_of_a_topic_is_that_of_the_partitions_it_has_now(client: FakeCli
     assert ends.now(100) == dict.fromkeys(range(3), 10)
     client.topic[3] = 0, 2
     assert ends.now(100) == {0: 10, 1: 10, 2: 10, 3: 2}
+
+
+def test_a_consumer_of_a_topic_that_is_missing_leaves_no_connection_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, closed = FakeClient({}), list[bool]()
+    monkeypatch.setattr(client, "close", lambda **_: closed.append(True))
+    monkeypatch.setattr(consumers, "consumer", lambda *_: client)
+    monkeypatch.setattr(consumers, "partitions", lambda found, topic: partitions(found, topic, timeout_ms=0))
+    with pytest.raises(UnknownTopicOrPartitionError):
+        AssignedConsumer(settings_with(), TOPIC, None, Log("test"))
+    assert closed == [True]

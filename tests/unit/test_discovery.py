@@ -11,7 +11,16 @@ import pytest
 import requests
 
 from emostream import discovery
-from emostream.discovery import Directory, SubscriberEntry, ask_app, ask_each, least_loaded_first
+from emostream.discovery import (
+    Directory,
+    SubscriberEntry,
+    SubscriberStatus,
+    ask_app,
+    ask_each,
+    entry,
+    least_loaded_first,
+)
+from emostream.roles import Place
 from emostream.settings import Settings
 from testkit.http_servers import Answer, Asked, HttpServer, http_server
 from testkit.ports import free_port_block
@@ -60,9 +69,9 @@ def test_every_subscriber_is_listed_the_least_loaded_first_and_the_dead_last() -
         running(FakeSubscriber(streams=9), FakeSubscriber(streams=2), FakeSubscriber()) as (settings, _),
         kept(settings) as found,
     ):
-        wait_until("all are known", lambda: len(alive(found.now("h"))) == 3, timeout_seconds=10)
-        assert alive(found.now("h")[:3]) == [(1, 3), (1, 2), (1, 1)]
-        assert len(found.now("h")) == 9
+        wait_until("all are known", lambda: len(alive(found.now("http://h"))) == 3, timeout_seconds=10)
+        assert alive(found.now("http://h")[:3]) == [(1, 3), (1, 2), (1, 1)]
+        assert len(found.now("http://h")) == 9
 
 
 def test_with_equal_streams_the_most_free_slots_come_first() -> None:
@@ -74,18 +83,18 @@ def test_a_change_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     subscriber = FakeSubscriber(streams=1)
     with running(subscriber) as (settings, servers), kept(settings) as found:
-        wait_until("it is known", lambda: found.now("h")[0].streams == 1, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("http://h")[0].streams == 1, timeout_seconds=10)
         subscriber.status["streams"] = 5
-        wait_until("it is known", lambda: found.now("h")[0].streams == 5, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("http://h")[0].streams == 5, timeout_seconds=10)
         servers[0].gone = True
-        wait_until("it is known to be dead", lambda: not alive(found.now("h")), timeout_seconds=10)
+        wait_until("it is known to be dead", lambda: not alive(found.now("http://h")), timeout_seconds=10)
 
 
 def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     hanging = FakeSubscriber()
     with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
-        wait_until("both are known", lambda: len(alive(found.now("h"))) == 2, timeout_seconds=10)
+        wait_until("both are known", lambda: len(alive(found.now("http://h"))) == 2, timeout_seconds=10)
         hanging.hangs_seconds = 3.0
         slowest = 0.0
         deadline = time.monotonic() + 10
@@ -93,7 +102,7 @@ def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatc
         while alive(known) != [(1, 2)]:
             assert time.monotonic() < deadline, "the subscriber that hangs is not marked as dead"
             began = time.monotonic()
-            known = found.now("h")
+            known = found.now("http://h")
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
         assert slowest < 0.5
@@ -138,3 +147,73 @@ def test_the_list_of_the_app_is_read_back() -> None:
 def test_an_app_without_a_list_gives_an_empty_one(answer: Answer) -> None:
     with http_server(lambda _: answer) as app:
         assert ask_app(app.url.rstrip("/"), requests.Session()) == []
+
+
+ROOT = "https://fans.example.org/match"
+STATUS = SubscriberStatus(2, stream_port=7109)
+
+
+@pytest.mark.parametrize(
+    ("url", "stream_url", "told", "told_stream"),
+    [
+        # At the app's own host, by the name and the scheme by which the caller reached it; any port.
+        ("http://127.0.0.1:7001", "http://127.0.0.1:7101/stream",
+         "https://fans.example.org:7001", "https://fans.example.org:7109/stream"),
+        ("http://192.0.2.7:7001", "http://192.0.2.7:7101/stream", None, None),
+        ("http://127.0.0.10:7001", "https://s.example.org/s/1-2/stream", None, None),
+        ("http://192.0.2.7:7001", "/s/1-2/stream", None, "https://fans.example.org/match/s/1-2/stream"),
+    ],
+)  # fmt: skip
+def test_an_address_is_told_as_it_was_advertised_except_on_the_apps_own_host(
+    url: str, stream_url: str, told: str | None, told_stream: str | None
+) -> None:
+    found = entry(Place(1, 2, url, stream_url), STATUS, ROOT, "http://127.0.0.1")
+    assert (found.url, found.stream_url) == (told or url, told_stream or stream_url)
+
+
+def test_a_subscriber_without_a_stream_has_none_whatever_the_settings_advertise() -> None:
+    found = entry(Place(1, 2, "http://h:1", "/s/1-2/stream"), SubscriberStatus(2), ROOT, "http://127.0.0.1")
+    assert (found.alive, found.stream_url) == (True, None)
+
+
+def test_an_announced_subscriber_is_asked_where_it_is_and_one_that_has_gone_leaves_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(discovery, "LOOK_SECONDS", 0.05)
+    announced: list[Place] = []
+    elsewhere = FakeSubscriber(streams=4, stream_port=7109)
+    with (
+        running(FakeSubscriber()) as (settings, _),
+        http_server(elsewhere.answer) as first,
+        http_server(elsewhere.answer) as second,
+    ):
+        directory = Directory(settings, lambda: announced)
+        wait_until("it is found by the formula", lambda: alive(directory.now("http://h")) == [(1, 1)])
+        announced[:] = [Place(4, 7, first.url.rstrip("/"), "https://s.example.org/stream")]
+        wait_until("the new one is known", lambda: alive(directory.now("http://h")) == [(1, 1), (4, 7)])
+        assert directory.now("http://h")[1].stream_url == "https://s.example.org/stream"
+        assert "https://s.example.org" in directory.stream_origins("http://h:5000")
+        announced[:] = [Place(4, 7, second.url.rstrip("/"), "/s/4-7/stream")]
+        wait_until("it has moved", lambda: len(second.asked) > 1)
+        wait_until("it is alive there", lambda: alive(directory.now("http://h")) == [(1, 1), (4, 7)])
+        asked = len(first.asked)
+        announced[:] = [Place(1, 1, second.url.rstrip("/"), "/s/1-1/stream")]
+        wait_until("4-7 has gone", lambda: alive(directory.now("http://h")) == [(1, 1)])
+        assert directory.now("http://h")[0].url == second.url.rstrip("/").replace("127.0.0.1", "h")
+        wait_until("no thread asks for what has gone", lambda: len(directory._status) == 9)
+        assert len(first.asked) - asked <= 1  # one may have been on its way
+        directory.close()
+
+
+def test_origins_of_streams_are_the_advertised_ones_and_any_port_of_the_own_host() -> None:
+    def origins(**settings: object) -> list[str]:
+        found = Directory(settings_with(**settings))
+        found.close()
+        return found.stream_origins("https://fans.example.org/match")
+
+    assert origins() == ["https://fans.example.org:*"]
+    assert origins(ADVERTISED_STREAM_URL="/s/{cluster}-{subscriber}") == ["https://fans.example.org"]
+    assert origins(CLUSTERS=2, ADVERTISED_STREAM_URL="http://s{cluster}.example.org:81/x") == [
+        "http://s1.example.org:81", "http://s2.example.org:81"
+    ]  # fmt: skip

@@ -12,7 +12,8 @@ from testkit.settings import PROJECT_DIR
 PACKAGE = PROJECT_DIR / "emostream"
 STAGES = {"ingest", "aggregate", "route", "deliver", "receive"}
 GROUND = {
-    "settings", "roles", "records", "broker", "kafka_security", "broker_trouble", "consumers", "topics", "process",
+    "settings", "roles", "records", "broker", "kafka_security", "broker_trouble", "consumers", "announcements",
+    "topics", "process",
 }  # fmt: skip
 BELOW = GROUND | {"http", "metrics"}
 # A room is a folder or a file of emostream/. Inside a folder, files import each other freely, but never in a circle.
@@ -21,11 +22,12 @@ MAY_IMPORT = {
     "settings": {"setting_types"},
     "kafka_security": {"settings"},
     "broker_trouble": {"settings", "kafka_security"},
-    "roles": {"settings"},
+    "roles": {"settings", "setting_types"},
     "records": set(),
     "process": {"settings", "kafka_security"},
     "broker": {"settings", "kafka_security", "process", "metrics"},
     "consumers": {"settings", "process", "metrics", "broker"},
+    "announcements": {"settings", "roles", "process", "consumers"},
     "topics": {"settings", "roles", "process", "broker", "broker_trouble", "consumers"},
     "http": GROUND | {"metrics"},
     "metrics": {"settings", "process"},

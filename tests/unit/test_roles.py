@@ -5,6 +5,9 @@ from __future__ import annotations
 from configparser import RawConfigParser
 from pkgutil import resolve_name
 
+import msgspec
+import pytest
+
 from emostream import __main__, roles
 from emostream.operate.supervisor import configuration
 from emostream.roles import STOP_ORDER
@@ -56,6 +59,29 @@ def test_a_subscriber_is_told_which_one_it_is_and_finds_its_own_row() -> None:
 def test_every_process_but_a_broker_can_be_run_by_the_command_emostream() -> None:
     for role in roles.roles(settings_with()):
         assert role.kind == "kafka" or callable(resolve_name(__main__.PROCESSES[role.arguments[0]]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "stream_url"),
+    [
+        ({}, "http://127.0.0.1:7012", "http://127.0.0.1:7112/stream"),
+        ({"BIND_HOST": "0.0.0.0"}, "http://127.0.0.1:7012", "http://127.0.0.1:7112/stream"),
+        ({"BIND_HOST": "::1"}, "http://[::1]:7012", "http://[::1]:7112/stream"),
+        ({"BIND_HOST": "192.0.2.7", "SUBSCRIBER_PORT": 80}, "http://192.0.2.7:80", "http://192.0.2.7:7112/stream"),
+        ({"ADVERTISED_URL": "http://[2001:db8::1]:9/", "ADVERTISED_STREAM_URL": "https://fans.example.org/s/1-2"},
+         "http://[2001:db8::1]:9", "https://fans.example.org/s/1-2/stream"),
+        ({"ADVERTISED_URL": "http://s{cluster}{subscriber}.example.org",
+          "ADVERTISED_STREAM_URL": "/s/{cluster}-{subscriber}/"}, "http://s22.example.org", "/s/2-2/stream"),
+    ],
+)  # fmt: skip
+def test_a_subscriber_is_where_it_is_advertised_or_else_where_it_listens(
+    settings: dict[str, object], url: str, stream_url: str
+) -> None:
+    found = settings_with(**settings)
+    place = roles.place(found, roles.subscriber(found, 2, 2))
+    assert place == roles.Place(2, 2, url, stream_url)
+    assert place.name == "subscriber_2_2"
+    assert msgspec.json.decode(msgspec.json.encode(place), type=roles.Place) == place
 
 
 def configured(**settings: object) -> RawConfigParser:

@@ -11,7 +11,6 @@ from emostream.deliver.stream.resume import EventId
 from emostream.metrics.counters import Metrics
 
 RECORDS_AT_ONCE = 5_000
-TURN_SECONDS = 0.5
 # The subscriber that a stream comes from may be moments ahead of this one. What is not here after that never comes.
 AHEAD_SECONDS = 10.0
 
@@ -38,8 +37,8 @@ class RoomStreams:
         """The streams that are not slow."""
         return [stream for stream in self.open if not stream.slow]
 
-    def take_news(self, last: bool = False) -> float:
-        """Read the history to its end. Return for how many seconds no micro-batch is due.
+    def take_news(self, last: bool = False) -> float | None:
+        """Read the history to its end. Return in how many seconds a micro-batch is due; None if none is open.
 
         `last`: nothing comes after this, so close all micro-batches.
         """
@@ -56,8 +55,7 @@ class RoomStreams:
         self._batches.forget(time.time() * 1000)
         if whole_until is not None:
             self._batches.whole_until(whole_until)
-        left = self._batches.close_due(float("inf") if last else now)
-        return TURN_SECONDS if left is None else min(left, TURN_SECONDS)
+        return self._batches.close_due(float("inf") if last else now)
 
     def send_to_ready(self) -> None:
         """Send every stream that is not slow what it has not got."""

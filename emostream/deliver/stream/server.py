@@ -11,6 +11,8 @@ import re
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -20,7 +22,7 @@ import uvloop
 
 from emostream.deliver.rooms import DEFAULT_ROOM, Rooms
 from emostream.deliver.stream.event_stream import MAX_REFUSED, EventStream, buffer_little
-from emostream.deliver.stream.room_streams import TURN_SECONDS, RoomStreams
+from emostream.deliver.stream.room_streams import RoomStreams
 from emostream.http.cors import Cors, Headers
 from emostream.http.head import HostCheck, any_host
 from emostream.http.messages import Answer, Request, TakeOver, refusal, retry
@@ -31,6 +33,8 @@ from emostream.process import Log
 from emostream.records import MAX_BODY_BYTES, InvalidRecord, check_room
 
 PATH = "/stream"
+# How often we look at all rooms. Those with news do not wait for it.
+TURN_SECONDS = 0.5
 COMMENT_SECONDS = 15.0
 REQUEST_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
@@ -61,16 +65,17 @@ class StreamServer:
         self._http = HttpServer(
             self, log, max_streams + MAX_REFUSED, MAX_REFUSED, request_seconds=REQUEST_SECONDS, check_host=check_host
         )
-        self._rooms_open = {DEFAULT_ROOM: self._open_room(DEFAULT_ROOM)}
         self._closing = False
         self._news = asyncio.Event()
+        self._with_news: deque[str] = deque()  # the rooms whose history has grown
+        self._due: dict[str, float] = {}  # the rooms with an open micro-batch, and when that has waited for long enough
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=(self._serve(listener),), name="streams", daemon=True
         )
+        self._rooms_open = {DEFAULT_ROOM: self._open_room(DEFAULT_ROOM)}
         buffer_little(listener)
         listener.listen(BACKLOG)
-        rooms.on_append(self._wake)
         self._thread.start()
 
     @property
@@ -123,7 +128,10 @@ class StreamServer:
         recent = dict(asked).get("recent", "0")
         if not re.fullmatch("[0-9]{1,4}", recent, re.ASCII):
             return refusal(400, f"recent: expected seconds, for example {PATH}?recent=60, got {recent[:40]!r}")
-        room = dict(asked).get("room", DEFAULT_ROOM)
+        rooms = [value for name, value in asked if name == "room"]
+        if len(rooms) > 1:
+            return refusal(400, f"room: expected one in the query, got {len(rooms)}")
+        room = rooms[0] if rooms else DEFAULT_ROOM
         try:
             check_room(room)
         except InvalidRecord as error:
@@ -139,34 +147,52 @@ class StreamServer:
 
     async def _serve(self, listener: socket.socket) -> None:
         await self._http.listen(listener)
-        comment_due = time.monotonic() + COMMENT_SECONDS
+        turn_due = comment_due = time.monotonic()
         while not self._closing:
             self._news.clear()
-            wait_seconds = self._turn()
             now = time.monotonic()
+            if now >= turn_due:
+                turn_due = now + TURN_SECONDS
+                self._take_turn(self._rooms_open, now)
+                self._abort_stalled(now)
+            else:
+                self._take_turn(self._rooms_with_news(now), now)
             if now >= comment_due:
                 comment_due = now + COMMENT_SECONDS
                 for stream in self._all():
                     if not stream.slow:
                         stream.transport.write(COMMENT)
-            for stream in self._all():
-                if stream.slow and stream.stalled(now):
-                    self._counters.add("streams_stalled")
-                    stream.transport.abort()
+            wait_seconds = min([turn_due, *self._due.values()]) - time.monotonic()
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait_seconds)
-        self._turn(last=True)
+                await asyncio.wait_for(self._news.wait(), max(0.0, wait_seconds))
+        self._take_turn(self._rooms_open, time.monotonic(), last=True)
         for stream in self._all():
             stream.transport.abort() if stream.slow else stream.transport.close()
         await self._http.close(CLOSE_SECONDS)
 
-    def _turn(self, last: bool = False) -> float:
-        """Send what is new in each room. Return for how many seconds nothing more is due."""
-        wait_seconds = TURN_SECONDS
-        for room in self._rooms_open.values():
-            wait_seconds = min(wait_seconds, room.take_news(last))
-            room.send_to_ready()
-        return wait_seconds
+    def _rooms_with_news(self, now: float) -> set[str]:
+        names = {name for name, due in self._due.items() if due <= now}
+        while self._with_news:
+            names.add(self._with_news.popleft())
+        return names
+
+    def _take_turn(self, names: Iterable[str], now: float, last: bool = False) -> None:
+        """Send what is new in these rooms."""
+        for name in list(names):
+            room = self._rooms_open.get(name)
+            left = room.take_news(last) if room else None
+            if left is None:
+                self._due.pop(name, None)
+            else:
+                self._due[name] = now + left
+            if room:
+                room.send_to_ready()
+
+    def _abort_stalled(self, now: float) -> None:
+        for stream in self._all():
+            if stream.slow and stream.stalled(now):
+                self._counters.add("streams_stalled")
+                stream.transport.abort()
 
     def _all(self) -> list[EventStream]:
         return [stream for room in self._rooms_open.values() for stream in room.open]
@@ -196,7 +222,13 @@ class StreamServer:
             self._rooms.close(name)
 
     def _open_room(self, name: str) -> RoomStreams:
-        return RoomStreams(self._rooms, self._rooms.open(name), self._cluster, self._counters)
+        room = self._rooms.open(name)
+        room.history.on_append(partial(self._note_news, name))
+        return RoomStreams(self._rooms, room, self._cluster, self._counters)
+
+    def _note_news(self, name: str) -> None:
+        self._with_news.append(name)
+        self._wake()
 
 
 def last_event_id(request: Request, asked: list[tuple[str, str]]) -> str:

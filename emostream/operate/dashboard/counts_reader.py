@@ -28,7 +28,10 @@ class TopicUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """An emoji's number for one room and micro-batch, and when it was counted, in Unix milliseconds."""
+    """An emoji's number for one room and micro-batch, and when it was counted, in Unix milliseconds.
+
+    `batch_emojis`: how many rows the micro-batch has for this room.
+    """
 
     time_ms: int
     batch_id: int | None
@@ -36,6 +39,7 @@ class CountRow:
     count: int
     events: int | None
     room: str = ""
+    batch_emojis: int | None = None
 
 
 def read_counts(
@@ -98,7 +102,7 @@ def _row(message: Message) -> CountRow | None:
     batched_ms = count.batched_ms
     if batched_ms is None or abs(batched_ms - published_ms) > MAX_SKEW_MS:
         batched_ms = published_ms
-    return CountRow(batched_ms, count.batch_id, count.emoji, count.count, count.events, count.room)
+    return CountRow(batched_ms, count.batch_id, count.emoji, count.count, count.events, count.room, count.batch_emojis)
 
 
 def _reason(error: KafkaException) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from emostream.discovery import Directory, Eviction, direct_session
 from emostream.operate.dashboard.cached_answer import CachedAnswer
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
-from emostream.roles import roles
+from emostream.roles import Place, brokers, local_url, roles
 from emostream.settings import Settings
 
 OVERVIEW_SECONDS = 1.0
@@ -98,7 +98,7 @@ class Scraper:
     def _ask(self) -> Overview:
         """Ask every process at the same time, each in its own thread."""
         at_ms = round(time.time() * 1000)
-        urls = metrics_urls(self._settings)
+        urls = metrics_urls(self._settings, self._directory.places())
         threads = ThreadPoolExecutor(len(urls) + 2, "scrape")
         asked: dict[str, Future[ScrapedPage | None]] = {
             name: threads.submit(fetch, url, self._settings.operator_key) for name, url in urls.items()
@@ -112,21 +112,23 @@ class Scraper:
         known = started_by_it(supervisor.result()) if supervisor.done() and not supervisor.exception() else {}
         evicted = self._directory.evictions()
         processes = []
-        for role in roles(self._settings):
-            view = ProcessView(role.name, page=pages.get(role.name), evicted=evicted.get(role.name, ()))
-            if one := known.get(role.name):
+        here = [role.name for role in roles(self._settings)]
+        not_scraped = {role.name for role in brokers(self._settings)}
+        for name in dict.fromkeys((*here, *urls)):
+            view = ProcessView(name, page=pages.get(name), evicted=evicted.get(name, ()))
+            if one := known.get(name):
                 for field in ("state", "ready", "restarts", "uptime_seconds", "reason"):
                     setattr(view, field, getattr(one, field))
-            if one or role.kind != "kafka":
+            if one or name not in not_scraped:
                 processes.append(view)
         return Overview(at_ms, "app" in known, self._settings.batch_seconds, processes)
 
 
-def metrics_urls(settings: Settings) -> dict[str, str]:
-    """Return the URL of GET /metrics of each process except the app, by name."""
-    host = f"[{settings.client_host}]" if ":" in settings.client_host else settings.client_host
-    asked = [role for role in roles(settings) if role.kind not in ("kafka", "app")]
-    return {role.name: f"http://{host}:{role.port}/metrics" for role in asked}
+def metrics_urls(settings: Settings, subscribers: Iterable[Place]) -> dict[str, str]:
+    """Return the URL of GET /metrics of each process except the app, by name; of subscribers, on whatever host."""
+    here = {role.name: f"{local_url(settings)}:{role.port}" for role in roles(settings) if "publisher" in role.kind}
+    found = here | {place.name: place.url for place in subscribers}
+    return {name: f"{url}/metrics" for name, url in found.items()}
 
 
 def supervised(settings: Settings) -> dict[str, SupervisedProcess]:

@@ -150,6 +150,14 @@ def test_get_stream_redirects_to_the_stream_port_of_the_same_host() -> None:
     assert http().get("/stream", base_url="http://[::1]:7001").location == "http://[::1]:7101/stream"
 
 
+def test_get_stream_redirects_to_where_streams_are_advertised() -> None:
+    fake: Any = FakeClients(2)
+    advertised = "https://fans.example.org/s/1-1/stream"
+    app = create_app(fake, fake.status, lambda: None, fake, 7101, Cors("*"), advertised).test_client()
+    assert app.get("/stream?room=final").location == f"{advertised}?room=final"
+    assert app.get("/stream").location == advertised
+
+
 LARGE = b"x" * (MAX_CALL_BYTES + 1)
 TEXT = {"Content-Type": "text/plain"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import requests
 from flask import Flask, Response, request
 
 from emostream.http.access import Operators
-from emostream.http.messages import Request
+from emostream.http.messages import Answer, Request
 from emostream.http.wsgi import MAX_CONNECTIONS, THREADS, ThreadedApp, environ, from_wsgi, serve_wsgi
 from emostream.process import Log, bound_socket
 from testkit.settings import settings_with
@@ -104,5 +103,5 @@ def test_a_header_with_an_underscore_and_the_framing_of_the_body_do_not_reach_th
 
 def test_a_request_is_refused_when_too_many_wait_already() -> None:
     answer = ThreadedApp(from_wsgi(app), Operators(settings_with())).answer(Request({}, "", b"GET", b"/"), busy=True)
-    assert not asyncio.iscoroutine(answer)
+    assert isinstance(answer, Answer)
     assert (answer.status, ("retry-after", "1") in answer.headers) == (503, True)

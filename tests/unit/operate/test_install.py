@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emostream.operate import commands, java, kafka
+from emostream.operate import class_archive, commands, java, kafka
+from emostream.operate.class_archive import ensure_class_archive
 from emostream.operate.commands import one_at_a_time
 from emostream.operate.kafka import IVY_FILE, ensure_jars
 from emostream.operate.terminal import OperatingError
@@ -114,6 +115,40 @@ def test_a_fetch_that_fails_shows_the_end_of_its_log_and_what_to_do(
     with pytest.raises(OperatingError, match=advice) as failed:
         ensure_jars(settings_with(DATA_DIR=tmp_path / "data"))
     assert str(failed.value).startswith(f"    {printed}\n")
+
+
+def test_spark_is_prepared_once_and_again_for_another_java_or_other_jars(
+    java_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, made = settings_with(DATA_DIR=tmp_path), list[object]()
+
+    def made_it(*step: object) -> bool:
+        made.append(step)
+        return True
+
+    monkeypatch.setattr(class_archive, "run_step", made_it)
+    (tmp_path / "jars" / "connector").mkdir(parents=True)
+    for times, version in enumerate(("17.0.15", "21.0.1", "17.0.15"), start=1):
+        write_java(java_home, f"echo {version} >&2")
+        for _ in range(2):
+            ensure_class_archive(settings)
+            assert len(made) == times
+    (tmp_path / "jars" / "connector" / "other.jar").touch()
+    ensure_class_archive(settings)
+    assert len(made) == 4
+
+
+def test_if_spark_cannot_be_prepared_that_is_said_once_and_setting_up_goes_on(
+    java_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_with(DATA_DIR=tmp_path)
+    write_java(java_home, "exit 1")
+    (tmp_path / "jars" / "connector").mkdir(parents=True)
+    sayings: tuple[list[str], ...] = (["Spark works without"], [])
+    for said in sayings:
+        ensure_class_archive(settings)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
+        assert [part in line for part, line in zip(said, lines, strict=True)] == [True] * len(said)
 
 
 def test_two_calls_set_up_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

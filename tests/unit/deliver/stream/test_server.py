@@ -375,6 +375,7 @@ def test_a_connection_that_never_finishes_its_request_is_closed(monkeypatch: pyt
         (b"GET /stream\r\n\r\n", 400),
         (b"GET /stream?recent=a%20minute HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream?recent=-1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /stream?room=a&room=b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"GET /stream HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD_BYTES, 431),
     ],

@@ -10,10 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from emostream import roles
-from emostream.discovery import SubscriberStatus
+from emostream.discovery import SubscriberStatus, by_formula
 from emostream.operate.dashboard import scrape
 from emostream.operate.dashboard.scrape import MAX_NAMED_CLIENTS, Scraper, fetch, metrics_urls, parse
 from emostream.operate.supervisor import SupervisedProcess
+from emostream.roles import Place, Role
 from emostream.settings import Settings
 from testkit.doubles import FakeDirectory
 from testkit.http_servers import Answer, http_server
@@ -95,10 +96,14 @@ def test_the_operators_key_is_shown_to_the_process_when_there_is_one(key: str) -
 
 
 def test_each_process_is_asked_where_it_listens() -> None:
-    urls = metrics_urls(settings_with(SUBSCRIBER_BASE_PORT=9000))
+    settings = settings_with(SUBSCRIBER_BASE_PORT=9000)
+    urls = metrics_urls(settings, by_formula(settings))
     assert len(urls) == 13
     assert urls["subscriber_2_3"] == "http://127.0.0.1:9013/metrics"
-    assert metrics_urls(settings_with(BIND_HOST="::"))["subscriber_1_1"] == "http://[::1]:7001/metrics"
+    settings = settings_with(BIND_HOST="::")
+    assert metrics_urls(settings, by_formula(settings))["subscriber_1_1"] == "http://[::1]:7001/metrics"
+    elsewhere = Place(1, 9, "http://192.0.2.7:7001", "/s/1-9/stream")
+    assert metrics_urls(settings, [elsewhere])["subscriber_1_9"] == "http://192.0.2.7:7001/metrics"
 
 
 class Operated:
@@ -113,7 +118,9 @@ class Operated:
         monkeypatch.setattr(scrape, "supervised", self._supervised)
         monkeypatch.setattr(scrape, "TOTAL_SECONDS", 0.2)
         evicted = [{"client_url": "http://gone/", "reason": "it answered 410 Gone", "at_ms": 1}]
-        directory = FakeDirectory({roles.subscriber(settings_with(), 1, 2): SubscriberStatus(0, evicted=evicted)})
+        known = dict[Role, SubscriberStatus | None].fromkeys(roles.subscribers(settings_with()))
+        known[roles.subscriber(settings_with(), 1, 2)] = SubscriberStatus(0, evicted=evicted)
+        directory = FakeDirectory(known)
         self.scraper = Scraper(settings_with(), directory, lambda: b"emostream_ingest_received_total 7\n")
 
     def _fetch(self, url: str, _operator_key: str) -> scrape.ScrapedPage | None:
