@@ -36,7 +36,8 @@ class Listing:
 
 @contextmanager
 def running_app(broker: Broker) -> Iterator[Listing]:
-    with script(broker.environment, "app.py", CLUSTERS=1, SUBSCRIBERS=1) as app:
+    # One worker: each has a list of its own, and two may know of a change at different moments.
+    with script(broker.environment, "app.py", CLUSTERS=1, SUBSCRIBERS=1, APP_WORKERS=1) as app:
         app.wait_for_port(int(broker.environment["APP_PORT"]))
         yield Listing(broker)
 
