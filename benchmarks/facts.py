@@ -270,6 +270,10 @@ FACTS: dict[str, Callable[[Figures], Figures]] = {
     "pulse": lambda found: {
         "rows": [it | {"what": POLLERS.get(it["name"], "behind Varnish")} for it in _named(found["crowds"])]
     },
+    "plan": lambda found: {
+        "rows": [{**size, **row} for size in found["sizes"] for row in size["rows"]],
+        "off": [abs(size["ratio"] - 1) for size in found["sizes"]],
+    },
     "pipeline-rooms": _latencies(alone="nothing beside", beside="the flood beside"),
     "pipeline-cold": _latencies(started="started", restarted="the main publisher killed"),
     "pipeline-default": _pipeline,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: benchmarks/run.sh [--quick] [PART ...]
 # Sets up what is needed, measures everything that is claimed, each beside its peers, and writes benchmarks/REPORT.md.
-# Parts: ingest aggregate push streams pulse pipeline (all of them: about an hour on 2 cores, which should have nothing
+# Parts: ingest aggregate push streams pulse pipeline plan (all of them: about an hour on 2 cores, which should have nothing
 # else to do), or one file of benchmarks/results, such as ingest-rates; soak (an hour by itself, only when it is named);
 # report (only writes the report). A part that is measured replaces its figures in benchmarks/results; the others' stay.
 # --quick: everything in small, in minutes, to see that it works; its report is in DATA_DIR/benchmarks/quick.
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 case " $* " in *" --help "* | *" -h "*) sed -n '2,7s/^# //p' benchmarks/run.sh; exit ;; esac
 known="ingest-rates ingest-scaling ingest-acks ingest-latency ingest-overload aggregate-backlog aggregate-sustained
   aggregate-rooms push-rate push-influence streams-saturation streams-steady streams-burst streams-rooms pulse
-  pipeline-rooms pipeline-cold pipeline-default pipeline-fast soak"
+  pipeline-rooms pipeline-cold pipeline-default pipeline-fast plan soak"
 quick=
 wanted=
 for argument in "$@"; do
@@ -24,7 +24,7 @@ for argument in "$@"; do
     exit 2
   fi
 done
-[ -n "$wanted" ] || wanted=" ingest aggregate push streams pulse pipeline "
+[ -n "$wanted" ] || wanted=" ingest aggregate push streams pulse pipeline plan "
 
 # install VENV REQUIREMENTS: what is not there yet
 install() {

@@ -21,6 +21,7 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
   setup              only fetch the Kafka broker and Spark's Kafka connector
   kafka              start only the broker, for processes started by hand
   topics             create every topic; those that are there are replaced by empty ones
+  plan               print how many cores and hosts a crowd takes; emostream plan --help shows its options
 
   app                ingest: POST /send-emoji → EMOJI_TOPIC
   main-publisher     aggregate: EMOJI_TOPIC → one count per emoji per micro-batch on MAIN_TOPIC
@@ -49,6 +50,8 @@ def main() -> int:
     first, others = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if first == "client":
         resolve_name("emostream.receive.client:run_client")("emostream client", others)
+    if first == "plan":
+        return int(resolve_name("emostream.operate.plan:run")(others))
     if first in PROCESSES:
         stage = resolve_name(PROCESSES[first])
         run_script(
