@@ -163,7 +163,7 @@ class TestARunningPublisher:
         url = f"http://127.0.0.1:{broker.environment['METRICS_BASE_PORT']}/metrics"
 
         def page() -> str:
-            return requests.get(url, timeout=10).text
+            return requests.get(url, timeout=60).text
 
         wait_until("Spark's numbers", lambda: "\nemostream_spark_input_rows_per_second " in page())
         assert 'emostream_spark_step_seconds{step="addBatch"}' in page()
@@ -202,7 +202,7 @@ class TestAPublisherWhoseTopicWasReplaced:
         other = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="main-publisher")
         other.init_transactions()
         broker.produce("emoji-topic", [event("for the other")])
-        status = successor.process.wait(60)
+        status = successor.process.wait(120)
         other.close()
         assert of(broker, "for the other") == []
         assert status == 3, successor.log[-2000:]
@@ -237,7 +237,7 @@ def test_a_sender_with_a_million_taps_on_two_workers_moves_a_count_by_the_cap_at
         assert answer.json()["accepted"] == events
 
     def capped() -> int:
-        page = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10).text
+        page = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=60).text
         return int(float(re.findall(r"^emostream_aggregate_capped_total (\S+)", page, re.MULTILINE)[0]))
 
     with (
