@@ -26,6 +26,7 @@ from testkit.waiting import wait_until
 
 CLUSTER = "cluster3-emoji-topic"
 MAX_CLIENTS = 5
+LONG_BATCH_SECONDS = 30
 
 
 def count(number: int) -> bytes:
@@ -87,6 +88,8 @@ def running(broker: Broker, **settings: object) -> Iterator[Subscriber]:
     """A subscriber that takes clients."""
     # Its registrations are kept by number, its port comes from it: a port of its own lets several run.
     base = free_port_block(2) - 21
+    # Counts that wait for a few batches are merged. A stall of the machine is to merge none.
+    settings = {"BATCH_SECONDS": LONG_BATCH_SECONDS} | settings
     with script(
         broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1,
         SUBSCRIBER_BASE_PORT=base, STREAM_BASE_PORT=base + 1, **settings,
