@@ -95,9 +95,10 @@ def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatc
     hanging = FakeSubscriber()
     with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
         wait_until("both are known", lambda: len(alive(found.now("http://h"))) == 2)
-        hanging.hangs_seconds = 3.0
+        hanging.hangs_seconds = 10.0
+        monkeypatch.setattr(discovery, "TIMEOUT_SECONDS", (5.0, 5.0))
         slowest = 0.0
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         known: list[SubscriberEntry] = []
         while alive(known) != [(1, 2)]:
             assert time.monotonic() < deadline, "the subscriber that hangs is not marked as dead"
@@ -105,7 +106,7 @@ def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatc
             known = found.now("http://h")
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
-        assert slowest < 0.5
+        assert slowest < 4  # whoever had waited for it would have taken 5 s
 
 
 @pytest.mark.parametrize(

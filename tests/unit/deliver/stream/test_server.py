@@ -289,10 +289,11 @@ def test_a_viewer_with_an_id_that_is_not_ours_is_told_and_gets_what_comes(odd: s
 
 
 def test_a_viewer_that_was_away_for_too_long_is_told_and_gets_what_is_left() -> None:
-    with serving(max_age_seconds=1, records=3) as ours:
+    # Long enough for both viewers to come while what is left is kept.
+    with serving(max_age_seconds=4, records=3) as ours:
         with viewer(ours) as seen:
             pass
-        time.sleep(1.1)  # the clock has to pass what is kept
+        time.sleep(4.1)  # the clock has to pass what is kept
         ours.publish(2)
         with viewer(ours, **{"Last-Event-ID": "1-0-1.0.0"}) as late:
             wait_until("what is left", lambda: len(late.events) == 3)
