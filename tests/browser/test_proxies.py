@@ -69,7 +69,7 @@ def system(broker: Broker) -> Iterator[dict[str, str]]:
         stack.enter_context(script(environment, "cluster_publisher.py", CLUSTER_TOPIC=CLUSTER))
         publisher = stack.enter_context(script(environment, "main_publisher.py"))
         app.wait_for_port(int(environment["APP_PORT"]))
-        publisher.wait_for("msg=aggregating", timeout_seconds=120)
+        publisher.wait_for("msg=aggregating", timeout_seconds=240)
         yield environment
 
 

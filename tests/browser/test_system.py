@@ -82,7 +82,7 @@ def real(broker: Broker) -> Iterator[RealSystem]:
         port = int(broker.environment["APP_PORT"])
         wait_until("the app listens", lambda: listening(port) or app.process.poll() is not None)
         system.tap("🏁")
-        publisher.wait_for("batch", timeout_seconds=90)
+        publisher.wait_for("batch", timeout_seconds=240)
         wait_until("the first batch", system.batch_ids, timeout_seconds=60)
         yield system
 

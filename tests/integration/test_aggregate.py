@@ -72,7 +72,7 @@ def publisher(broker: Broker) -> Iterator[Script]:
     broker.produce("emoji-topic", events_of_all_sizes())
     broker.produce("emoji-topic", [written for case in EVENT_CASES for written in (case.value, compact(case.value))], 2)
     with script(broker.environment, "main_publisher.py") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         yield running
 
 
@@ -83,7 +83,7 @@ def successor(broker: Broker) -> Iterator[Script]:
     commit_beyond_the_end(broker)
     broker.produce("emoji-topic", events_of_all_sizes())
     with script(broker.environment, "main_publisher.py", ROUNDING="floor") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         yield running
 
 
@@ -213,11 +213,11 @@ def test_kill_9_at_any_moment_counts_every_event_exactly_once(empty_topics: Brok
     with empty_topics.stream("emoji-topic", lambda number: event(emojis[number % 5]), per_second=500) as written:
         for life in range(2):
             with script(empty_topics.environment, "main_publisher.py", BATCH_SECONDS=1) as running:
-                running.wait_for("aggregating" if life else "msg=batch ", 120)
+                running.wait_for("aggregating" if life else "msg=batch ", 240)
                 time.sleep(random.uniform(0, 3))  # any moment: before, in and after a transaction
                 running.kill()
     with script(empty_topics.environment, "main_publisher.py") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         assert running.terminate() == 0
     counted = Counter[str]()
     for count in empty_topics.counts("main-pub-topic"):
@@ -244,7 +244,7 @@ def test_a_sender_with_a_million_taps_on_two_workers_moves_a_count_by_the_cap_at
         script(empty_topics.environment, "app.py", APP_WORKERS=2) as app,
         script(empty_topics.environment, "main_publisher.py", MAX_TAPS_PER_USER=cap) as publisher,
     ):
-        publisher.wait_for("msg=aggregating", 120)
+        publisher.wait_for("msg=aggregating", 240)
         app.wait_for_port(int(port))
         with ThreadPoolExecutor(8) as senders:
             sent = [senders.submit(send, "a script", 1_000, 50) for _ in range(20)]

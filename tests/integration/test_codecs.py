@@ -139,7 +139,7 @@ def test_the_cluster_publishers_read_every_codec(written: Broker, settings: Sett
 
 def test_spark_reads_every_codec(written: Broker) -> None:
     with script(written.environment, "main_publisher.py", MAX_EMOJIS_PER_BATCH=1000) as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         assert running.terminate() == 0
     found = Counter[str]()
     for count in written.counts("main-pub-topic"):

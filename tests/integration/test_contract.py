@@ -45,7 +45,7 @@ def ours(broker: Broker) -> Iterator[Broker]:
     ):
         ports = int(broker.environment["APP_PORT"]), port_of(broker, 1, 1)
         wait_until("the servers listen", lambda: all(map(listening, ports)))
-        main_publisher.wait_for("msg=aggregating", 120)
+        main_publisher.wait_for("msg=aggregating", 240)
         yield broker
 
 

@@ -109,7 +109,7 @@ def capture(data_dir: Path) -> str:
             return [[r.key and text(r.key), text(r.value), [(n, text(v)) for n, v in r.headers]] for r in found]
 
         def written(topic: str, number: int) -> None:
-            wait_until(f"{number} records on {topic}", lambda: len(broker.read(topic)) >= number, 120)
+            wait_until(f"{number} records on {topic}", lambda: len(broker.read(topic)) >= number, 240)
 
         with script(environment, "app.py") as running:
             running.wait_for_port(app)

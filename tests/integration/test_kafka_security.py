@@ -102,7 +102,7 @@ def test_a_tap_reaches_a_client_with_the_least_rights_and_no_secret_shows(
     ):
         processes = [main_publisher, ingest, route, deliver]
         wait_until("the servers listen", lambda: listening(app) and listening(subscriber + 1))
-        main_publisher.wait_for("msg=aggregating", 120)
+        main_publisher.wait_for("msg=aggregating", 240)
         assert call(f"http://127.0.0.1:{subscriber + 1}/register", {"client_url": client.url})[0] == 200
         tap = {"user_id": "u", "emoji_type": "🔐", "timestamp": "2026-01-31T20:15:00Z"}
         for _ in range(3):
@@ -143,7 +143,7 @@ def process_of(environment: dict[str, str], kind: str) -> Iterator[Callable[[str
     file, name = SCRIPTS[kind]
     with script(environment, file, **({"CLUSTER_TOPIC": CLUSTER} if "_1" in name else {})) as process:
         if kind == "main publisher":
-            process.wait_for("level=WARNING", 120)  # Spark starts before it asks for topics
+            process.wait_for("level=WARNING", 240)  # Spark starts before it asks for topics
 
         def reason() -> str | None:
             assert process.process.poll() is None, process.log

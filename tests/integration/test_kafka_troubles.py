@@ -249,7 +249,7 @@ def main_publisher(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> 
     clock = SteppedClock(tmp_path_factory.mktemp("clock"))
     with script(broker.environment | clock.environment, "main_publisher.py") as running:
         found = MainPublisher(broker, running, clock)
-        wait_until("it is ready", lambda: found.not_ready is None, 120)
+        wait_until("it is ready", lambda: found.not_ready is None, 240)
         found.counts("first")
         yield found
 
