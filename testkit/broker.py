@@ -17,6 +17,11 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from testkit.settings import PROJECT_DIR
+from testkit.waiting import wait_until
+
+# On a machine that is busy with a Spark, or comes back from a stall, a broker may need many seconds for anything.
+ACKNOWLEDGED_SECONDS = 60.0
+READ_SECONDS = 120.0
 
 
 @dataclass
@@ -57,7 +62,7 @@ class Broker:
             for value in values
         ]
         for future in futures:
-            future.get(timeout=30)
+            future.get(timeout=ACKNOWLEDGED_SECONDS)
         producer.close()
 
     def produce_at_once(self, topic: str, values: list[bytes], partition: int = 0) -> None:
@@ -92,7 +97,7 @@ class Broker:
                 if transactional:
                     producer.commit_transaction()
                 for future in futures:
-                    future.get(timeout=30)
+                    future.get(timeout=ACKNOWLEDGED_SECONDS)
                 written.extend(values)
 
         with ThreadPoolExecutor(1) as executor:
@@ -101,7 +106,7 @@ class Broker:
                 yield written
             finally:
                 stop.set()
-            writing.result(timeout=60)
+            writing.result(timeout=2 * ACKNOWLEDGED_SECONDS)
         producer.close()
 
     def read(self, topic: str) -> list[Any]:
@@ -110,12 +115,12 @@ class Broker:
             bootstrap_servers=self.servers, isolation_level="read_committed", enable_auto_commit=False, group_id=None
         )
         try:
-            tps = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
+            tps = _partitions(reader, topic)
             ends = reader.end_offsets(tps)
             reader.assign(tps)
             reader.seek_to_beginning()
             found = []
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + READ_SECONDS
             while any(reader.position(tp) < end for tp, end in ends.items()):
                 assert time.monotonic() < deadline, f"{topic} could not be read to its end"
                 for records in reader.poll(timeout_ms=200).values():
@@ -132,7 +137,7 @@ class Broker:
         """How many records were ever written to a topic, committed or not."""
         reader = KafkaConsumer(bootstrap_servers=self.servers, enable_auto_commit=False, group_id=None)
         try:
-            tps = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
+            tps = _partitions(reader, topic)
             return sum(reader.end_offsets(tps).values())
         finally:
             reader.close()
@@ -140,6 +145,12 @@ class Broker:
     def counts(self, topic: str) -> list[dict[str, Any]]:
         """The values of a topic's records, from JSON."""
         return [json.loads(record.value) for record in self.read(topic)]
+
+
+def _partitions(reader: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """Its partitions. A broker may need a moment to know of a topic that was just made."""
+    numbers = wait_until(f"the broker knows {topic}", lambda: reader.partitions_for_topic(topic))
+    return [TopicPartition(topic, number) for number in numbers]
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Browser(webdriver.Chrome):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         super().__init__(options, webdriver.ChromeService(_installed("chromedriver")))
+        self.set_script_timeout(120)  # a video is recorded anew where the machine was too busy for a picture
         self.resize(width, height)
         self._noting: set[str] = set()  # windows
 
@@ -71,7 +72,7 @@ class Browser(webdriver.Chrome):
         return found
 
     def wait_live(self) -> None:
-        wait_until("the page is live", lambda: self.text("#state") == "Live", timeout_seconds=20)
+        wait_until("the page is live", lambda: self.text("#state") == "Live")
 
     def buttons(self) -> list[Any]:
         return self.find_element(By.CSS_SELECTOR, "emo-reactions").shadow_root.find_elements(By.CSS_SELECTOR, "button")

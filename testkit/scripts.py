@@ -46,7 +46,7 @@ class Script:
 
         wait_until(f"{self.log_path.stem} listens on {port}", listens, timeout_seconds)
 
-    def terminate(self, timeout_seconds: float = 30.0) -> int:
+    def terminate(self, timeout_seconds: float = 60.0) -> int:
         """SIGTERM; its exit status."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -55,7 +55,7 @@ class Script:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager
@@ -96,5 +96,5 @@ def run_python(*arguments: str, **environment: object) -> subprocess.CompletedPr
     """`python ARGUMENTS...` in the project's root, to its end."""
     return subprocess.run(
         [sys.executable, *arguments], cwd=PROJECT_DIR, env=bare_environment(**environment),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

@@ -28,7 +28,7 @@ class System:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
-    def start_sh(self, *arguments: str, timeout_seconds: float = 200) -> subprocess.CompletedProcess[str]:
+    def start_sh(self, *arguments: str, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["./start.sh", *arguments], cwd=PROJECT_DIR, env=self.environment, timeout=timeout_seconds,
             capture_output=True, text=True, stdin=subprocess.DEVNULL,

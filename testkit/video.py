@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from testkit.browser import Browser
 from testkit.http_servers import Answer, http_server
 
-_RECORD = """const [seconds, done] = arguments;
+_RECORD = """let [seconds, done] = arguments;
 const canvas = Object.assign(document.createElement("canvas"), {width: 960, height: 540});
 const pen = canvas.getContext("2d");
 const began = performance.now();
@@ -35,13 +35,17 @@ const plays = (blob) => new Promise((resolve) => {
   const video = Object.assign(document.createElement("video"), {muted: true, src: URL.createObjectURL(blob)});
   video.onloadeddata = () => resolve(true);
   video.onerror = () => resolve(false);
+  setTimeout(() => resolve(false), 10000); // it may also say nothing at all
 });
 const record = () => {
   const parts = [], recorder = new MediaRecorder(canvas.captureStream(30), options);
   recorder.ondataavailable = ({data}) => parts.push(data);
   recorder.onstop = async () => {
     const blob = new Blob(parts);
-    if (!(await plays(blob))) return record(); // on a busy machine it may have no picture at all
+    if (!(await plays(blob))) { // on a busy machine it may have no picture at all; a longer one has
+      seconds = Math.min(2 * seconds, 8);
+      return record();
+    }
     clearInterval(draw);
     const reader = new FileReader();
     reader.onload = () => done(reader.result.split(",")[1]);
@@ -55,7 +59,7 @@ record();"""
 
 @contextmanager
 def video_of(browser: Browser, seconds: float = 0.5) -> Iterator[str]:
-    """The URL of a video of so many seconds. The browser leaves its page for it."""
+    """The URL of a video of so many seconds, or of more on a busy machine. The browser leaves its page for it."""
     browser.get("about:blank")
     body = base64.b64decode(browser.execute_async_script(_RECORD, seconds))
     files = {"/match.webm": Answer(200, body, {"Content-Type": "video/webm"})}

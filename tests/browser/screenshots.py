@@ -56,7 +56,7 @@ def show_a_minute(system: FakeSystem, browser: Browser) -> None:
         counts = {emoji: round(taps * part) for emoji, part in PARTS.items()}
         counted_ms = now_ms - 2000 * (len(CROWD) - 2 - number)
         system.send(batch(number, counts) | {"batched_ms": counted_ms})
-    wait_until("all batches", lambda: len(browser.batches()) == 1 + len(CROWD), timeout_seconds=10)
+    wait_until("all batches", lambda: len(browser.batches()) == 1 + len(CROWD))
 
 
 def save(picture: Image.Image, directory: Path, name: str) -> None:

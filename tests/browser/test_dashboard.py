@@ -37,7 +37,7 @@ def app() -> Iterator[FakeApp]:
 def page(browser: Browser, app: FakeApp) -> Browser:
     """The page after two answers."""
     browser.open(app.url)
-    wait_until("two answers", lambda: first_rate(browser) == "500", timeout_seconds=20)
+    wait_until("two answers", lambda: first_rate(browser) == "500")
     return browser
 
 
@@ -324,7 +324,7 @@ def shown(page: Browser, selector: str) -> int:
 def test_everything_is_shown_and_updates_by_itself(page: Browser, app: FakeApp) -> None:
     app.numbers.series("subscriber_1_1")["emostream_deliver_streams"] = 1240
     app.numbers.processes["subscriber_1_2"] |= {"restarts": 2}
-    wait_until("all of it is new", lambda: "3,105" in page.text("#hops"), timeout_seconds=30)
+    wait_until("all of it is new", lambda: "3,105" in page.text("#hops"))
     assert rows(page, "#hops li") == [
         "ingest | 500 events in/s | 0 on the way",
         "aggregate | 500 events/s | 0 events behind",
@@ -344,7 +344,7 @@ def test_everything_is_shown_and_updates_by_itself(page: Browser, app: FakeApp) 
     assert page.text("#state") == "Live"
     assert page.js("document.title") == "✓ All well: p99 1.5 s from tap to screen."
     app.numbers.events = 1000
-    wait_until("the rate follows", lambda: first_rate(page) == "1,000", timeout_seconds=20)
+    wait_until("the rate follows", lambda: first_rate(page) == "1,000")
 
 
 def test_the_stages_add_up_to_the_mean_from_tap_to_screen(page: Browser) -> None:
@@ -362,7 +362,7 @@ def test_the_last_half_hour_is_a_stack_of_areas_with_its_peaks_marked(page: Brow
     total = [100.0] * 60 + [4000.0] + [100.0] * 100 + [2000.0] + [100.0] * 18
     app.timeline = timeline(total, PARTS, others=3)
     page.get(app.url)
-    wait_until("the chart", lambda: shown(page, "#areas polygon") == 4, timeout_seconds=20)
+    wait_until("the chart", lambda: shown(page, "#areas polygon") == 4)
     assert page.js("[...document.querySelectorAll('.mark .emoji')].map((n) => n.textContent)") == ["🔥", "🔥"]
     lefts = page.js("[...document.querySelectorAll('.mark')].map((n) => parseFloat(n.style.left))")
     assert lefts == pytest.approx([60 / 179 * 100, 161 / 179 * 100], abs=0.1)
@@ -381,23 +381,23 @@ def test_the_picture_of_one_room_can_be_chosen_with_the_keyboard_and_kept(page: 
     assert page.js("document.getElementById('rooms').hidden")
     app.rooms = {"": 600, "final": 6000, HOSTILE: 60}
     page.get(app.url)
-    wait_until("the rooms", lambda: shown(page, "#rooms button") == 4, timeout_seconds=20)
+    wait_until("the rooms", lambda: shown(page, "#rooms button") == 4)
     assert page.js(labels) == ["all rooms  111", "default room  10", "final  100", f"{HOSTILE}  1.0"]
     assert app.asked_rooms[-1] is None
     page.js("document.querySelectorAll('#rooms button')[2].focus()")
     ActionChains(page).send_keys(Keys.ENTER).perform()
-    wait_until("its picture", lambda: page.text("#of-room") == "in final", timeout_seconds=10)
+    wait_until("its picture", lambda: page.text("#of-room") == "in final")
     assert app.asked_rooms[-1] == "final"
     assert page.js("document.activeElement.textContent") == "final  100"
     assert page.js("document.getElementById('csv').getAttribute('href')") == "timeline.csv?minutes=30&room=final"
     assert page.current_url.endswith("/dashboard?room=final")
     page.refresh()
-    wait_until("it is kept", lambda: page.text("#of-room") == "in final", timeout_seconds=20)
+    wait_until("it is kept", lambda: page.text("#of-room") == "in final")
     page.js("document.querySelector('#rooms [aria-pressed=true]').click()")
-    wait_until("all rooms again", lambda: page.text("#of-room") == "", timeout_seconds=10)
+    wait_until("all rooms again", lambda: page.text("#of-room") == "")
     assert app.asked_rooms[-1] is None
     page.js("document.querySelectorAll('#rooms button')[1].click()")
-    wait_until("the default room", lambda: page.text("#of-room") == "in the default room", timeout_seconds=10)
+    wait_until("the default room", lambda: page.text("#of-room") == "in the default room")
     assert app.asked_rooms[-1] == ""
     assert page.js("window.smuggled") is None
 
@@ -406,9 +406,9 @@ def test_without_a_timeline_the_rest_is_shown_with_the_reason(page: Browser, app
     assert page.js("document.getElementById('no-history').checkVisibility()")
     app.timeline = None
     page.get(app.url)
-    wait_until("it is told", lambda: page.text("#history-note"), timeout_seconds=10)
+    wait_until("it is told", lambda: page.text("#history-note"))
     assert page.text("#history-note") == "Not up to date: try again: the topic cannot be read"
-    wait_until("the rest", lambda: page.text("#sentence").startswith("All well: p99"), timeout_seconds=10)
+    wait_until("the rest", lambda: page.text("#sentence").startswith("All well: p99"))
 
 
 def test_a_hostile_client_address_stays_text(page: Browser, app: FakeApp) -> None:
@@ -419,7 +419,7 @@ def test_a_hostile_client_address_stays_text(page: Browser, app: FakeApp) -> Non
     numbers.processes["subscriber_2_1"]["evicted"] = [
         {"client_url": HOSTILE, "reason": f"it answered {HOSTILE}", "at_ms": numbers.at_ms - 40_000}
     ]
-    wait_until("both are named", lambda: shown(page, ".named .url") == 2, timeout_seconds=10)
+    wait_until("both are named", lambda: shown(page, ".named .url") == 2)
     assert page.text("#slow .url") == page.text("#evicted .url") == HOSTILE
     assert page.text("#slow .what") == "failing for 12 s, 3 counts behind · subscriber_1_1"
     assert "ago: it answered http://10.0.0.7" in page.text("#evicted .what")
@@ -431,10 +431,10 @@ def test_a_hostile_client_address_stays_text(page: Browser, app: FakeApp) -> Non
 
 def test_the_page_says_when_the_app_is_gone_and_when_it_is_back(page: Browser, app: FakeApp) -> None:
     app.status = 500
-    wait_until("it is told", lambda: page.text("#sentence").startswith("Broken: the app has not"), timeout_seconds=30)
+    wait_until("it is told", lambda: page.text("#sentence").startswith("Broken: the app has not"))
     assert page.text("#state").startswith("Old: as of ")
     app.status = 200
-    wait_until("it is back", lambda: page.text("#state") == "Live", timeout_seconds=10)
+    wait_until("it is back", lambda: page.text("#state") == "Live")
 
 
 def test_the_page_asks_only_the_app_and_the_browser_does_not_complain(page: Browser, app: FakeApp) -> None:
@@ -447,10 +447,10 @@ def test_a_screen_reader_is_told_when_it_gets_worse_and_not_every_number(page: B
     page.js("""(() => { window.told = []; const summary = document.getElementById("summary");
         new MutationObserver(() => told.push(summary.textContent)).observe(summary, {childList: true}); })()""")
     app.numbers.latencies = {"batch": 1.9, "route": 0.04, "push": 0.02}
-    wait_until("another number", lambda: page.text("#p99") != "1.5 s", timeout_seconds=10)
+    wait_until("another number", lambda: page.text("#p99") != "1.5 s")
     assert page.js("told") == []
     aggregate_behind(app.numbers)
-    wait_until("it is told", lambda: page.js("told.length"), timeout_seconds=10)
+    wait_until("it is told", lambda: page.js("told.length"))
     assert page.js("told") == ["Slow: aggregate is 12,000 events behind."]
     assert page.js("document.getElementById('summary').ariaLive") == "polite"
     assert page.js("document.getElementById('areas').ariaHidden") == "true"
@@ -474,8 +474,8 @@ def test_everything_fits_whatever_the_width(browser: Browser, app: FakeApp, widt
     app.timeline = timeline([100_000.0 * (n % 50 == 9 or n > 177) for n in range(180)], PARTS, others=30)
     browser.resize(width, 800)
     browser.open(app.url)
-    wait_until("two answers", lambda: first_rate(browser) == "12,345,678", timeout_seconds=20)
-    wait_until("the chart", lambda: shown(browser, ".mark") >= 4, timeout_seconds=20)
+    wait_until("two answers", lambda: first_rate(browser) == "12,345,678")
+    wait_until("the chart", lambda: shown(browser, ".mark") >= 4)
     assert browser.js("document.scrollingElement.scrollWidth") <= width
     beyond = """[...document.querySelectorAll('main *')]
         .filter((n) => !n.closest('svg') && n.getBoundingClientRect().right > arguments[0] + 0.5)
@@ -512,29 +512,29 @@ def visible_sections(page: Browser) -> list[str]:
 def test_the_page_asks_for_the_operators_key_and_says_when_it_is_wrong(browser: Browser, app: FakeApp) -> None:
     app.operator_key = "let me in"
     browser.open(app.url)
-    wait_until("the question", lambda: "needs the operator's key" in browser.text("#sentence"), timeout_seconds=20)
+    wait_until("the question", lambda: "needs the operator's key" in browser.text("#sentence"))
     assert visible_sections(browser) == ["verdict", "key-needed"]
     field = browser.find_element(By.ID, "key")
     field.send_keys("guess", Keys.ENTER)
-    wait_until("the refusal", lambda: browser.text("#key-note") == "This is not the key.", timeout_seconds=10)
+    wait_until("the refusal", lambda: browser.text("#key-note") == "This is not the key.")
     field.clear()
     field.send_keys("let me in", Keys.ENTER)
-    wait_until("the numbers", lambda: first_rate(browser) == "500", timeout_seconds=20)
+    wait_until("the numbers", lambda: first_rate(browser) == "500")
     assert "key-needed" not in visible_sections(browser)
     assert len(visible_sections(browser)) > 4
     assert browser.js("document.cookie") == ""
     browser.open(app.url)
-    wait_until("the numbers again", lambda: first_rate(browser) == "500", timeout_seconds=20)
+    wait_until("the numbers again", lambda: first_rate(browser) == "500")
 
 
 def test_a_browser_that_may_not_see_the_numbers_is_told_why(browser: Browser, app: FakeApp) -> None:
     app.status, app.error = 421, "Host: expected a name in ALLOWED_HOSTS, got 'evil.example'"
     browser.open(app.url)
-    wait_until("the reason", lambda: browser.text("#sentence") == app.error, timeout_seconds=20)
+    wait_until("the reason", lambda: browser.text("#sentence") == app.error)
     assert visible_sections(browser) == ["verdict"]
 
 
 def test_a_process_that_is_not_ready_says_why(page: Browser, app: FakeApp) -> None:
     not_ready(app.numbers)
-    wait_until("the reason", lambda: "no micro-batch for 31 s" in page.text("#processes"), timeout_seconds=10)
+    wait_until("the reason", lambda: "no micro-batch for 31 s" in page.text("#processes"))
     assert page.text("#sentence") == "Broken: main_publisher is not ready: no micro-batch for 31 s."

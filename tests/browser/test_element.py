@@ -20,6 +20,9 @@ from testkit.settings import PROJECT_DIR
 from testkit.video import video_of
 from testkit.waiting import wait_until
 
+# On a busy machine; clients/js/tests/picture.test.js has at most 0.1 s, by a clock of its own.
+LATE_MS = 5_000
+
 
 class Site:
     """A browser that opens pages of another site."""
@@ -34,17 +37,18 @@ class Site:
         self.wait("live")
 
     def wait(self, state: str) -> None:
-        wait_until(f"the state {state}", lambda: self.browser.js("window.state") == state, timeout_seconds=20)
+        wait_until(f"the state {state}", lambda: self.browser.js("window.state") == state)
 
     def total(self, emoji: str) -> int:
         found: int = self.browser.js("totals[arguments[0]] || 0", emoji)
         return found
 
-    def send(self, batch_id: int, events: int = 1) -> None:
-        """A batch as subscribers send it, counted a moment ago."""
+    def send(self, batch_id: int, events: int = 1) -> int:
+        """A batch as subscribers send it, counted a moment ago; when its last tap was, in Unix milliseconds."""
         now_ms = round(time.time() * 1000)
         times = {"last_accepted_ms": now_ms - 300, "batched_ms": now_ms - 200, "pushed_ms": now_ms}
         self.system.send(batch(batch_id, {"🔥": events}) | times)
+        return times["last_accepted_ms"]
 
 
 @pytest.fixture
@@ -63,7 +67,7 @@ def test_taps_floats_and_totals_work_under_a_strict_policy(site: Site) -> None:
     assert (site.system.tap_rooms, site.system.authorizations) == (["final"], ["Bearer secret"])
     assert [one.asked_rooms for one in site.system.serving()] == [["final"]]
     site.system.send(batch(1, {"🔥": 5, "👏": 1, "🐍": 9}))
-    wait_until("the batch floats", lambda: site.browser.floated().count("🔥") == 5, timeout_seconds=5)
+    wait_until("the batch floats", lambda: site.browser.floated().count("🔥") == 5)
     assert set(site.browser.floated()[1:]) == {"🔥"}
     assert (site.total("🔥"), site.total("👏"), site.total("🐍")) == (5, 1, 9)
     assert site.browser.js("getComputedStyle(inside('#floats')).position") == "absolute"
@@ -73,9 +77,7 @@ def test_taps_floats_and_totals_work_under_a_strict_policy(site: Site) -> None:
 def test_without_the_documented_origins_the_policy_forbids_it(site: Site) -> None:
     site.open()
     site.browser.js("document.querySelector('emo-reactions').setAttribute('src', 'http://192.0.2.1')")
-    wait_until(
-        "a complaint", lambda: any("192.0.2.1" in said for said in site.browser.complaints()), timeout_seconds=10
-    )
+    wait_until("a complaint", lambda: any("192.0.2.1" in said for said in site.browser.complaints()))
 
 
 def test_an_attribute_may_change_at_any_time(site: Site) -> None:
@@ -119,7 +121,7 @@ def test_a_click_beside_the_buttons_goes_to_the_page(site: Site) -> None:
 def test_the_keyboard_taps_only_while_the_focus_is_in_the_element(site: Site) -> None:
     site.open()
     ActionChains(site.browser).send_keys("2").send_keys(Keys.TAB).send_keys("3").send_keys(Keys.ENTER).perform()
-    wait_until("the taps", lambda: len(site.system.taps) == 2, timeout_seconds=5)
+    wait_until("the taps", lambda: len(site.system.taps) == 2)
     assert sorted(tap["emoji_type"] for tap in site.system.taps) == ["😊", "😍"]
 
 
@@ -159,7 +161,7 @@ def test_a_killed_subscriber_costs_nothing(site: Site) -> None:
     [first] = site.system.serving()
     first.kill()
     site.send(2)
-    wait_until("the batch", lambda: site.total("🔥") == 2, timeout_seconds=20)
+    wait_until("the batch", lambda: site.total("🔥") == 2)
     assert site.browser.js("shown.map(([id]) => id)") == [1, 2]
 
 
@@ -176,9 +178,9 @@ def test_a_wrong_clock_of_the_viewer_makes_no_difference(site: Site, wrong_ms: i
         for subscriber in site.system.subscribers:
             subscriber.past = [batch(1, {"🔥": 7}) | {"batched_ms": now_ms - 30_000, "pushed_ms": now_ms - 29_900}]
         site.browser.open(site.system.url)
-        wait_until("the last minute", lambda: site.browser.text("#total") == "7", timeout_seconds=20)
+        wait_until("the last minute", lambda: site.browser.text("#total") == "7")
         site.send(2, 5)
-        wait_until("it floats", lambda: site.browser.floated().count("🔥") == 5, timeout_seconds=5)
+        wait_until("it floats", lambda: site.browser.floated().count("🔥") == 5)
         assert site.browser.text("#total") == "12"
     finally:
         site.browser.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
@@ -196,7 +198,7 @@ def test_a_hidden_tab_that_comes_back_bursts_nothing(site: Site) -> None:
         site.browser.set_window_rect(width=1280, height=800)
     wait_until("it is shown", lambda: not site.browser.js("document.hidden"))
     site.send(21, 3)
-    wait_until("the new ones float", lambda: len(site.browser.floated()) >= 3, timeout_seconds=5)
+    wait_until("the new ones float", lambda: len(site.browser.floated()) >= 3)
     assert len(site.browser.floated()) == 3
 
 
@@ -220,10 +222,10 @@ def test_a_browser_that_slept_counts_all_and_bursts_nothing(site: Site) -> None:
     finally:
         for process in processes:
             os.kill(process, signal.SIGCONT)
-    wait_until("all are counted", lambda: site.total("🔥") == 30_000, timeout_seconds=20)
+    wait_until("all are counted", lambda: site.total("🔥") == 30_000)
     assert site.browser.js("shown.map(([id]) => id)") == list(range(1, 31))
     site.send(31, 3)
-    wait_until("the new ones float", lambda: len(site.browser.floated()) >= 3, timeout_seconds=5)
+    wait_until("the new ones float", lambda: len(site.browser.floated()) >= 3)
     assert len(site.browser.floated()) == 3
 
 
@@ -245,13 +247,13 @@ def test_twenty_tabs_have_one_stream_and_go_on_when_its_tab_ends(site: Site) -> 
                 found.append(site.total("🔥"))
             return found
 
-        wait_until("all have it", lambda: set(totals()) == {1}, timeout_seconds=20)
+        wait_until("all have it", lambda: set(totals()) == {1})
         assert sum(len(subscriber.open_streams) for subscriber in site.system.subscribers) == 1
         assert sum(len(subscriber.resumed_with) for subscriber in site.system.subscribers) == 1
         site.browser.switch_to.window(tabs.pop(0))  # which has the stream
         site.browser.close()
         site.send(2)
-        wait_until("all have it", lambda: set(totals()) == {2}, timeout_seconds=30)
+        wait_until("all have it", lambda: set(totals()) == {2})
         resumed = [last for subscriber in site.system.subscribers for last in subscriber.resumed_with]
         assert [last.split("-")[1] for last in resumed if last] == ["1"]
     finally:
@@ -268,25 +270,23 @@ def test_nothing_is_shown_before_the_picture_has_come_to_it(site: Site) -> None:
         Object.defineProperty(document.getElementById("player"), "programDateTime", {get}); })()""")
     sent = {}
     for number in range(1, 6):
-        site.send(number)
-        sent[number] = time.time() * 1000 - 300
+        sent[number] = site.send(number)
         time.sleep(0.5)
-    wait_until("the first batch", lambda: site.total("🔥") >= 1, timeout_seconds=10)
-    wait_until("all of them", lambda: site.total("🔥") == 5, timeout_seconds=10)
+    wait_until("the first batch", lambda: site.total("🔥") >= 1)
+    wait_until("all of them", lambda: site.total("🔥") == 5)
     late = [shown - sent[number] - 3000 for number, shown in site.browser.js("shown")]
-    assert all(-20 <= ms <= 500 for ms in late), late
+    assert all(-20 <= ms <= LATE_MS for ms in late), late
     site.browser.js("seek(600000)")  # ten minutes back
     site.send(6, 1)
     time.sleep(1)
     assert site.total("🔥") == 5
     site.browser.js("seek(0)")
-    wait_until("it is shown", lambda: site.total("🔥") == 6, timeout_seconds=5)
+    wait_until("it is shown", lambda: site.total("🔥") == 6)
 
 
 def test_a_fixed_delay_is_kept(site: Site) -> None:
     site.open('delay="2"')
-    site.send(1)
-    sent = time.time() * 1000 - 300
-    wait_until("the batch", lambda: site.total("🔥") == 1, timeout_seconds=10)
+    sent = site.send(1)
+    wait_until("the batch", lambda: site.total("🔥") == 1)
     [[_, shown]] = site.browser.js("shown")
-    assert 2000 <= shown - sent <= 2700
+    assert 2000 <= shown - sent <= 2000 + LATE_MS

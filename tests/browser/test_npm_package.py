@@ -16,7 +16,7 @@ def npm(directory: Path, *arguments: str) -> str:
     """What a command of npm prints. It asks no registry."""
     done = subprocess.run(
         ["npm", "--offline", "--no-update-notifier", *arguments], cwd=directory, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=180, check=False,
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

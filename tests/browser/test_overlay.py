@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from testkit.browser import Browser
 from testkit.fake_system import FakeSystem, batch, fake_system
@@ -11,11 +12,11 @@ from testkit.waiting import wait_until
 
 def opened(browser: Browser, system: FakeSystem, query: str = "") -> None:
     browser.open(f"{system.url}/overlay{query}")
-    wait_until("its stream", system.serving, timeout_seconds=20)
+    wait_until("its stream", system.serving)
 
 
 def wait_floated(browser: Browser, least: int) -> list[str]:
-    wait_until(f"{least} emojis", lambda: len(browser.floated()) >= least, timeout_seconds=10)
+    wait_until(f"{least} emojis", lambda: len(browser.floated()) >= least)
     return browser.floated()
 
 
@@ -25,8 +26,15 @@ def test_the_overlay_is_transparent_except_for_the_emojis(browser: Browser, syst
     assert empty.getchannel("A").getextrema() == (0, 0)
     system.send(batch(1, {"😊": 5000}))
     wait_floated(browser, 10)
-    alpha = browser.screenshot(transparent=True).getchannel("A")
-    assert alpha.getextrema() == (0, 255)
+
+    pictures: list[Image.Image] = []
+
+    def painted() -> bool:
+        pictures.append(browser.screenshot(transparent=True).getchannel("A"))
+        return pictures[-1].getextrema() == (0, 255)
+
+    wait_until("an emoji is painted, and beside it nothing", painted)
+    alpha = pictures[-1]
     assert alpha.histogram()[0] > 0.5 * alpha.width * alpha.height
     assert set(browser.text("emo-reactions") + browser.js("inside('#floats').textContent")) == {"😊"}
     assert browser.complaints() == []
@@ -36,7 +44,7 @@ def test_without_a_stream_the_overlay_stays_empty(browser: Browser, system: Fake
     for subscriber in system.subscribers:
         subscriber.kill()
     browser.open(f"{system.url}/overlay")
-    wait_until("it has asked", lambda: any("/subscribers" in url for url in requested(browser)), timeout_seconds=10)
+    wait_until("it has asked", lambda: any("/subscribers" in url for url in requested(browser)))
     assert browser.js("document.body.innerText.trim()") == ""
     assert browser.screenshot(transparent=True).getchannel("A").getextrema() == (0, 0)
 

@@ -32,7 +32,7 @@ class Origin:
     def connect(self) -> ssl.SSLSocket:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        plain = socket.create_connection(("127.0.0.1", urlsplit(self.url).port or 443), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", urlsplit(self.url).port or 443), timeout=60)
         return context.wrap_socket(plain, server_hostname=HOST)
 
     def get(self, path: str, end: bytes = b"", **headers: str) -> str:
@@ -69,7 +69,7 @@ def system(broker: Broker) -> Iterator[dict[str, str]]:
         stack.enter_context(script(environment, "cluster_publisher.py", CLUSTER_TOPIC=CLUSTER))
         publisher = stack.enter_context(script(environment, "main_publisher.py"))
         app.wait_for_port(int(environment["APP_PORT"]))
-        publisher.wait_for("msg=aggregating", timeout_seconds=120)
+        publisher.wait_for("msg=aggregating", timeout_seconds=240)
         yield environment
 
 
@@ -113,10 +113,10 @@ def test_viewers_tap_and_watch_through_one_https_origin_and_nothing_else_is_open
     viewer.wait_live()
     before = len(viewer.batches())
     viewer.js("inside(`button[value='🔥']`).click()")
-    wait_until("it comes back from the crowd", lambda: len(viewer.batches()) > before, timeout_seconds=30)
+    wait_until("it comes back from the crowd", lambda: len(viewer.batches()) > before)
     assert viewer.js("location.protocol") == "https:"
     assert viewer.complaints() == []
     viewer.open(f"{origin.url}/overlay")
-    wait_until("the overlay shows the last minute", lambda: viewer.floated(), timeout_seconds=30)
+    wait_until("the overlay shows the last minute", lambda: viewer.floated())
     assert viewer.complaints() == []
     assert viewer.requested_hosts() == {parts.netloc}

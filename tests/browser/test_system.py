@@ -82,7 +82,7 @@ def real(broker: Broker) -> Iterator[RealSystem]:
         port = int(broker.environment["APP_PORT"])
         wait_until("the app listens", lambda: listening(port) or app.process.poll() is not None)
         system.tap("🏁")
-        publisher.wait_for("batch", timeout_seconds=90)
+        publisher.wait_for("batch", timeout_seconds=240)
         wait_until("the first batch", system.batch_ids, timeout_seconds=60)
         yield system
 
@@ -100,7 +100,7 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
             browser.js("inside(`button[value='${arguments[0]}']`).click()", emoji)
             tapped = time.monotonic()
             assert browser.floated().count(emoji) == 1
-            wait_until("it floats in the other", lambda emoji=emoji: emoji in other.floated(), timeout_seconds=20)  # type: ignore[misc]
+            wait_until("it floats in the other", lambda emoji=emoji: emoji in other.floated())  # type: ignore[misc]
             latencies.append(time.monotonic() - tapped)
             wait_until("both show the batch", lambda n=number: len(browser.batches()) == len(other.batches()) > n)  # type: ignore[misc]
         print("seconds from tap to the other browser:", [round(seconds, 2) for seconds in latencies])
@@ -112,10 +112,10 @@ def test_a_tap_in_one_browser_floats_up_in_both(real: RealSystem, browser: Brows
 def test_a_page_of_another_site_taps_and_sees_what_the_crowd_taps(real: RealSystem, browser: Browser) -> None:
     with other_site(real.url) as site:
         browser.open(site)
-        wait_until("it is live", lambda: browser.js("window.state") == "live", timeout_seconds=20)
+        wait_until("it is live", lambda: browser.js("window.state") == "live")
         browser.js("document.querySelector('emo-reactions').tap('🦜')")
         real.tap("🦋")
-        wait_until("both come back", lambda: {"🦜", "🦋"} <= set(browser.js("totals")), timeout_seconds=20)
+        wait_until("both come back", lambda: {"🦜", "🦋"} <= set(browser.js("totals")))
         assert browser.floated().count("🦋") == 1
         assert browser.complaints() == []
 
@@ -144,11 +144,11 @@ def test_when_their_subscribers_are_killed_browsers_and_terminal_miss_and_repeat
             wait_until("it is counted", lambda n=number: len(real.batch_ids()) > n + 1)  # type: ignore[misc]
         expected = [batch_id for batch_id in real.batch_ids() if batch_id > before]
         for one, total in zip(viewers, totals, strict=True):
-            wait_until("the newest batch", lambda one=one: one.batches()[-1:] == expected[-1:], timeout_seconds=20)  # type: ignore[misc]
+            wait_until("the newest batch", lambda one=one: one.batches()[-1:] == expected[-1:])  # type: ignore[misc]
             assert one.batches() == expected
             assert one.text("#state") == "Live"
             assert one.text("#total") == str(total + len(marks))
-        terminal.wait_for(marks[-1], timeout_seconds=20)
+        terminal.wait_for(marks[-1])
         assert [terminal.log.count(emoji) for emoji in marks] == [1] * len(marks)
         assert "looking for another" in terminal.log
 
@@ -176,7 +176,7 @@ def test_the_operators_page_shows_every_number_and_a_missing_process(real: RealS
         base_port = int(real.broker.environment["SUBSCRIBER_BASE_PORT"])
         cluster, number = divmod(int(subscriber.rsplit(":", 1)[1]) - base_port, 10)
         missing = f"Broken: subscriber_{cluster + 1}_{number} gives no answer."
-        wait_until("it is missed", lambda: browser.text("#sentence") == missing, timeout_seconds=30)
+        wait_until("it is missed", lambda: browser.text("#sentence") == missing)
         assert browser.complaints() == []
 
 

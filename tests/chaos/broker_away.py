@@ -95,7 +95,7 @@ def take_away(environment: dict[str, str], how: str, seconds: float, rate: float
     def counted() -> int:
         return sum(value["events"] for value in kafka.counts("cluster1-emoji-topic"))
 
-    wait_until("every accepted event counted", lambda: counted() >= accepted, 60)
+    wait_until("every accepted event counted", lambda: counted() >= accepted, 120)
     return Outcome(
         accepted, counted(), Counter(tap.status for tap in refused), all(tap.retry_after for tap in refused),
         largest_mb - before_mb, (first_ms - back_ms) / 1000,

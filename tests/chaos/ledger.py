@@ -39,7 +39,7 @@ from testkit.system import registered_clients, running_system
 from testkit.taps import Taps
 from testkit.waiting import wait_until
 
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 180.0
 # Of what is done to processes; the rest is SIGSTOP for a while.
 KILL_SHARE = 0.6
 TERM_SHARE = 0.15
@@ -220,7 +220,7 @@ class Chaos:
 
     def _settled(self, read: Callable[[], list[dict[str, Any]]], expected: int) -> list[dict[str, Any]]:
         """What `read` returns of this run once it is as much as expected, or when no more comes."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             found = [value for value in read() if value["emoji"].startswith(self._mark)]
             if len(found) >= expected or time.monotonic() > deadline:

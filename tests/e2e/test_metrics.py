@@ -85,7 +85,7 @@ class Measured(System):
         return {"app": ours["APP_PORT"], "main_publisher": base, **publishers, **subscribers}
 
     def page(self, process: str) -> str:
-        answer = requests.get(f"http://127.0.0.1:{self.ports()[process]}/metrics", timeout=10)
+        answer = requests.get(f"http://127.0.0.1:{self.ports()[process]}/metrics", timeout=60)
         answer.raise_for_status()
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return answer.text
@@ -226,7 +226,7 @@ def prometheus(system: Measured, directory: Path) -> Iterator[str]:
     for name, port in ours.items():
         text = text.replace(f'"127.0.0.1:{port}"', f'"127.0.0.1:{system.ports()[name]}"')
     config = directory / "prometheus.yml"
-    config.write_text(text.replace("scrape_interval: 5s", "scrape_interval: 2s").replace(": 4s", ": 2s"))
+    config.write_text(text.replace("scrape_interval: 5s", "scrape_interval: 4s"))
     subprocess.run([command("promtool"), "check", "config", str(config)], check=True, capture_output=True, timeout=60)
     port = free_port_block(1)
     arguments = [
@@ -239,7 +239,7 @@ def prometheus(system: Measured, directory: Path) -> Iterator[str]:
     def ready() -> bool:
         try:
             return requests.get(f"{url}/-/ready", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     try:
@@ -275,7 +275,7 @@ def test_a_real_prometheus_finds_every_process_and_has_numbers_for_everything_on
         wait_until("taps since then", lambda: taps.sent > before + 100)
         empty = expressions()
         assert len(empty) > 50
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while empty and time.monotonic() < deadline:
             empty = [expression for expression in empty if not query(url, expression)]
         assert empty == []

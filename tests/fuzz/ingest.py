@@ -32,7 +32,7 @@ from tests.fuzz.cases import Case, case, good_request
 
 CONNECTIONS = 64
 QUIET_SECONDS = 0.1  # after this long without a byte nothing more is expected of a request that never ended
-ANSWER_SECONDS = 10.0  # within which a whole request is answered
+ANSWER_SECONDS = 60.0  # within which a whole request is answered
 CANARY_EVERY = 200
 SLOW = 32
 # What nobody outside should read. "Kafka" alone is part of the answer to a tap.
@@ -209,7 +209,7 @@ def fuzz(port: int, seed: int, numbers: range, batches: bool, slow: int) -> Outc
 
 def balance(broker: Broker, total: Outcome, before: int) -> list[str]:
     """What is wrong on the topic: good taps that were answered 200 and are not there, or more than could be."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     # The last tap was sent when all others had been answered; those that nobody knows of may be there before it.
     while True:
         events = broker.counts("emoji-topic")

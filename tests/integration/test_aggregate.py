@@ -72,7 +72,7 @@ def publisher(broker: Broker) -> Iterator[Script]:
     broker.produce("emoji-topic", events_of_all_sizes())
     broker.produce("emoji-topic", [written for case in EVENT_CASES for written in (case.value, compact(case.value))], 2)
     with script(broker.environment, "main_publisher.py") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         yield running
 
 
@@ -83,7 +83,7 @@ def successor(broker: Broker) -> Iterator[Script]:
     commit_beyond_the_end(broker)
     broker.produce("emoji-topic", events_of_all_sizes())
     with script(broker.environment, "main_publisher.py", ROUNDING="floor") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         yield running
 
 
@@ -163,7 +163,7 @@ class TestARunningPublisher:
         url = f"http://127.0.0.1:{broker.environment['METRICS_BASE_PORT']}/metrics"
 
         def page() -> str:
-            return requests.get(url, timeout=10).text
+            return requests.get(url, timeout=60).text
 
         wait_until("Spark's numbers", lambda: "\nemostream_spark_input_rows_per_second " in page())
         assert 'emostream_spark_step_seconds{step="addBatch"}' in page()
@@ -202,7 +202,7 @@ class TestAPublisherWhoseTopicWasReplaced:
         other = KafkaProducer(bootstrap_servers=broker.servers, transactional_id="main-publisher")
         other.init_transactions()
         broker.produce("emoji-topic", [event("for the other")])
-        status = successor.process.wait(60)
+        status = successor.process.wait(120)
         other.close()
         assert of(broker, "for the other") == []
         assert status == 3, successor.log[-2000:]
@@ -213,11 +213,11 @@ def test_kill_9_at_any_moment_counts_every_event_exactly_once(empty_topics: Brok
     with empty_topics.stream("emoji-topic", lambda number: event(emojis[number % 5]), per_second=500) as written:
         for life in range(2):
             with script(empty_topics.environment, "main_publisher.py", BATCH_SECONDS=1) as running:
-                running.wait_for("aggregating" if life else "msg=batch ", 120)
+                running.wait_for("aggregating" if life else "msg=batch ", 240)
                 time.sleep(random.uniform(0, 3))  # any moment: before, in and after a transaction
                 running.kill()
     with script(empty_topics.environment, "main_publisher.py") as running:
-        running.wait_for("msg=batch ", 120)
+        running.wait_for("msg=batch ", 240)
         assert running.terminate() == 0
     counted = Counter[str]()
     for count in empty_topics.counts("main-pub-topic"):
@@ -237,14 +237,14 @@ def test_a_sender_with_a_million_taps_on_two_workers_moves_a_count_by_the_cap_at
         assert answer.json()["accepted"] == events
 
     def capped() -> int:
-        page = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10).text
+        page = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=60).text
         return int(float(re.findall(r"^emostream_aggregate_capped_total (\S+)", page, re.MULTILINE)[0]))
 
     with (
         script(empty_topics.environment, "app.py", APP_WORKERS=2) as app,
         script(empty_topics.environment, "main_publisher.py", MAX_TAPS_PER_USER=cap) as publisher,
     ):
-        publisher.wait_for("msg=aggregating", 120)
+        publisher.wait_for("msg=aggregating", 240)
         app.wait_for_port(int(port))
         with ThreadPoolExecutor(8) as senders:
             sent = [senders.submit(send, "a script", 1_000, 50) for _ in range(20)]

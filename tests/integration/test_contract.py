@@ -38,13 +38,14 @@ def ours(broker: Broker) -> Iterator[Broker]:
     cluster = {"CLUSTER_TOPIC": "cluster1-emoji-topic"}
     with (
         script(broker.environment, "main_publisher.py") as main_publisher,
-        script(broker.environment, "app.py"),
+        # One worker: each has a list of subscribers of its own, and a client asks any of them.
+        script(broker.environment, "app.py", APP_WORKERS=1),
         script(broker.environment, "cluster_publisher.py", **cluster),
         script(broker.environment, "subscriber.py", **cluster),
     ):
         ports = int(broker.environment["APP_PORT"]), port_of(broker, 1, 1)
         wait_until("the servers listen", lambda: all(map(listening, ports)))
-        main_publisher.wait_for("msg=aggregating", 120)
+        main_publisher.wait_for("msg=aggregating", 240)
         yield broker
 
 
@@ -118,13 +119,20 @@ def tap_on_topic(emoji: str) -> bytes:
     return json.dumps({"user_id": "u", "emoji": emoji, "timestamp": "2026-01-31T20:15:00Z"}).encode()
 
 
+def at_the_end(consumer: KafkaConsumer) -> bool:
+    """Whether it has partitions, and has found where each ends; what is written from now on is read."""
+    consumer.poll(100)
+    assigned = consumer.assignment()
+    return bool(assigned) and all(consumer.position(tp) is not None for tp in assigned)
+
+
 @contextmanager
 def their_cluster_publisher(broker: Broker, cluster_topic: str) -> Iterator[None]:
     """A plain loop from one topic to the other, by the defaults of kafka-python."""
     stop = threading.Event()
     consumer = KafkaConsumer("main-pub-topic", bootstrap_servers=broker.servers, group_id="theirs")
     producer = KafkaProducer(bootstrap_servers=broker.servers)
-    wait_until("their publisher has its partitions", lambda: consumer.poll(100) or consumer.assignment())
+    wait_until("their publisher has its partitions", lambda: at_the_end(consumer))
 
     def publish() -> None:
         while not stop.is_set():
@@ -176,7 +184,7 @@ def their_subscriber(broker: Broker, port: int, cluster_topic: str, slots: int) 
             pass
 
     consumer = KafkaConsumer(cluster_topic, bootstrap_servers=broker.servers)
-    wait_until("their subscriber has its partitions", lambda: consumer.poll(100) or consumer.assignment())
+    wait_until("their subscriber has its partitions", lambda: at_the_end(consumer))
 
     def deliver() -> None:
         while not stop.is_set():

@@ -26,6 +26,7 @@ from testkit.waiting import wait_until
 
 CLUSTER = "cluster3-emoji-topic"
 MAX_CLIENTS = 5
+LONG_BATCH_SECONDS = 30
 
 
 def count(number: int) -> bytes:
@@ -87,6 +88,8 @@ def running(broker: Broker, **settings: object) -> Iterator[Subscriber]:
     """A subscriber that takes clients."""
     # Its registrations are kept by number, its port comes from it: a port of its own lets several run.
     base = free_port_block(2) - 21
+    # Counts that wait for a few batches are merged. A stall of the machine is to merge none.
+    settings = {"BATCH_SECONDS": LONG_BATCH_SECONDS} | settings
     with script(
         broker.environment, "subscriber.py", CLUSTER_TOPIC=CLUSTER, SUBSCRIBER=1,
         SUBSCRIBER_BASE_PORT=base, STREAM_BASE_PORT=base + 1, **settings,
@@ -116,8 +119,8 @@ def test_110_idle_connections_do_not_silence_a_subscriber(subscriber: Subscriber
     port = int(subscriber.url.rpartition(":")[2])
     with ExitStack() as stack:
         for _ in range(110):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        assert requests.get(f"{subscriber.url}/status", timeout=1).status_code == 200
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        assert requests.get(f"{subscriber.url}/status", timeout=5).status_code == 200
 
 
 def test_a_client_registers_once_and_deregisters_once(subscriber: Subscriber) -> None:
@@ -298,11 +301,11 @@ def test_a_subscriber_is_not_ready_while_a_topic_of_its_own_is_gone_and_says_so(
     with running(empty_topics) as subscriber, http_client() as client, subscriber.registered(client.url):
         wait_until("it is ready", lambda: call(f"{subscriber.url}/readyz") == (200, {"status": "ready"}))
         empty_topics.delete(topic)
-        wait_until("it is not ready", lambda: call(f"{subscriber.url}/readyz")[0] == 503, timeout_seconds=10)
         why = f"missing topics {topic}; ./topic.sh creates them"
-        assert call(f"{subscriber.url}/readyz")[1] == {"error": f"not ready: {why}"}
-        wait_until("status knows why", lambda: not_ready(empty_topics, subscriber) == why, timeout_seconds=5)
-        assert f'msg="not ready" reason="{why}"' in subscriber.process.log
+        refused = (503, {"error": f"not ready: {why}"})
+        wait_until("it is not ready", lambda: call(f"{subscriber.url}/readyz") == refused)
+        wait_until("status knows why", lambda: not_ready(empty_topics, subscriber) == why)
+        subscriber.process.wait_for(f'msg="not ready" reason="{why}"')
         empty_topics.replace_topics()
         wait_until("it is ready again", lambda: call(f"{subscriber.url}/readyz")[0] == 200)
         empty_topics.produce(CLUSTER, [count(1)])
@@ -383,7 +386,7 @@ def test_at_sigterm_it_delivers_what_is_there_and_ends_with_status_0(empty_topic
         empty_topics.produce(CLUSTER, [count(number) for number in wanted])
         os.kill(process.pid, signal.SIGTERM)
         os.kill(process.pid, signal.SIGCONT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert sorted(numbers(client)) == wanted
 
 
@@ -394,7 +397,7 @@ def test_a_client_that_was_killed_is_evicted_and_its_slot_is_free(empty_topics: 
         assert subscriber.post("register", closed_url() + "other")[0] == 503
         empty_topics.produce(CLUSTER, [count(1)])
         wait_until("its slot is free", lambda: subscriber.status()["available_slots"] == 1)
-        assert f"msg=evicted client_url={killed}" in subscriber.process.log
+        subscriber.process.wait_for(f"msg=evicted client_url={killed}")
         with http_client() as other, subscriber.registered(other.url):
             empty_topics.produce(CLUSTER, [count(2)])
             got(other, [2])
@@ -460,6 +463,6 @@ def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:
         port = taken.getsockname()[1]
         settings = {"CLUSTER_TOPIC": CLUSTER, "SUBSCRIBER_BASE_PORT": port - 21}
         with script(broker.environment, "subscriber.py", **settings) as process:
-            assert process.process.wait(30) == 2
+            assert process.process.wait(60) == 2
             assert process.log.count("\n") == 1
             assert f"cannot listen on 127.0.0.1:{port}" in process.log

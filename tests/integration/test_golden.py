@@ -62,7 +62,7 @@ def take_pushes(server: socket.socket, requests: list[bytes]) -> None:
 def ask(port: int, path: str, body: object = None) -> socket.socket:
     """A connection on which the server is about to answer, and then to close."""
     data = b"" if body is None else json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=120)
     connection.sendall(
         f"{'POST' if data else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
@@ -71,10 +71,10 @@ def ask(port: int, path: str, body: object = None) -> socket.socket:
 
 
 def read(connection: socket.socket, until: bytes = b"") -> bytes:
-    """What comes, until it ends or ends with `until`."""
+    """What comes, until it ends or ends with `until`; without the comments of a stream that has waited for 15 s."""
     found = b""
     while not (until and found.endswith(until)) and (data := connection.recv(65536)):
-        found += data
+        found = (found + data).removesuffix(b":\n\n")
     return found
 
 
@@ -109,7 +109,7 @@ def capture(data_dir: Path) -> str:
             return [[r.key and text(r.key), text(r.value), [(n, text(v)) for n, v in r.headers]] for r in found]
 
         def written(topic: str, number: int) -> None:
-            wait_until(f"{number} records on {topic}", lambda: len(broker.read(topic)) >= number, 120)
+            wait_until(f"{number} records on {topic}", lambda: len(broker.read(topic)) >= number, 240)
 
         with script(environment, "app.py") as running:
             running.wait_for_port(app)

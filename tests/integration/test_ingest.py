@@ -235,7 +235,7 @@ def test_twenty_thousand_events_do_not_wait_for_the_linger(empty_topics: Broker)
         # In many requests: a partition that had most of them would be over librdkafka's 1 MB first.
         for _ in range(200):
             assert call(url_of(empty_topics) + "s", [tap("many")] * 100)[1]["accepted"] == 100
-        wait_until("the first of them on the topic", lambda: users_on(empty_topics) == {"many"}, timeout_seconds=10)
+        wait_until("the first of them on the topic", lambda: users_on(empty_topics) == {"many"}, timeout_seconds=15)
 
 
 def test_without_a_broker_it_is_live_but_not_ready_and_accepts_what_it_has_room_for(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_sigterm_loses_nothing_that_was_answered_200(empty_topics: Broker, whom:
         assert answers == [200] * 500
         if whom == "all processes":
             os.killpg(app.process.pid, signal.SIGINT)  # as the terminal does at Ctrl-C
-            assert app.process.wait(30) == 0
+            assert app.process.wait(60) == 0
         else:
             assert app.terminate() == 0
     assert users_on(empty_topics) == {f"user-{number}" for number in range(500)}
@@ -339,7 +339,7 @@ def test_after_kill_9_of_the_main_process_no_worker_is_left_and_nothing_answered
         for number in range(50):
             assert call(url_of(empty_topics), tap(f"user-{number}"))[0] == 200
         os.kill(app.process.pid, signal.SIGKILL)
-        app.process.wait(10)
+        app.process.wait(60)
         wait_until("every worker has ended", lambda: not group_alive(app.process.pid))
     assert not listening(int(empty_topics.environment["APP_PORT"]))
     assert users_on(empty_topics) == {f"user-{number}" for number in range(50)}
@@ -414,6 +414,6 @@ def test_the_app_is_ready_while_one_of_its_workers_is(empty_topics: Broker, tmp_
 def test_a_taken_port_is_one_sentence_and_exit_2(broker: Broker) -> None:
     port = int(broker.environment["APP_PORT"])
     with socket.create_server(("127.0.0.1", port)), script(broker.environment, "app.py") as app:
-        assert app.process.wait(30) == 2
+        assert app.process.wait(60) == 2
         assert app.log.count("\n") == 1
         assert f"APP_PORT: cannot listen on 127.0.0.1:{port}" in app.log

@@ -35,7 +35,7 @@ from testkit.secured_broker import (
 from testkit.settings import PROJECT_DIR
 from testkit.waiting import wait_until
 
-SAID_WITHIN_SECONDS = 30.0  # on a busy machine; within 10 s otherwise
+SAID_WITHIN_SECONDS = 60.0  # on a busy machine; within 10 s otherwise
 CLUSTER = "cluster1-emoji-topic"
 # The script of each kind of process in docs/kafka.md, and its name in `./start.sh status`.
 SCRIPTS = {
@@ -102,7 +102,7 @@ def test_a_tap_reaches_a_client_with_the_least_rights_and_no_secret_shows(
     ):
         processes = [main_publisher, ingest, route, deliver]
         wait_until("the servers listen", lambda: listening(app) and listening(subscriber + 1))
-        main_publisher.wait_for("msg=aggregating", 120)
+        main_publisher.wait_for("msg=aggregating", 240)
         assert call(f"http://127.0.0.1:{subscriber + 1}/register", {"client_url": client.url})[0] == 200
         tap = {"user_id": "u", "emoji_type": "🔐", "timestamp": "2026-01-31T20:15:00Z"}
         for _ in range(3):
@@ -143,7 +143,7 @@ def process_of(environment: dict[str, str], kind: str) -> Iterator[Callable[[str
     file, name = SCRIPTS[kind]
     with script(environment, file, **({"CLUSTER_TOPIC": CLUSTER} if "_1" in name else {})) as process:
         if kind == "main publisher":
-            process.wait_for("level=WARNING", 120)  # Spark starts before it asks for topics
+            process.wait_for("level=WARNING", 240)  # Spark starts before it asks for topics
 
         def reason() -> str | None:
             assert process.process.poll() is None, process.log
@@ -200,8 +200,12 @@ def test_a_right_that_is_taken_away_is_named_while_the_process_runs(scram: Secur
         wait_until("it is ready", lambda: listening(port) and call(f"http://127.0.0.1:{port}/readyz")[0] == 200)
         scram.take_right(name, "WRITE TOPIC subscriber-registry")
         expected = f"{name} has no right to WRITE on topic subscriber-registry"
-        wait_until(expected, lambda: call(f"http://127.0.0.1:{port}/readyz")[0] == 503, SAID_WITHIN_SECONDS)
-        assert expected in str(call(f"http://127.0.0.1:{port}/readyz")[1])
+
+        def said() -> bool:
+            status, answer = call(f"http://127.0.0.1:{port}/readyz")
+            return status == 503 and expected in str(answer)
+
+        wait_until(expected, said, SAID_WITHIN_SECONDS)
         assert subscriber.process.poll() is None, subscriber.log
 
 

@@ -6,6 +6,7 @@ The clock too: a virtual machine that was asleep, or NTP, sets it back.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from testkit.logs import logged
 from testkit.scripts import Script, script
 from testkit.waiting import wait_until
 
-READY_WITHIN_SECONDS = 10.0
+READY_WITHIN_SECONDS = 60.0  # on a busy machine; within 10 s otherwise
 COUNT = b'{"emoji": "x", "count": 1}'
 
 
@@ -198,7 +199,9 @@ def test_every_transaction_keeps_the_positions_of_all_partitions(empty_topics: B
     empty_topics.produce(settings.main_topic, [COUNT], partition=1)
     reading.until("the record", lambda: reading.records == 1)
     with KafkaConsumer(bootstrap_servers=empty_topics.servers, group_id="cluster1-emoji-topic-publisher") as reader:
-        assert [reader.committed(TopicPartition(settings.main_topic, number)) for number in range(3)] == [0, 1, 0]
+        tps = [TopicPartition(settings.main_topic, number) for number in range(3)]
+        # A broker shows the offsets of a transaction a moment after it has taken it.
+        wait_until("all positions", lambda: [reader.committed(tp) for tp in tps] == [0, 1, 0])
     reading.reader.close()
 
 
@@ -218,6 +221,10 @@ class MainPublisher:
         """Why it is not ready; None if it is."""
         return why_not_ready(load([], environ=self.broker.environment), "main_publisher", self.script.process.pid)
 
+    def send(self, number: signal.Signals) -> None:
+        """To its JVM too, which would go on with a micro-batch of its own."""
+        os.killpg(self.script.process.pid, number)
+
     def until_ready(self) -> None:
         wait_until("it is ready", lambda: self.not_ready is None, 60)
 
@@ -229,7 +236,7 @@ class MainPublisher:
         event = {"user_id": "u", "emoji": emoji, "timestamp": "2026-01-31T20:15:00+00:00"}
         self.broker.produce("emoji-topic", [json.dumps(event).encode()], partition)
 
-    def counts(self, emoji: str, partition: int = 0, within_seconds: float = 30.0) -> None:
+    def counts(self, emoji: str, partition: int = 0, within_seconds: float = 60.0) -> None:
         """Tap once, and wait until that is counted."""
         self.tap(emoji, partition)
         wait_until(f"{emoji} is counted", lambda: self.counted(emoji), within_seconds)
@@ -242,7 +249,7 @@ def main_publisher(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> 
     clock = SteppedClock(tmp_path_factory.mktemp("clock"))
     with script(broker.environment | clock.environment, "main_publisher.py") as running:
         found = MainPublisher(broker, running, clock)
-        wait_until("it is ready", lambda: found.not_ready is None, 120)
+        wait_until("it is ready", lambda: found.not_ready is None, 240)
         found.counts("first")
         yield found
 
@@ -253,7 +260,7 @@ def test_after_the_clock_was_set_there_is_a_micro_batch_within_seconds(
 ) -> None:
     """From 0 to -120 s, from there to 120 s, and back."""
     main_publisher.clock.step(seconds)
-    main_publisher.counts(f"after a step to {seconds} s", within_seconds=READY_WITHIN_SECONDS + 10)
+    main_publisher.counts(f"after a step to {seconds} s", within_seconds=READY_WITHIN_SECONDS)
     main_publisher.until_ready()
 
 
@@ -263,16 +270,16 @@ def test_the_lag_is_0_after_a_transaction_of_somebody_else(main_publisher: MainP
     wait_until("it is counted", lambda: main_publisher.counted("of a transaction"))
     port = main_publisher.broker.environment["METRICS_BASE_PORT"]
     page = f"http://127.0.0.1:{port}/metrics"
-    wait_until("no lag", lambda: "\nemostream_aggregate_lag_events 0.0\n" in requests.get(page, timeout=10).text, 15)
+    wait_until("no lag", lambda: "\nemostream_aggregate_lag_events 0.0\n" in requests.get(page, timeout=60).text)
 
 
 def test_events_that_were_deleted_before_they_were_counted_are_passed_over(main_publisher: MainPublisher) -> None:
     newest = main_publisher.broker.written("emoji-topic")
-    main_publisher.script.process.send_signal(signal.SIGSTOP)  # so that it does not read the event before it is deleted
+    main_publisher.send(signal.SIGSTOP)  # so that it does not read the event before it is deleted
     main_publisher.tap("deleted")
     with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
         admin.delete_records({TopicPartition("emoji-topic", 0): -1})  # all that there are
-    main_publisher.script.process.send_signal(signal.SIGCONT)
+    main_publisher.send(signal.SIGCONT)
     main_publisher.counts("after deleted events", within_seconds=60)
     main_publisher.until_ready()
     assert not main_publisher.counted("deleted")
@@ -309,11 +316,11 @@ def test_a_topic_of_events_that_was_made_anew_and_outgrew_the_former_one_unseen_
     """Its offsets do not show that it is another topic: it has records where the reading ended."""
     broker = main_publisher.broker
     main_publisher.counts("before")
-    main_publisher.script.process.send_signal(signal.SIGSTOP)
+    main_publisher.send(signal.SIGSTOP)
     broker.replace_topics()
     event = {"user_id": "u", "emoji": "anew", "timestamp": "2026-01-31T20:15:00+00:00"}
     broker.produce("emoji-topic", [json.dumps(event).encode()] * 200, 0)
-    main_publisher.script.process.send_signal(signal.SIGCONT)
+    main_publisher.send(signal.SIGCONT)
     wait_until("all are counted", lambda: main_publisher.counted("anew") >= 200, 60)
     main_publisher.until_ready()
 
@@ -321,12 +328,16 @@ def test_a_topic_of_events_that_was_made_anew_and_outgrew_the_former_one_unseen_
 def test_a_batch_that_cannot_be_read_is_not_ready_and_is_named(main_publisher: MainPublisher) -> None:
     broker = main_publisher.broker
     (before,) = [record.offset for record in broker.read("emoji-topic")][-1:]
-    main_publisher.script.process.send_signal(signal.SIGSTOP)  # so that it does not read the batch before it is corrupt
+    main_publisher.send(signal.SIGSTOP)  # so that it does not read the batch before it is corrupt
     main_publisher.tap("corrupt")
     corrupt(broker, "emoji-topic", 0)
-    main_publisher.script.process.send_signal(signal.SIGCONT)
-    wait_until("it says so", lambda: "emoji-topic-0" in str(main_publisher.not_ready), 30)
-    assert f"offset {before + 1}" in str(main_publisher.not_ready)
+    main_publisher.send(signal.SIGCONT)
+
+    def named() -> str:
+        why = str(main_publisher.not_ready)
+        return why if "emoji-topic-0" in why else ""
+
+    wait_until("it says so", lambda: f"offset {before + 1}" in named())
     with KafkaAdminClient(bootstrap_servers=broker.servers) as admin:
         admin.delete_records({TopicPartition("emoji-topic", 0): -1})
     main_publisher.counts("after a corrupt batch", within_seconds=60)
@@ -339,7 +350,7 @@ def test_new_partitions_are_counted_and_so_is_a_topic_that_is_made_anew_with_few
     with KafkaAdminClient(bootstrap_servers=main_publisher.broker.servers) as admin:
         admin.create_partitions({"emoji-topic": NewPartitions(6)})
     main_publisher.counts("in a new partition", partition=5)
-    assert main_publisher.not_ready is None
+    main_publisher.until_ready()
     main_publisher.broker.replace_topics()
     main_publisher.counts("in one of three again", within_seconds=60)
     main_publisher.until_ready()

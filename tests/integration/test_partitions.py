@@ -29,7 +29,7 @@ CLUSTER = "cluster2-emoji-topic"
 EMOJIS = [f"e{number}" for number in range(20)]
 TAKEN_UP_SECONDS = 5.0
 COUNTED_SECONDS = TAKEN_UP_SECONDS + 10.0  # the first micro-batches of a cold JVM are slow
-BUSY = 2  # so much longer may it take on a busy machine
+BUSY = 6  # so much longer may it take on a busy machine
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ class Stages:
     def lags(self) -> list[str]:
         first = int(self.broker.environment["METRICS_BASE_PORT"])
         pages = [f"http://127.0.0.1:{first}", f"http://127.0.0.1:{first + 2}", self.url]
-        lines = [line for page in pages for line in requests.get(f"{page}/metrics", timeout=10).text.splitlines()]
+        lines = [line for page in pages for line in requests.get(f"{page}/metrics", timeout=60).text.splitlines()]
         return [line.split()[1] for line in lines if line.startswith("emostream_") and "_lag_" in line.split()[0]]
 
     def all_arrived(self, taps: list[bytes], streams: list[Curl]) -> None:
@@ -126,7 +126,7 @@ class Stages:
             assert total(counts(), EMOJIS) == wanted, what
         keys = [(one["batch_id"], one["emoji"]) for one in self.broker.counts("main-pub-topic")]
         assert len(set(keys)) == len(keys)
-        wait_until("nothing is behind", lambda: set(self.lags()) == {"0.0"}, 15)
+        wait_until("nothing is behind", lambda: set(self.lags()) == {"0.0"})
 
 
 @contextmanager
@@ -205,11 +205,11 @@ def test_each_topic_may_have_its_own_number_of_partitions(
 def test_the_dashboard_reads_new_partitions(empty_topics: Broker, admin: KafkaAdminClient) -> None:
     settings, next_offsets = load([], environ=empty_topics.environment), dict[int, int]()
     empty_topics.produce("main-pub-topic", [count("old")], partition=0)
-    assert [row.emoji for row in read_counts(settings, 0, next_offsets, 10)] == ["old"]
+    assert [row.emoji for row in read_counts(settings, 0, next_offsets, 60)] == ["old"]
     admin.create_partitions({"main-pub-topic": NewPartitions(6)})
     empty_topics.produce("main-pub-topic", [count("new")], partition=5)
-    assert [row.emoji for row in read_counts(settings, 0, next_offsets, 10)] == ["new"]
-    assert not list(read_counts(settings, 0, next_offsets, 10))
+    assert [row.emoji for row in read_counts(settings, 0, next_offsets, 60)] == ["new"]
+    assert not list(read_counts(settings, 0, next_offsets, 60))
 
 
 def test_a_registration_holds_when_its_key_moves_to_another_partition(

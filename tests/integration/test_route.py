@@ -148,7 +148,7 @@ def test_a_second_publisher_for_a_cluster_takes_over_and_the_first_ends_with_sta
         with publisher(empty_topics) as younger:
             younger.wait_for("routing")
             empty_topics.produce("main-pub-topic", [count(1)])
-            assert elder.process.wait(30) == 3
+            assert elder.process.wait(60) == 3
             assert "another publisher for this cluster has taken over; this one ends" in elder.log
             assert "Traceback" not in elder.log
             empty_topics.produce("main-pub-topic", [count(2)])
@@ -170,8 +170,8 @@ def test_a_publisher_is_not_ready_while_a_topic_of_its_own_is_gone_and_says_so(
         wait_until("it is ready", lambda: why() is None)
         empty_topics.delete(topic)
         said = f"missing topics {topic}; ./topic.sh creates them"
-        wait_until("status knows why", lambda: why() == said, timeout_seconds=10)
-        assert f'msg="not ready" reason="{said}"' in running.log
+        wait_until("status knows why", lambda: why() == said)
+        running.wait_for(f'msg="not ready" reason="{said}"')
         empty_topics.replace_topics()
         wait_until("it is ready again", lambda: why() is None)
         empty_topics.produce("main-pub-topic", [count(1)])
@@ -186,12 +186,12 @@ def test_at_sigterm_it_routes_what_is_there_and_ends_with_status_0(empty_topics:
         empty_topics.produce("main-pub-topic", written)
         os.kill(running.process.pid, signal.SIGTERM)
         os.kill(running.process.pid, signal.SIGCONT)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(60) == 0
     assert sorted(values(empty_topics)) == sorted(written)
 
 
 def test_a_publisher_without_a_cluster_topic_says_so_and_exits_2(broker: Broker) -> None:
     with script(broker.environment, "cluster_publisher.py") as running:
-        assert running.process.wait(30) == 2
+        assert running.process.wait(60) == 2
         assert "CLUSTER_TOPIC is not set: expected one of cluster1-emoji-topic" in running.log
         assert "Traceback" not in running.log

@@ -69,7 +69,7 @@ def test_every_subscriber_is_listed_the_least_loaded_first_and_the_dead_last() -
         running(FakeSubscriber(streams=9), FakeSubscriber(streams=2), FakeSubscriber()) as (settings, _),
         kept(settings) as found,
     ):
-        wait_until("all are known", lambda: len(alive(found.now("http://h"))) == 3, timeout_seconds=10)
+        wait_until("all are known", lambda: len(alive(found.now("http://h"))) == 3)
         assert alive(found.now("http://h")[:3]) == [(1, 3), (1, 2), (1, 1)]
         assert len(found.now("http://h")) == 9
 
@@ -83,21 +83,22 @@ def test_a_change_is_known_within_moments(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     subscriber = FakeSubscriber(streams=1)
     with running(subscriber) as (settings, servers), kept(settings) as found:
-        wait_until("it is known", lambda: found.now("http://h")[0].streams == 1, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("http://h")[0].streams == 1)
         subscriber.status["streams"] = 5
-        wait_until("it is known", lambda: found.now("http://h")[0].streams == 5, timeout_seconds=10)
+        wait_until("it is known", lambda: found.now("http://h")[0].streams == 5)
         servers[0].gone = True
-        wait_until("it is known to be dead", lambda: not alive(found.now("http://h")), timeout_seconds=10)
+        wait_until("it is known to be dead", lambda: not alive(found.now("http://h")))
 
 
 def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "ASK_AGAIN_SECONDS", 0.05)
     hanging = FakeSubscriber()
     with running(hanging, FakeSubscriber(streams=1)) as (settings, _), kept(settings) as found:
-        wait_until("both are known", lambda: len(alive(found.now("http://h"))) == 2, timeout_seconds=10)
-        hanging.hangs_seconds = 3.0
+        wait_until("both are known", lambda: len(alive(found.now("http://h"))) == 2)
+        hanging.hangs_seconds = 10.0
+        monkeypatch.setattr(discovery, "TIMEOUT_SECONDS", (5.0, 5.0))
         slowest = 0.0
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         known: list[SubscriberEntry] = []
         while alive(known) != [(1, 2)]:
             assert time.monotonic() < deadline, "the subscriber that hangs is not marked as dead"
@@ -105,7 +106,7 @@ def test_nobody_waits_for_a_subscriber_that_hangs(monkeypatch: pytest.MonkeyPatc
             known = found.now("http://h")
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
-        assert slowest < 0.5
+        assert slowest < 4  # whoever had waited for it would have taken 5 s
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ export class FakeApp {
   }
 }
 
-export async function until(what, condition, ms = 8000) {
+export async function until(what, condition, ms = 30000) {
   const deadline = Date.now() + ms;
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`);

@@ -83,7 +83,7 @@ describe("a source", () => {
     await until("the third batch", () => batches.length === 3);
     app.past = [one(1), one(2), one(3), one(4)];
     app.places = 10;
-    await until("a stream again", () => app.streams.size === 1, 15000);
+    await until("a stream again", () => app.streams.size === 1);
     await until("live", () => state() === "live");
     assert.match(app.asked.filter((path) => path.startsWith("/stream")).pop(), /^\/stream\?recent=60$/);
     app.send(one(3)); // a late part, which the poll had already

@@ -624,7 +624,7 @@ def test_a_client_that_does_not_read_a_short_answer_ends_too(served: Run, monkey
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "IDLE_SECONDS", 2.0)
     monkeypatch.setattr(connection_module, "DISCARD_SECONDS", 0.2)
 
     async def scenario(server: Server) -> None:
@@ -632,7 +632,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answers(served: Run, monkeyp
         client = await server.client(much * 29 + much.replace(b"\r\n\r", b"\r\nConnection: close\r\n\r"))
         for _ in range(30):
             assert len((await client.answer())[2]) == 1_000_000
-            await asyncio.sleep(0.1)  # 3 s in all, 6 times what a client may take that reads nothing
+            await asyncio.sleep(0.2)  # 6 s in all, 3 times what a client may take that reads nothing
         assert await client.rest() == b""
 
     served(scenario, request_seconds=1.0)

@@ -69,12 +69,12 @@ def test_the_client_shows_what_is_pushed_and_deregisters_when_it_ends(
 ) -> None:
     subscriber = FakeSubscriber()
     with running_client(subscriber, tmp_path / "log") as client:
-        client.wait_for("registered with", timeout_seconds=30)
+        client.wait_for("registered with")
         [url] = subscriber.clients
         push = urllib.request.Request(url, data='{"emoji": "🔥", "count": 3}'.encode())
         with urllib.request.urlopen(push, timeout=10) as answer:
             assert answer.status == 204
-        client.wait_for("🔥🔥🔥", timeout_seconds=10)
+        client.wait_for("🔥🔥🔥")
         end(client)
         assert client.process.wait(30) == 0
     assert subscriber.clients == []
@@ -83,9 +83,9 @@ def test_the_client_shows_what_is_pushed_and_deregisters_when_it_ends(
 @ENDINGS
 def test_a_client_that_waits_for_a_slot_can_be_ended(end: Callable[[Script], None], tmp_path: Path) -> None:
     with running_client(FakeSubscriber(slots=0), tmp_path / "log") as client:
-        client.wait_for("waiting for one", timeout_seconds=30)
+        client.wait_for("waiting for one")
         end(client)
-        wait_until("its end", lambda: client.process.poll() is not None, timeout_seconds=10)
+        wait_until("its end", lambda: client.process.poll() is not None)
 
 
 def test_a_client_that_reads_a_stream_needs_no_port(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_client_that_reads_a_stream_needs_no_port(tmp_path: Path) -> None:
         http_server(answer) as app,
         running_client(FakeSubscriber(), tmp_path / "log", "--stream", "--app", app.url, f"PORT={app.port}") as client,
     ):
-        client.wait_for("🔥🔥🔥", timeout_seconds=30)
+        client.wait_for("🔥🔥🔥")
         type_unsub(client)
         assert client.process.wait(30) == 0
 

@@ -183,9 +183,9 @@ def test_the_client_waits_until_a_slot_is_free() -> None:
     with cluster.member() as membership:
         waiting = threading.Thread(target=membership.find, args=(True,), daemon=True)
         waiting.start()
-        wait_until("it has asked twice", lambda: len(cluster.servers[0].asked) > 1, timeout_seconds=10)
+        wait_until("it has asked twice", lambda: len(cluster.servers[0].asked) > 1)
         subscriber.slots = 1
-        wait_until("it has registered", lambda: subscriber.clients, timeout_seconds=10)
+        wait_until("it has registered", lambda: subscriber.clients)
         waiting.join(10)
         assert not waiting.is_alive()
 
@@ -196,7 +196,7 @@ def test_a_waiting_client_ends_at_a_stop() -> None:
     with cluster.member() as membership:
         waiting = threading.Thread(target=membership.find, args=(True,), daemon=True)
         waiting.start()
-        wait_until("it waits", lambda: is_waiting(waiting), timeout_seconds=10)
+        wait_until("it waits", lambda: is_waiting(waiting))
         cluster.stop.requested = True
         waiting.join(10)
         assert not waiting.is_alive()
@@ -209,7 +209,7 @@ def test_the_client_moves_on_when_its_subscriber_goes_away() -> None:
     with kept(cluster):
         assert first.clients == [CLIENT_URL]
         cluster.servers[0].gone = True
-        wait_until("it has moved on", lambda: second.clients, timeout_seconds=10)
+        wait_until("it has moved on", lambda: second.clients)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -217,7 +217,7 @@ def test_the_client_registers_again_with_a_subscriber_that_forgot_it() -> None:
     subscriber = FakeSubscriber(1)
     with kept(Cluster(subscriber)):
         subscriber.clients.clear()
-        wait_until("it is back", lambda: subscriber.clients, timeout_seconds=10)
+        wait_until("it is back", lambda: subscriber.clients)
 
 
 def test_a_client_that_leaves_deregisters() -> None:

@@ -101,7 +101,7 @@ def test_each_emoji_of_each_batch_is_shown_with_the_id_of_its_event() -> None:
     with reading(fake) as (reader, terminal, stop):
         assert reader.find(wait=False)
         with kept(reader, stop):
-            wait_until("all are shown", lambda: len(terminal.shown) >= 3, timeout_seconds=10)
+            wait_until("all are shown", lambda: len(terminal.shown) >= 3)
             assert terminal.shown[:3] == [("1-1-1", "aa"), ("1-1-1", "b"), ("1-2-2", "a")]
 
 
@@ -119,7 +119,7 @@ def test_it_resumes_in_the_same_cluster_after_the_last_event(text: str, expected
     with reading(first, near, far) as (reader, terminal, stop):
         assert reader.find(wait=False)
         with kept(reader, stop):
-            wait_until("it has resumed", lambda: near.resumed_with, timeout_seconds=10)
+            wait_until("it has resumed", lambda: near.resumed_with)
         assert (first.resumed_with[0], near.resumed_with[0]) == (None, expected)
         assert "looking for another" in terminal.said[1]
 
@@ -160,7 +160,7 @@ def test_a_waiting_reader_ends_at_a_stop() -> None:
     with reading(full) as (reader, terminal, stop):
         waiting = threading.Thread(target=reader.find, args=(True,), daemon=True)
         waiting.start()
-        wait_until("it waits", lambda: terminal.said, timeout_seconds=10)
+        wait_until("it waits", lambda: terminal.said)
         stop.requested = True
         waiting.join(10)
         assert not waiting.is_alive()
@@ -171,6 +171,6 @@ def test_a_batch_that_cannot_be_read_is_skipped_and_reported() -> None:
     with reading(fake) as (reader, terminal, stop):
         assert reader.find(wait=False)
         with kept(reader, stop):
-            wait_until("the next is shown", lambda: terminal.shown, timeout_seconds=10)
+            wait_until("the next is shown", lambda: terminal.shown)
         assert terminal.shown[0] == ("1-2-2", "a")
         assert any("skipped" in sentence for sentence in terminal.said)

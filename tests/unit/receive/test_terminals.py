@@ -54,7 +54,7 @@ class Client:
     def receive(self, number: int = len(RECORDS)) -> None:
         self.release.touch()  # which lets the stream go on
         if not self.streams:
-            wait_until("its registration", lambda: "registered" in self.said() or self.answers(), timeout_seconds=30)
+            wait_until("its registration", lambda: "registered" in self.said() or self.answers())
             for record in RECORDS[:number]:
                 push = urllib.request.Request(f"http://127.0.0.1:{self.port}/", data=json.dumps(record).encode())
                 with urllib.request.urlopen(push, timeout=10) as answer:
@@ -134,7 +134,7 @@ def test_what_a_terminal_cannot_print_is_replaced(
 ) -> None:
     with client(tmp_path, environment, streams) as ours:
         ours.receive()
-        wait_until("the last record", lambda: ours.printed().decode(encoding).endswith("x"), timeout_seconds=20)
+        wait_until("the last record", lambda: ours.printed().decode(encoding).endswith("x"))
         assert ours.printed().decode(encoding) == expected
         assert ours.end() == 0
         assert "Traceback" not in ours.said()
@@ -147,7 +147,7 @@ def test_without_a_place_to_print_to_the_client_goes_on(tmp_path: Path, streams:
     with client(tmp_path, {"PYTHONIOENCODING": "utf-8"}, streams, redirections) as ours:
         ours.receive()
         if "$OUT" in redirections:
-            wait_until("the records", lambda: ours.printed().decode() == UTF_8, timeout_seconds=20)
+            wait_until("the records", lambda: ours.printed().decode() == UTF_8)
         elif not streams:
             ours.receive()
         assert ours.end() == 0

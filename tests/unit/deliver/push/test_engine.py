@@ -62,7 +62,7 @@ class Pushing:
         return self.client.registration.next_offsets
 
     def wait_for_end(self) -> None:
-        wait_until("all is dealt with", self.client.drained, timeout_seconds=30)
+        wait_until("all is dealt with", self.client.drained)
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.Monke
                             time.sleep(0.05)
 
             threading.Thread(target=trickle, daemon=True).start()
-            wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+            wait_until("the eviction", lambda: ours.evictions)
             assert "no answer within 0.3 s" in ours.evictions[0][1]
 
 
@@ -290,7 +290,7 @@ def test_only_the_beginning_of_an_endless_body_is_read(monkeypatch: pytest.Monke
 
 def test_a_410_ends_a_registration_at_once() -> None:
     with http_server(answers(410)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
-        wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+        wait_until("the eviction", lambda: ours.evictions)
         assert ours.evictions == [(server.url, "it answered 410 Gone")]
         assert len(server.asked) == 1
 
@@ -298,7 +298,7 @@ def test_a_410_ends_a_registration_at_once() -> None:
 def test_a_client_that_fails_for_too_long_is_evicted_with_the_reason() -> None:
     failing = http_server(lambda _: Answer(500))
     with failing as server, pushing(server.url, history_of(*RECORDS), evict_after_seconds=0.2) as ours:
-        wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+        wait_until("the eviction", lambda: ours.evictions)
         [(url, reason)] = ours.evictions
         assert (url, "0.2 s" in reason, "500" in reason) == (server.url, True, True)
         assert set(bodies(server)) == {RECORDS[0].value}
@@ -311,7 +311,7 @@ def test_a_refused_connection_is_a_failed_attempt() -> None:
     with http_server(answers()) as closed:
         pass
     with pushing(closed.url, history_of(record(0, 0)), evict_after_seconds=0.2) as ours:
-        wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+        wait_until("the eviction", lambda: ours.evictions)
         assert "ConnectionRefusedError" in ours.evictions[0][1]
 
 
@@ -319,10 +319,10 @@ def test_a_success_restarts_the_time_to_eviction() -> None:
     history = history_of(record(0, 0))
     with (
         http_server(answers(500, 200, 500, 200)) as server,
-        pushing(server.url, history, evict_after_seconds=0.3) as ours,
+        pushing(server.url, history, evict_after_seconds=2.0) as ours,
     ):
         ours.wait_for_end()
-        time.sleep(0.3)  # the clock has to pass what may be failed for
+        time.sleep(2.0)  # the clock has to pass what may be failed for
         history.append([record(0, 1)], now_ms=time.time() * 1000)
         ours.wait_for_end()
         assert (ours.evictions, len(server.asked)) == ([], 4)
@@ -362,7 +362,7 @@ def test_a_client_that_hangs_delays_no_other() -> None:
     history = history_of(*RECORDS)
     with http_server(hang) as stuck, http_server(answers()) as server:
         with pushing(stuck.url, history) as theirs:
-            wait_until("the stuck client was asked", lambda: stuck.asked, timeout_seconds=10)
+            wait_until("the stuck client was asked", lambda: stuck.asked)
             with pushing(server.url, history) as ours:
                 ours.wait_for_end()
                 assert len(server.asked) == len(RECORDS)
@@ -386,9 +386,9 @@ def test_a_saved_offset_never_goes_back() -> None:
 
 def test_a_removed_client_is_not_tried_again() -> None:
     with http_server(lambda _: Answer(500)) as server, pushing(server.url, history_of(*RECORDS)) as ours:
-        wait_until("a first attempt", lambda: server.asked, timeout_seconds=10)
+        wait_until("a first attempt", lambda: server.asked)
         ours.client.close()
-        wait_until("it has ended", lambda: not ours.engine.clients, timeout_seconds=10)
+        wait_until("it has ended", lambda: not ours.engine.clients)
         before = len(server.asked)
         time.sleep(0.1)  # several pauses long; nothing is waited for
         assert (len(server.asked), ours.evictions) == (before, [])
@@ -408,7 +408,7 @@ def test_a_dead_client_is_evicted_even_when_there_is_nothing_to_send(monkeypatch
     with http_server(answers()) as closed:
         pass
     with pushing(closed.url, history_of(), evict_after_seconds=0.2) as ours:
-        wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+        wait_until("the eviction", lambda: ours.evictions)
 
 
 def test_a_client_that_listens_keeps_its_slot_while_there_is_nothing_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,13 +447,16 @@ def test_a_connection_is_kept_open_and_one_that_the_client_closed_is_not_a_failu
 
 
 def test_retry_after_is_waited_for() -> None:
-    busy = Answer(503, headers={"Retry-After": "1"})
-    with http_server(answers(busy)) as server, pushing(server.url, history_of(record(0, 0))) as ours:
-        wait_until("a first attempt", lambda: server.asked, timeout_seconds=10)
-        began = time.monotonic()
+    busy, times = answers(Answer(503, headers={"Retry-After": "1"})), list[float]()
+
+    def answer(asked: Asked) -> Answer:
+        times.append(time.monotonic())
+        return busy(asked)
+
+    with http_server(answer) as server, pushing(server.url, history_of(record(0, 0))) as ours:
         ours.wait_for_end()
-        assert time.monotonic() - began > 0.9
-        assert len(server.asked) == 2
+    first, second = times
+    assert second - first > 0.9
 
 
 @pytest.mark.parametrize("odd", ["x", "-1", "1e9", "\u0661", "Thu, 99 Foo", "9" * 400])
@@ -535,7 +538,7 @@ def test_after_a_restart_a_merged_count_that_may_have_arrived_is_sent_again_unch
 
     served, earlier = http_server(die_at_the_second_sum), history_of(*records[:30])
     with served as server, pushing(server.url, earlier, merge_after_seconds=BEHIND_SECONDS) as ours:
-        wait_until("the second sum was tried", lambda: len(tried) > 2, timeout_seconds=10)
+        wait_until("the second sum was tried", lambda: len(tried) > 2)
         kept = ours.kept[0]
     before = {(asked.headers["Idempotency-Key"], asked.body) for asked in tried[1:]}
     served, history = http_server(answers()), history_of(*records)
@@ -585,7 +588,7 @@ def test_no_connection_is_made_to_a_network_that_is_not_allowed() -> None:
     with http_server(answers()) as server:
         url = server.url.replace("127.0.0.1", "[::ffff:169.254.169.254]")
         with pushing(url, history_of(record(0, 0)), evict_after_seconds=0.1) as ours:
-            wait_until("the eviction", lambda: ours.evictions, timeout_seconds=10)
+            wait_until("the eviction", lambda: ours.evictions)
             assert "Forbidden" in ours.evictions[0][1]
 
 
