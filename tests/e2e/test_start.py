@@ -117,7 +117,7 @@ def test_every_process_that_is_killed_comes_back_and_the_stream_goes_on(system: 
             pid = system.pid(name)
             os.kill(pid, signal.SIGKILL)
             wait_until(f"a successor of {name}", lambda pid=pid, name=name: system.pid(name) not in (0, pid))  # type: ignore[misc]
-        wait_until("everything ready again", system.all_ready, timeout_seconds=120)
+        wait_until("everything ready again", system.all_ready, timeout_seconds=240)
         for name in names:
             assert int(system.status()[name]["restarts"]) > restarts[name], name
         system.tap("🦉")

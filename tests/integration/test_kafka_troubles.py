@@ -199,8 +199,8 @@ def test_every_transaction_keeps_the_positions_of_all_partitions(empty_topics: B
     empty_topics.produce(settings.main_topic, [COUNT], partition=1)
     reading.until("the record", lambda: reading.records == 1)
     with KafkaConsumer(bootstrap_servers=empty_topics.servers, group_id="cluster1-emoji-topic-publisher") as reader:
-        tps = [TopicPartition(settings.main_topic, number) for number in range(3)]
         # A broker shows the offsets of a transaction a moment after it has taken it.
+        tps = [TopicPartition(settings.main_topic, number) for number in range(3)]
         wait_until("all positions", lambda: [reader.committed(tp) for tp in tps] == [0, 1, 0])
     reading.reader.close()
 
@@ -268,8 +268,7 @@ def test_the_lag_is_0_after_a_transaction_of_somebody_else(main_publisher: MainP
     event = b'{"user_id": "u", "emoji": "of a transaction", "timestamp": "2026-01-31T20:15:00+00:00"}'
     main_publisher.broker.produce_at_once("emoji-topic", [event])
     wait_until("it is counted", lambda: main_publisher.counted("of a transaction"))
-    port = main_publisher.broker.environment["METRICS_BASE_PORT"]
-    page = f"http://127.0.0.1:{port}/metrics"
+    page = f"http://127.0.0.1:{main_publisher.broker.environment['METRICS_BASE_PORT']}/metrics"
     wait_until("no lag", lambda: "\nemostream_aggregate_lag_events 0.0\n" in requests.get(page, timeout=60).text)
 
 
@@ -284,9 +283,8 @@ def test_events_that_were_deleted_before_they_were_counted_are_passed_over(main_
     main_publisher.until_ready()
     assert not main_publisher.counted("deleted")
     said = f"topic=emoji-topic partition=0 ended_at={newest} oldest={newest + 1}"
-    assert f'msg="cannot go on where reading ended; going on at the oldest record there is" {said}' in (
-        main_publisher.script.log
-    )
+    log = main_publisher.script.log
+    assert f'msg="cannot go on where reading ended; going on at the oldest record there is" {said}' in log
 
 
 def test_a_topic_that_is_made_anew_is_counted_from_its_beginning(main_publisher: MainPublisher) -> None:
@@ -332,12 +330,8 @@ def test_a_batch_that_cannot_be_read_is_not_ready_and_is_named(main_publisher: M
     main_publisher.tap("corrupt")
     corrupt(broker, "emoji-topic", 0)
     main_publisher.send(signal.SIGCONT)
-
-    def named() -> str:
-        why = str(main_publisher.not_ready)
-        return why if "emoji-topic-0" in why else ""
-
-    wait_until("it says so", lambda: f"offset {before + 1}" in named())
+    said = ("emoji-topic-0", f"offset {before + 1}")
+    wait_until("it says so", lambda: all(part in str(main_publisher.not_ready) for part in said))
     with KafkaAdminClient(bootstrap_servers=broker.servers) as admin:
         admin.delete_records({TopicPartition("emoji-topic", 0): -1})
     main_publisher.counts("after a corrupt batch", within_seconds=60)
