@@ -112,6 +112,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
     api_key: str
     operator_key: str
     spark_master: Text
+    spark_driver_host: Text
+    spark_driver_bind: str
     batch_seconds: Annotated[float, Meta(gt=0, le=3600)]
     events_per_emoji: Annotated[int, Meta(ge=1)]
     rounding: Literal["ceil", "floor"]
@@ -341,10 +343,8 @@ def networks(name: str, text: str) -> tuple[Network, ...]:
     try:
         return tuple(ipaddress.ip_network(part) for part in text.split(",") if part)
     except ValueError as error:
-        expected = "expected addresses and networks, for example 127.0.0.1,10.0.0.0/8"
-        raise SettingError(f"{name}={text!r}: {expected} ({error})") from None
+        raise SettingError(f"{name}={text!r}: expected networks such as 127.0.0.1,10.0.0.0/8 ({error})") from None
 
 
 def _refusal(name: str, text: str) -> SettingError:
-    shown = "..." if name in SECRETS else repr(text)
-    return SettingError(f"{name}={shown}: expected {expectation(FIELDS[name])}")
+    return SettingError(f"{name}={'...' if name in SECRETS else repr(text)}: expected {expectation(FIELDS[name])}")

@@ -7,14 +7,15 @@ import re
 import time
 
 from kafka.errors import KafkaError
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkRuntimeError, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.aggregate.publisher import GROUP, BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.aggregate.spark import make_session, new_checkpoint, read_events, warm_up
-from emostream.aggregate.watch import QueryWatch, Stalled
+from emostream.aggregate.spark import executors, make_session, new_checkpoint, read_events, warm_up
+from emostream.aggregate.watch import QueryWatch, SparkGone, Stalled
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
 from emostream.process import (
@@ -45,28 +46,30 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     try:
         session = make_session(settings)
-    except PySparkRuntimeError as error:
+    except (PySparkRuntimeError, Py4JJavaError) as error:
         log.error("Spark did not start; SPARK_MASTER names where, and it needs Java 17 or later",
-                  SPARK_MASTER=settings.spark_master, reason=_reason(error))  # fmt: skip
+                  SPARK_MASTER=settings.spark_master, SPARK_DRIVER_HOST=settings.spark_driver_host,
+                  reason=_reason(error))  # fmt: skip
         return 1
     stop.listen()  # again, because PySpark has put its own handler of SIGINT in place
     warm_up(session, settings, stop)
     query_metrics = QueryMetrics(settings, log)
     serve_metrics(MetricsPage(query_metrics.metrics), settings, main_publisher(settings), log)
     needs = {settings.emoji_topic: "READ", settings.main_topic: "WRITE"}
-    watch = QueryWatch(settings.batch_seconds)
+    watch = QueryWatch(settings.batch_seconds, settings.spark_master.startswith("spark://"))
     heartbeat = Heartbeat(settings, main_publisher(settings).name)
     try:
         while not stop.requested:
             # Wait only now, so that Spark is warm when a broker that was away comes back.
             if not wait_for_topics(settings, needs, stop, log, heartbeat.not_ready, GROUP):
                 break
+            executors(session)  # raises SparkGone where a query could not start
             publisher = query = None
             try:
                 publisher = BatchPublisher(settings, query_metrics, log)
                 query = _start_query(session, publisher, settings, log)
                 watch.begin(time.monotonic())
-                _follow(query, watch, query_metrics, heartbeat, stop)
+                _follow(session, query, watch, query_metrics, heartbeat, stop)
                 if stop.requested:
                     heartbeat.end()
                     _count_the_rest(query, settings, log)
@@ -84,7 +87,7 @@ def run(settings: Settings) -> int:
                     within(STOP_SECONDS, "stopping the query", query.stop)
                 if publisher:
                     publisher.close()
-    except StepTimeout as error:
+    except (StepTimeout, SparkGone) as error:
         log.error(f"{error}; this process ends so that a successor goes on")
         end_at_once(EXIT_STUCK)
     finally:
@@ -107,11 +110,12 @@ def _start_query(session: SparkSession, publisher: BatchPublisher, settings: Set
 
 
 def _follow(
-    query: StreamingQuery, watch: QueryWatch, query_metrics: QueryMetrics, heartbeat: Heartbeat, stop: StopFlag
-) -> None:
+    session: SparkSession, query: StreamingQuery, watch: QueryWatch, query_metrics: QueryMetrics, heartbeat: Heartbeat,
+    stop: StopFlag,
+) -> None:  # fmt: skip
     """Say whether the query does its work, until a stop is requested.
 
-    Raises StreamingQueryException, Stalled or TopicMadeAnew.
+    Raises StreamingQueryException, Stalled, TopicMadeAnew or SparkGone.
     """
     while not stop.requested and not query.awaitTermination(1):
         progress, status = query.lastProgress, query.status
@@ -119,6 +123,9 @@ def _follow(
         query_metrics.measure()
         if query_metrics.made_anew:
             raise TopicMadeAnew("the topic of events was made anew; reading it from its beginning")
+        if not executors(session):
+            heartbeat.not_ready(watch.without_executors(time.monotonic()))
+            continue
         trouble = watch.trouble(
             time.monotonic(), query_metrics.lag, progress.batchId if progress else None,
             status["isTriggerActive"], status["message"],

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from emostream.aggregate.counting import count_events, first_rows, read_records
+from emostream.aggregate.watch import SparkGone
 from emostream.kafka_security import java_options, private_key
 from emostream.process import StopFlag, fresh_directory
-from emostream.settings import Settings, load
+from emostream.settings import CONFIG_DIR, HOME_DIR, SettingError, Settings, load
 
 # After so many micro-batches one takes a tenth of the first one's time.
 WARM_UP_BATCHES = 12
@@ -29,67 +31,98 @@ WARM_UP_SECONDS = 10.0  # after this no further one begins
 CLASS_ARCHIVE = "jars/spark.jsa"  # relative to DATA_DIR, where the JVM starts
 POLL_RECORDS = 50_000
 FETCH_BYTES = 4 * 1024 * 1024
-REDACTED = "(?i)secret|password|token|access[.]?key|jaas|keystore"
+DEFAULTS_NAME = "spark-defaults.conf"
+# An executor whose host is gone is noticed after 30 s, and not after 2 to 3 minutes; and one whose driver is gone ends
+# then, which frees its cores for the next driver. Threads of our own JVM need no such limit: a clock that is set
+# forward would reach it.
+ON_OTHER_HOSTS = (
+    "spark.network.timeout 30s",
+    "spark.network.timeoutInterval 5s",
+    "spark.executor.heartbeatInterval 3s",
+    "spark.executor.heartbeat.maxFailures 10",
+)
 DECRYPT_MODE = 2  # of javax.crypto.Cipher
 
 
 def make_session(settings: Settings, archive_option: str = "SharedArchiveFile") -> SparkSession:
-    """Start Spark. Its Kafka connector comes from DATA_DIR/jars, or from spark-submit --packages.
+    """Start Spark as spark-defaults.conf says. Raises PySparkRuntimeError, Py4JJavaError or SettingError.
 
-    `archive_option` is what the JVM does with the archive of classes: start from it, or write it when it ends.
+    Its Kafka connector comes from DATA_DIR/jars, or from spark-submit --packages. `archive_option` is what the JVM does
+    with the archive of classes: start from it, or write it when it ends.
     """
+    text = session_configuration(settings, archive_option)
     work_dir = settings.data_path / "spark"
-    connector = sorted(str(jar) for jar in (settings.data_path / "jars" / "connector").glob("*.jar"))
-    builder = (
-        SparkSession.builder.appName("emostream-main-publisher")
-        .master(settings.spark_master)
-        # Each partition is a task. With the default of 200 a batch took 11 s; a few hundred groups need two.
-        .config("spark.sql.shuffle.partitions", 2)
-        # Planning anew between stages costs 40 ms a batch. With two small stages it gains nothing.
-        .config("spark.sql.adaptive.enabled", "false")
-        # Spark writes its checkpoint before and after each batch. By default it starts a chmod and several readlinks
-        # for each file, which takes 36 ms a batch. With these three settings it takes 7.
-        .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
-        .config("spark.sql.streaming.checkpoint.fileChecksum.enabled", "false")
-        .config(
-            "spark.sql.streaming.checkpointFileManagerClass",
-            "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
-        )
-        # What Spark never prints of its configuration and of the options of a source: passwords, and all of a keystore.
-        .config("spark.redaction.regex", REDACTED)
-        .config("spark.sql.redaction.options.regex", REDACTED)
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.local.dir", str(work_dir))
-        .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
-        .config("spark.driver.memory", "600m")
-        # A batch of 4,000 events leaves 85 MB of garbage. By default there is room for 100 MB, so that most batches
-        # waited 20 ms for a collection.
-        .config(
-            "spark.driver.extraJavaOptions",
-            "-Djava.io.tmpdir=spark -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData "
-            # An archive that is missing or of other jars is ignored, without a word.
-            f"-XX:{archive_option}={CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off",
-        )
-    )
-    if connector and settings.spark_master.startswith("local"):
-        # In the paths of jars, %, [ and quotes mean something to Spark; here they are relative to DATA_DIR.
-        builder = builder.config("spark.driver.extraClassPath", "jars/connector/*")
-    elif connector:
-        builder = builder.config("spark.jars", ",".join(connector))
     work_dir.mkdir(parents=True, exist_ok=True)
+    # In a file, because the arguments of a process are for everyone to see, and spark.authenticate.secret is not.
+    file = work_dir / "session.conf"
+    file.touch(mode=0o600)
+    file.write_text(text, encoding="utf-8")
+    os.environ["PYSPARK_SUBMIT_ARGS"] = "--properties-file spark/session.conf pyspark-shell"
     # Otherwise Spark looks up the name of this machine, which need not resolve.
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     before = os.getcwd()
     os.chdir(settings.data_path)  # where the JVM starts
     try:
-        session = builder.getOrCreate()
+        jvm: Any = _jvm()
+        configuration = SparkConf()
+        # If spark-submit has started the JVM, it knows nothing of the file.
+        properties = jvm.java.util.Properties()
+        properties.load(jvm.java.io.StringReader(text))
+        for name in properties.stringPropertyNames():
+            configuration.set(name, properties.getProperty(name))
+        session = SparkSession.builder.config(conf=configuration).getOrCreate()
     finally:
         os.chdir(before)
-    session.sparkContext.setLogLevel("FATAL")  # the error that ends a query comes back as an exception anyway
+    context: Any = session.sparkContext
+    context.setLogLevel("FATAL")  # the error that ends a query comes back as an exception anyway
+    if not context.master.startswith("local"):
+        for jar in (settings.data_path / "jars" / "connector").glob("*.jar"):
+            # As a URI: in spark.jars, a comma, %, [ and blanks in a path mean something to Spark.
+            context._jsc.addJar(jar.as_uri())
     return session
+
+
+def session_configuration(settings: Settings, archive_option: str) -> str:
+    """Return the text of Spark's own kind of configuration file. Of two lines with one name, the later one counts.
+
+    Raises SettingError.
+    """
+    lines = [
+        f"spark.master {settings.spark_master}",
+        f"spark.driver.host {settings.spark_driver_host}",
+        f"spark.driver.bindAddress {settings.spark_driver_bind or settings.spark_driver_host}",
+        # A batch of 4,000 events leaves 85 MB of garbage. By default there is room for 100 MB, so that most batches
+        # waited 20 ms for a collection. An archive that is missing or of other jars is ignored, without a word.
+        "spark.driver.defaultJavaOptions -Djava.io.tmpdir=spark -XX:+UseSerialGC -XX:NewSize=200m -XX:-UsePerfData "
+        f"-XX:{archive_option}={CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off",
+    ]
+    if not settings.spark_master.startswith("local"):
+        lines += ON_OTHER_HOSTS
+    for path in (CONFIG_DIR / DEFAULTS_NAME, HOME_DIR / DEFAULTS_NAME):
+        try:
+            lines.append(path.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"{path}: expected a readable file in UTF-8 ({error})") from None
+    return "\n".join(lines)
+
+
+def executors(session: SparkSession) -> int:
+    """Return how many executors Spark has now. The threads of SPARK_MASTER=local are one. Raises SparkGone."""
+    context: Any = session.sparkContext
+    if context._jsc.sc().isStopped():
+        raise SparkGone("Spark has ended this application")
+    # The driver is one of them. It counts only where it is the one that works.
+    known = context._jsc.sc().getExecutorMemoryStatus().size()
+    return int(known) - (not context.master.startswith("local"))
+
+
+def _jvm() -> Any:
+    """Return Spark's JVM, started if it does not run."""
+    context: Any = SparkContext
+    context._ensure_initialized()
+    return context._jvm
 
 
 def warm_up(session: SparkSession, settings: Settings, stop: StopFlag) -> None:
