@@ -26,6 +26,7 @@ from emostream.settings import Settings, load
 WARM_UP_BATCHES = 12
 WARM_UP_EVENTS = 500  # in each
 WARM_UP_SECONDS = 10.0  # after this no further one begins
+LOOPBACK = "127.0.0.1"
 CLASS_ARCHIVE = "jars/spark.jsa"  # relative to DATA_DIR, where the JVM starts
 POLL_RECORDS = 50_000
 FETCH_BYTES = 4 * 1024 * 1024
@@ -60,8 +61,8 @@ def make_session(settings: Settings, archive_option: str = "SharedArchiveFile") 
         .config("spark.sql.redaction.options.regex", REDACTED)
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", LOOPBACK if settings.spark_driver_host == LOOPBACK else "0.0.0.0")
+        .config("spark.driver.host", settings.spark_driver_host)
         .config("spark.local.dir", str(work_dir))
         .config("spark.sql.warehouse.dir", str(work_dir / "warehouse"))
         .config("spark.driver.memory", "600m")
@@ -81,7 +82,7 @@ def make_session(settings: Settings, archive_option: str = "SharedArchiveFile") 
         builder = builder.config("spark.jars", ",".join(connector))
     work_dir.mkdir(parents=True, exist_ok=True)
     # Otherwise Spark looks up the name of this machine, which need not resolve.
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
     before = os.getcwd()
     os.chdir(settings.data_path)  # where the JVM starts
     try:
