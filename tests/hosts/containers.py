@@ -42,7 +42,7 @@ mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t proc proc "$
 mount --rbind /dev "$0/dev" && mount --bind "$3" "$0/etc/hosts"
 for folder in $TMPFS; do mount -t tmpfs -o mode=1777 tmpfs "$0${folder%%:*}"; done
 hostname "$2"
-until [ -e /sys/class/net/eth0 ] || ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
+until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip link set lo up && ip address add "$1/24" dev eth0 && ip link set eth0 up
 cd "$0" && exec "${@:4}"
 """
@@ -91,7 +91,7 @@ class Container:
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, as the HEALTHCHECK is run."""
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--root", "--wd=/data"]
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--root", "--wd"]
         become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
         return subprocess.run([*enter, *become, *command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
@@ -131,7 +131,7 @@ class Engine:
                       "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")  # fmt: skip
             command = (*become, "tini", "--", "emostream", *service["command"])
         folders = " ".join(service.get("tmpfs", ()))
-        enter = ENTER if root is None else ENTER[ENTER.index("hostname") :]
+        enter = ENTER if root is None else "set -e\n" + ENTER[ENTER.index("hostname") :]
         arguments = [root or str(self._root), self.addresses[name], name, str(self._hosts), *command]
         with log.open("ab") as out:
             outer = subprocess.Popen(

@@ -9,10 +9,11 @@
 # cannot run fails. It takes about 15 minutes.
 # --work says where everything stays (default: a new directory in /var/tmp); --base starts from TAR, made by
 # `mmdebstrap --variant=minbase trixie TAR`.
+# shellcheck disable=SC2329 # `check` calls the functions by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-  sed -n '2,11s/^# \{0,1\}//p' tests/hosts/deploy.sh
+  sed -n '2,12s/^# \{0,1\}//p' tests/hosts/deploy.sh
   exit
 fi
 
@@ -39,14 +40,17 @@ export CONTAINERS_STORAGE_CONF=$work/storage.conf
 
 # check CASE FUNCTION: run it, and print its row with the last line that it says.
 check() {
-  local name=$1 began=$SECONDS outcome=works
+  local name=$1 began=$SECONDS outcome=works status
   [ ${#wanted[@]} -eq 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return 0
-  ("$2") >"$work/$name.log" 2>&1 </dev/null || { outcome=FAILED failed=1; }
+  set +e  # and no `||`, within which the function would go on after an error
+  (set -e; "$2") >"$work/$name.log" 2>&1 </dev/null
+  status=$?
+  set -e
+  [ "$status" -eq 0 ] || { outcome=FAILED; failed=1; }
   printf '| %s | %s | %s | %d s |\n' "$name" "$outcome" "$(tail -n 1 "$work/$name.log")" $((SECONDS - began))
 }
 
 image() {
-  set -e
   [ -n "$base" ] || { base=$work/trixie.tar; [ -f "$base" ] || mmdebstrap --quiet --variant=minbase trixie "$base"; }
   # With the authorities that this machine trusts, so that the build reaches what this machine reaches.
   cp "$base" "$work/base.tar"
@@ -66,7 +70,6 @@ image() {
 }
 
 roles() {
-  set -e
   root=$(podman image mount localhost/emostream)
   # Whatever runs in these namespaces ends with them.
   unshare --net --mount --pid --fork --kill-child --mount-proc \
@@ -86,7 +89,6 @@ lint() {
 }
 
 template() {
-  set -e
   ensure_helm
   for version in $KUBERNETES; do
     helm template emostream "$chart" --kube-version "$version" "${fewest[@]}" >"$work/fewest-$version.yaml"
@@ -102,7 +104,6 @@ ensure_validators() {
 }
 
 kubernetes() {
-  set -e
   ensure_validators
   for version in $KUBERNETES; do
     "$work/venv/bin/kubernetes-validate" -k "$version" --strict "$work/fewest-$version.yaml" "$work/most-$version.yaml"
@@ -117,7 +118,6 @@ kubernetes() {
 refused() { ! helm template emostream "$chart" --kube-version 1.35 "${fewest[@]}" --set "$1" >/dev/null; }
 
 values() {
-  set -e
   ensure_helm
   refused mainPublisher.replicas=2
   refused clusterPublisher.replicas=2
@@ -129,13 +129,11 @@ values() {
 }
 
 compose() {
-  set -e
   ensure_validators
   "$work/venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec compose.yaml
 }
 
 units() {
-  set -e
   rm -rf "$work/units" && cp -r deploy/systemd "$work/units"
   # The program is not installed here.
   sed -i 's|/opt/emostream/bin/emostream|/bin/true|' "$work"/units/*.service
