@@ -94,8 +94,9 @@ def test_every_name_in_capitals_is_a_setting(compose: dict[str, Any]) -> None:
 def test_every_role_is_started_everywhere(compose: dict[str, Any]) -> None:
     assert {*ROLES, "create-topics", "health"} <= set(PROCESSES)
     commands = [service["command"][0] for name, service in compose["services"].items() if name != "kafka"]
-    assert sorted(commands) == sorted(["create-topics", "app", "main-publisher"] + ["cluster-publisher", "subscriber"] * 3)
-    assert {name.removeprefix("emostream-").rstrip(".service").rstrip("@") for name in UNITS} == set(ROLES)
+    of_each_cluster = ["cluster-publisher", "subscriber"]
+    assert sorted(commands) == sorted(["create-topics", "app", "main-publisher", *of_each_cluster * 3])
+    assert {re.sub(r"^emostream-|@?\.service$", "", name) for name in UNITS} == set(ROLES)
     in_chart = re.findall(r"args: \[([\w-]+)\]", "\n".join(TEMPLATES.values()))
     assert sorted(in_chart) == sorted([*ROLES, "create-topics"])
 
