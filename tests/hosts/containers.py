@@ -208,7 +208,8 @@ def prove(root: Path, jars: Path, work: Path) -> None:
         health = one.inside("emostream", "health")
         assert health.returncode == 0, health
         uid = Path(f"/proc/{one.pid}/status").read_text().split("Uid:")[1].split()[0]
-        row(f"`{name}`", f"ready {took:.1f} s after all were started, uid {uid}, {memory_mb(one.pid):.0f} MB, HEALTHCHECK 0")
+        memory = memory_mb(one.pid)
+        row(f"`{name}`", f"ready {took:.1f} s after all were started, uid {uid}, {memory:.0f} MB, HEALTHCHECK 0")
     archive = any("spark.jsa" in Path(f"/proc/{pid}/maps").read_text() for pid in tree(running["main-publisher"].pid))
     assert archive, "Spark's JVM does not use its archive of classes"
     row("Spark's archive of classes", "used")
