@@ -25,8 +25,8 @@ RUN python3 -m venv /opt/emostream \
 COPY pyproject.toml README.md LICENSE requirements.txt ./
 COPY config config
 COPY emostream emostream
-# The connector for Spark, and the archive of Spark's classes, from which it starts seconds sooner. The archive is valid
-# only with the same Java and the same jars at the same paths, so both stages have the same ones.
+# The connector for Spark, and the archive of Spark's classes, from which Spark starts sooner. Java takes the archive only
+# with the same Java and the same jars at the same paths, so both stages have the same ones.
 RUN pip install --no-cache-dir --no-deps . \
  && emostream setup \
  && python3 -m compileall -q /opt/emostream/lib \

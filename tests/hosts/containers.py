@@ -211,7 +211,7 @@ def prove(root: Path, jars: Path, work: Path) -> None:
         memory = memory_mb(one.pid)
         row(f"`{name}`", f"ready {took:.1f} s after all were started, uid {uid}, {memory:.0f} MB, HEALTHCHECK 0")
     archive = any("spark.jsa" in Path(f"/proc/{pid}/maps").read_text() for pid in tree(running["main-publisher"].pid))
-    # Java ignores it where the folder lists its jars in another order than where the image was built.
+    # Java ignores, without a word, an archive that does not fit its jars.
     row("Spark's archive of classes", "used" if archive else "not used; Spark starts without it")
     refused = running["app"].inside("touch", "/opt/emostream/x", "/data/x")
     assert "Read-only" in refused.stderr, refused
