@@ -114,6 +114,7 @@ class Engine:
         self._hosts = work / "hosts"
         names = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
         self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
+        run("mount", "--bind", str(self._hosts), "/etc/hosts")  # the broker says that it is at kafka:9092
         run("ip", "link", "add", "emo0", "type", "bridge")
         run("ip", "address", "add", f"{BRIDGE}/24", "dev", "emo0")
         run("ip", "link", "set", "emo0", "up")
