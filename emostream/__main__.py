@@ -21,6 +21,8 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
   setup              only fetch the Kafka broker and Spark's Kafka connector
   kafka              start only the broker, for processes started by hand
   topics             create every topic; those that are there are replaced by empty ones
+  create-topics      create the topics that are missing; those that are there stay as they are
+  health             exit 0 if every process that runs with this DATA_DIR is ready; the image's HEALTHCHECK
   plan               print how many cores and hosts a crowd takes; emostream plan --help shows its options
 
   app                ingest: POST /send-emoji → EMOJI_TOPIC
@@ -42,6 +44,8 @@ PROCESSES = {
     "cluster-publisher": "emostream.route:run",
     "subscriber": "emostream.deliver.subscriber:run",
     "topics": "emostream.topics:replace_topics",
+    "create-topics": "emostream.topics:create_missing_topics",
+    "health": "emostream.operate.health:health",
 }
 
 

@@ -262,15 +262,15 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def why_not_ready(settings: Settings, name: str, pid: int) -> str | None:
-    """Return why a running process is not ready, or None if it is."""
+def why_not_ready(settings: Settings, name: str, pid: int | None = None) -> str | None:
+    """Return why a running process is not ready, or None if it is. Without a `pid` any process of that name counts."""
     try:
         text = heartbeat_path(settings, name).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         text = ""
     first, _, reason = text.partition("\n")
     written_by, _, written_at = first.partition(" ")
-    if written_by != str(pid):
+    if not written_by or (pid is not None and written_by != str(pid)):
         return "starting, or waiting for the broker; see its log"
     silent_seconds = boot_seconds() - float(written_at)
     if silent_seconds > STALE_AFTER_SECONDS:

@@ -217,9 +217,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=s
 
 FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 SETTING_NAMES = tuple(FIELDS)
-LISTS = (
-    "KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "ROOMS", "TRUSTED_PROXIES", "CLIENT_NETWORKS", "ALLOWED_HOSTS",
-)  # fmt: skip
+LISTS = ("KAFKA_BOOTSTRAP_SERVERS", "CORS_ORIGINS", "EMOJIS", "ROOMS", "TRUSTED_PROXIES", "CLIENT_NETWORKS",
+         "ALLOWED_HOSTS")  # fmt: skip
 SECRETS = ("API_KEY", "OPERATOR_KEY", "PUSH_SECRET", "KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD")
 SECRET_FILES = tuple(f"{name}_FILE" for name in SECRETS)
 NAMES = SETTING_NAMES + SECRET_FILES
