@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,23 +110,17 @@ class Chaos:
         self._rooms = ["", *(f"room-{number}" for number in range(1, rooms + 1))]
         self._ended: set[str] = set()  # the last thing done to a process was a kill, or its end
 
-    def run(self, kills: int, each_of: Sequence[str | Callable[[], None]] = ()) -> Report:
-        """Kill until `kills` processes were killed, or one after the other `each_of`; then balance the ledger.
-
-        One of them may be a function, which does something else and returns.
-        """
+    def run(self, kills: int, each_of: list[str] | None = None) -> Report:
+        """Kill until `kills` processes were killed, or one after the other `each_of`; then balance the ledger."""
         with registered_clients(self.settings, self._rooms) as witnesses:
             if not each_of:  # which asks for the longest pause
                 for witness in witnesses.values():
                     witness.fails_after = lambda: FAIL_SECONDS * (self.random.random() < FAIL_SHARE)
             emojis = (f"{self._mark}{number}" for number in itertools.count())
             taps = Taps(self.settings.app_port, self._rate, emojis, rooms=self._rooms)
-            for one in each_of:
+            for name in each_of or []:
                 self._await_flow(witnesses)  # so that the longest pause is that of one kill
-                if isinstance(one, str):
-                    self._round([one], kill_share=1.0, term_share=0.0)
-                else:
-                    one()
+                self._round([name], kill_share=1.0, term_share=0.0)
             while sum(self.report.kills.values()) < kills:
                 self._round(self._some_of(self._targets()), KILL_SHARE, TERM_SHARE)
             time.sleep(2 * self.settings.batch_seconds)  # a last stretch of undisturbed load, not a wait for anything
