@@ -6,9 +6,10 @@ import json
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pyspark
 
 from emostream.operate.java import java_environment
 from testkit.hosts import Host
@@ -23,9 +24,7 @@ START_SECONDS = 180.0
 @contextmanager
 def daemon(environment: Mapping[str, str], host: Host | None, name: str, *arguments: str) -> Iterator[Script]:
     """A daemon of Spark, on a host or on loopback, ended with its executors at the end of the block."""
-    pyspark = find_spec("pyspark")
-    assert pyspark and pyspark.origin
-    home = Path(pyspark.origin).parent
+    home = Path(pyspark.__file__).parent
     address = host.address if host else LOOPBACK
     command = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", "--host", address, *arguments]
     own = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": address, "SPARK_DAEMON_MEMORY": "300m"}
