@@ -19,6 +19,7 @@ usage: ./start.sh [COMMAND] [--brokers N] [KEY=VALUE ...]
 
   --brokers N   run 1 (default) or 3 Kafka brokers on this machine, or 0 to use those that
                 KAFKA_BOOTSTRAP_SERVERS names
+  --only NAMES  up starts only these, for example app,subscriber_2 (all subscribers of cluster 2)
   KEY=VALUE     a setting, stronger than the environment, .env and config/emostream.env,
                 for example ./start.sh up APP_PORT=8080
 USAGE
@@ -153,6 +154,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit ;;
     --brokers) overrides+=("BROKERS=${2:-}"); shift $(($# > 1)) ;;
+    --only) overrides+=(--only "${2:-}"); shift $(($# > 1)) ;;
     *=*) overrides+=("$1") ;;
     up | down | status | logs | setup | kafka) command=$1 ;;
     *) if [ "$command" = logs ] && [ -z "$name" ]; then name=$1; else usage >&2; exit 2; fi ;;

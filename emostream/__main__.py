@@ -33,6 +33,7 @@ usage: emostream COMMAND [--brokers N] [KEY=VALUE ...]
 
   --brokers N        run 1 (default) or 3 Kafka brokers on this machine, or 0 to use those that
                      KAFKA_BOOTSTRAP_SERVERS names
+  --only NAMES       up starts only these, for example app,subscriber_2 (all subscribers of cluster 2)
   --version          print the version
   KEY=VALUE          a setting, stronger than the environment and .env, for example APP_PORT=8080
 """
@@ -63,20 +64,23 @@ def main() -> int:
         )
     if {"-h", "--help"} & set(sys.argv):
         return show(USAGE)
-    words, settings = list[str](), list[str]()
+    words, settings, only = list[str](), list[str](), ""
     left = iter(sys.argv[1:])
     for argument in left:
         if argument == "--brokers":
             settings.append(f"BROKERS={next(left, '')}")
+        elif argument == "--only":
+            only = next(left, "")
         else:
             (settings if "=" in argument else words).append(argument)
     if words == ["--version"]:
         return show(f"emostream {__version__}")
     command, *names = words or [""]
-    if command not in COMMANDS or len(names) > (command == "logs"):
+    if command not in COMMANDS or len(names) > (command == "logs") or (only and command != "up"):
         print(USAGE.strip(), file=sys.stderr)
         return EXIT_BAD_SETTING
-    run = partial(resolve_name(f"emostream.operate.commands:{command}"), **({"name": names[0]} if names else {}))
+    given = {"name": names[0]} if names else {"only": only} if only else {}
+    run = partial(resolve_name(f"emostream.operate.commands:{command}"), **given)
     try:
         run_script(USAGE, run, settings)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from emostream.setting_types import WebAddress, WebAddressOrPath
-from emostream.settings import Settings
+from emostream.settings import SettingError, Settings
 
 # Processes of one kind stop together, in the order of the data. The brokers stop last because all others need them.
 STOP_ORDER = ("app", "main_publisher", "cluster_publisher", "subscriber", "kafka")
@@ -140,6 +140,15 @@ def roles(settings: Settings) -> list[Role]:
         *(cluster_publisher(settings, cluster) for cluster in _clusters(settings)),
         *subscribers(settings),
     ]
+
+
+def named(settings: Settings, only: str) -> list[Role]:
+    """Return the processes in a comma-separated list; subscriber_2 is all of cluster 2. Raises SettingError."""
+    table, wanted = roles(settings), [name.strip() for name in only.split(",")]
+    for name in wanted:
+        if not any(f"{role.name}_".startswith(f"{name}_") for role in table):
+            raise SettingError(f"--only {name}: expected some of {', '.join(role.name for role in table)}")
+    return [role for role in table if any(f"{role.name}_".startswith(f"{name}_") for name in wanted)]
 
 
 def _clusters(settings: Settings) -> range:

@@ -8,7 +8,7 @@ GRACE_SECONDS = 4.0  # a micro-batch may start this late
 SLOW_SECONDS = 10.0  # a micro-batch that takes longer makes the process not ready
 HUNG_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 10.0
-# How long a cluster of Spark's own may leave us without an executor. A master that was started anew does not know us,
+# A standalone cluster may leave us without an executor for this long. A master that was started anew does not know us,
 # and gives executors only to a process that asks again.
 FORSAKEN_SECONDS = 60.0
 

@@ -19,7 +19,7 @@ from emostream.operate.kafka import ensure_jars, prepare_brokers
 from emostream.operate.supervisor import SupervisedProcess, Supervisor
 from emostream.operate.terminal import SHOWN_LINES, OperatingError, ProgressLine, say
 from emostream.process import Log, StopFlag, bound_socket, end_with_reader, own_directory, stop_on_signals
-from emostream.roles import Role, brokers, roles
+from emostream.roles import Role, brokers, named, roles
 from emostream.settings import INSTALLED, START_COMMAND, TOPICS_COMMAND, SettingError, Settings, from_environment
 from emostream.topics import create_topics
 
@@ -50,11 +50,15 @@ def kafka(settings: Settings) -> int:
     return 0
 
 
-def up(settings: Settings) -> int:
-    """Start every process in the background."""
+def up(settings: Settings, only: str = "") -> int:
+    """Start every process in the background, or only those that `only` names."""
+    wanted = named(settings, only) if only else roles(settings)
     with one_at_a_time(settings):
         install(settings)
-        start(settings, roles(settings))
+        start(settings, wanted)
+    if only:
+        say(f"Ready: {', '.join(role.name for role in wanted)}")
+        return 0
     say(
         f"EmoStream is ready: http://{settings.bind_host}:{settings.app_port}/ in a browser, "
         f"or PORT=8001 {CLIENT_COMMAND} here, shows the stream."
@@ -100,7 +104,7 @@ def down(settings: Settings) -> int:
 
 def status(settings: Settings) -> int:
     """Print one line per process, with the reason if it is not ready; return 0 if all are ready, else 1."""
-    processes = Supervisor(settings).processes()
+    processes = [one for one in Supervisor(settings).processes() if one.started]
     end_with_reader()
     if not processes:
         print(f"nothing runs; {START_COMMAND} up starts it")
@@ -183,7 +187,7 @@ def start(settings: Settings, wanted: Sequence[Role]) -> None:
             f"{START_COMMAND} down, then up, changes that"
         )
     running = {process.name for process in supervisor.processes(find_reasons=False) if process.running}
-    kafka = brokers(settings)
+    kafka = [role for role in wanted if role.kind == "kafka"]
     check_ports(role for role in wanted if role.name not in running)
     for name in ("run", "log", "spark/checkpoint"):
         own_directory(settings.data_path / name)
@@ -226,9 +230,9 @@ def await_ready(supervisor: Supervisor, wanted: Sequence[Role], stop: StopFlag) 
                 if _failed(process, process.restarts - earlier.get(name, 0)):
                     raise OperatingError(f"{name} failed; the end of its log:\n{supervisor.log_of(name)}")
             waiting = [process for process in processes if not process.ready]
-            if processes and not waiting:
+            if len(processes) == len(names) and not waiting:
                 return
-            if line.seconds > READY_SECONDS:
+            if waiting and line.seconds > READY_SECONDS:
                 first = waiting[0]
                 raise OperatingError(
                     f"{first.name} was not ready after {READY_SECONDS:g} s ({first.reason or first.state.lower()}); "

@@ -111,6 +111,7 @@ class SupervisedProcess(msgspec.Struct, frozen=True):
     ready: bool = False
     reason: str | None = None
     ended_seconds: int = 0  # how long ago it ended
+    started: bool = True  # not one that `up --only` has left out
 
     @property
     def running(self) -> bool:
@@ -219,7 +220,8 @@ class Supervisor:
                 reason = self._reason(role, pid, ask_brokers) if running and find_reasons else None
                 ready = running and find_reasons and reason is None
                 up, ended = (now - info["start"], 0) if running else (0, now - info["stop"])
-                found.append(SupervisedProcess(name, state, pid, up, restarts, ready, reason, ended))
+                was_started = bool(info["start"])
+                found.append(SupervisedProcess(name, state, pid, up, restarts, ready, reason, ended, was_started))
         return found
 
     def _reason(self, role: Role, pid: int, ask_brokers: bool) -> str | None:
@@ -247,7 +249,7 @@ class SupervisedMetrics(Metrics):
 
     def samples(self) -> Samples:
         """Return the numbers of this moment."""
-        processes = Supervisor(self._settings).processes(find_reasons=False)
+        processes = [one for one in Supervisor(self._settings).processes(find_reasons=False) if one.started]
         return {
             "restarts": {process.name: process.restarts for process in processes},
             "up": {process.name: float(process.running) for process in processes},

@@ -11,6 +11,7 @@ import pytest
 from emostream import __main__, roles
 from emostream.operate.supervisor import configuration
 from emostream.roles import STOP_ORDER
+from emostream.settings import SettingError
 from testkit.settings import settings_with
 
 STAGES = [
@@ -104,3 +105,11 @@ def test_supervisor_has_no_group_of_brokers_where_none_runs_here() -> None:
 
 def test_supervisor_waits_longer_for_a_process_than_that_may_drain() -> None:
     assert configured(DRAIN_SECONDS=100)["program:app"]["stopwaitsecs"] == "117"
+
+
+def test_only_the_named_processes_are_chosen_and_a_cluster_stands_for_its_subscribers() -> None:
+    settings = settings_with(BROKERS=0, SUBSCRIBERS=2)
+    names = [role.name for role in roles.named(settings, "app, subscriber_2")]
+    assert names == ["app", "subscriber_2_1", "subscriber_2_2"]
+    with pytest.raises(SettingError, match="--only kafka: expected some of app"):
+        roles.named(settings, "kafka")

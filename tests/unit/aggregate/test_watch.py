@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emostream.aggregate.watch import QueryWatch, Stalled
+from emostream.aggregate.watch import QueryWatch, SparkGone, Stalled
 
 BATCH_SECONDS = 2.0
 NEXT, NO_DATA, PROCESSING = "Waiting for next trigger", "Waiting for data to arrive", "Processing new data"
@@ -67,3 +67,17 @@ def test_the_pause_after_a_failure_grows_until_a_query_works(watch: QueryWatch) 
     assert watch.pause_seconds() == 10
     assert watch.trouble(202, 3, 0, False, NEXT) is None
     assert watch.pause_seconds() == 0
+
+
+def test_without_executors_it_is_not_ready_at_once_and_goes_on_when_they_are_back(watch: QueryWatch) -> None:
+    assert "no executor, for 0 s" in watch.without_executors(103)
+    assert "no executor, for 900 s" in watch.without_executors(1003)
+    assert watch.trouble(1004, 9, None, True, PROCESSING) is None
+
+
+def test_a_standalone_master_that_gives_no_executor_for_a_minute_needs_a_new_process() -> None:
+    watch = QueryWatch(BATCH_SECONDS, standalone=True)
+    watch.begin(100.0)
+    watch.without_executors(103)
+    with pytest.raises(SparkGone, match="no executor for 61 s"):
+        watch.without_executors(164)
