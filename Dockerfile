@@ -25,12 +25,12 @@ RUN python3 -m venv /opt/emostream \
 COPY pyproject.toml README.md LICENSE requirements.txt ./
 COPY config config
 COPY emostream emostream
-# The connector for Spark, and the archive of Spark's classes, from which Spark starts sooner. Java takes the archive only
-# with the same Java and the same jars at the same paths, so both stages have the same ones.
+# Of what `setup` makes, only the connector for Spark stays. Java would ignore the archive of Spark's classes: it takes it
+# only if a folder lists its jars in the same order, which another layer does not.
 RUN pip install --no-cache-dir --no-deps . \
  && emostream setup \
  && python3 -m compileall -q /opt/emostream/lib \
- && find /data/jars -mindepth 1 -maxdepth 1 ! -name connector ! -name spark.jsa -exec rm -rf {} +
+ && find /data/jars -mindepth 1 -maxdepth 1 ! -name connector -exec rm -rf {} +
 
 FROM runtime
 LABEL org.opencontainers.image.title="EmoStream" \
