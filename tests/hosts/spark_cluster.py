@@ -9,6 +9,7 @@ worker is killed, then both, then the main publisher. Each event has to be count
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ def counted(broker: Broker) -> Counter[str]:
 
 def main() -> int:
     """Run it; the exit status is 0 if the ledger is balanced."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no host is left behind
     environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-spark-")), MAX_EMOJIS_PER_BATCH=100_000)
     environment["KAFKA_BOOTSTRAP_SERVERS"] = f"{HERE}:{environment['KAFKA_BOOTSTRAP_SERVERS'].rpartition(':')[2]}"
     with ExitStack() as stack:
