@@ -56,9 +56,9 @@ class Master:
         except (OSError, ValueError):
             return None
 
-    def workers(self) -> int:
-        """How many workers are alive, as the master sees it."""
-        return sum(worker["state"] == "ALIVE" for worker in (self.state() or {"workers": []})["workers"])
+    def workers(self) -> set[str]:
+        """The ids of the workers that are alive, as the master sees it. It may see one for a while that has died."""
+        return {one["id"] for one in (self.state() or {"workers": []})["workers"] if one["state"] == "ALIVE"}
 
     @contextmanager
     def worker(self, host: Host | None = None, cores: int = 1, name: str = "worker") -> Iterator[Script]:
@@ -67,5 +67,5 @@ class Master:
         before = self.workers()
         options = "--cores", str(cores), "--memory", "1g", "--webui-port", "0", "--work-dir", directory
         with daemon(self.environment, host, "worker.Worker", *options, self.url) as found:
-            wait_until("the worker has joined", lambda: self.workers() > before, START_SECONDS)
+            wait_until("the worker has joined", lambda: self.workers() - before, START_SECONDS)
             yield found
