@@ -56,7 +56,7 @@ def main() -> int:
     if first == "client":
         resolve_name("emostream.receive.client:run_client")("emostream client", others)
     if first == "plan":
-        return int(resolve_name("emostream.operate.plan:run")(others))
+        return show(resolve_name("emostream.operate.plan:answer")(others))
     if first in PROCESSES:
         stage = resolve_name(PROCESSES[first])
         run_script(

@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from emostream.process import show
-
 # Cores of one process by its events/s. "What it costs" has each worker at rest, at 1,000/s and at 5,000/s, as two share
 # the work; "Top rate" has "ours, 2 workers".
 WORKER = ((0, 0.010), (1_000, 0.096), (5_000, 0.283), (18_288, 0.463))
@@ -111,10 +109,10 @@ def table(parts: Sequence[Part], cores: float, memory_gb: float, gbit: float, sh
     ])  # fmt: skip
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Print the plan that the command line asks for."""
+def answer(arguments: Sequence[str]) -> str:
+    """Return the plan that the command line asks for, or the help. Ends the process if it cannot be understood."""
     if {"-h", "--help"} & set(arguments):
-        return show(__doc__ or "")
+        return __doc__ or ""
     parser = Parser(add_help=False)
     for name, default in (("viewers", None), ("taps-per-second", None), ("emojis", 20.0), ("cores", 16.0),
                           ("memory", 64.0), ("gbit", 10.0), ("share", 0.5)):  # fmt: skip
@@ -124,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
         parser.error(f"argument --share: expected at most 1, got {asked.share:g}")
     parts = plan(asked.viewers, asked.taps_per_second, asked.emojis, asked.share)
     per_subscriber = math.ceil(asked.viewers / parts[-1].processes)
-    return show(
+    return (
         f"{table(parts, asked.cores, asked.memory, asked.gbit, asked.share)}\n"
         f"Settings: PARTITIONS={max(3, math.ceil(parts[2].cores / asked.share))} (each is one task of Spark), "
         f"MAX_STREAMS={per_subscriber} or more."
