@@ -1,9 +1,8 @@
-"""Measure the main publisher: a backlog of events, beside bare reading of the same topic, and rates that it sustains.
+"""Measure the main publisher: a backlog of events, beside raw reading of the same topic, and rates that it sustains.
 
-backlog    the topic is filled once, by Kafka's producer-perf. In each round first consumer-perf reads all of it, then
-           Spark's Kafka source with nothing behind it, then a main publisher without positions counts all of it, one
-           bounded micro-batch after the other. Its time runs from the first micro-batch's start to the last one's
-           commit, as its log shows them; the source's is that of its micro-batches.
+backlog    the topic is filled once, by Kafka's producer-perf. In each round first consumer-perf reads all of it, then a
+           main publisher without positions counts all of it, one bounded micro-batch after the other. Its time runs
+           from the first micro-batch's start to the last one's commit, as its log shows them.
 sustained  producer-perf writes by the clock, one rate after the other, while a main publisher counts. It keeps up where
            it is never further behind, in the second half, than two micro-batches take.
 rooms      the same for one room and for 1,000, with 20 emojis each, and for 100,000 users whose taps are capped.
@@ -21,7 +20,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +30,6 @@ from kafka import KafkaAdminClient
 
 from benchmarks.machine import DATA_DIR
 from benchmarks.part import Figures, Part, main
-from emostream.aggregate.spark import make_session
 from emostream.broker import consumer
 from emostream.consumers import partitions
 from emostream.operate.java import java
@@ -125,29 +123,6 @@ def read_raw(broker: Broker, events: int) -> float:
     return float(dict(zip(head, values, strict=True))["fetch.nMsg.sec"])
 
 
-@contextmanager
-def bare_source(broker: Broker) -> Iterator[Callable[[], float]]:
-    """A Spark whose call reads emoji-topic by its Kafka source, with nothing behind it; events/s."""
-    settings = load(environ=broker.environment)
-    session = make_session(settings)
-    source = session.readStream.format("kafka").options(
-        **{"kafka.bootstrap.servers": broker.servers}, subscribe=settings.emoji_topic, startingOffsets="earliest",
-        maxOffsetsPerTrigger=settings.max_events_per_batch,
-    )  # fmt: skip
-
-    def read() -> float:
-        with tempfile.TemporaryDirectory() as checkpoint:
-            query = source.load().writeStream.format("noop").option("checkpointLocation", checkpoint)
-            reading = query.trigger(availableNow=True).start()
-            reading.awaitTermination()
-        batches = reading.recentProgress
-        rows, milliseconds = (sum(float(it[name]) for it in batches) for name in ("numInputRows", "batchDuration"))
-        return 1000 * rows / milliseconds
-
-    yield read
-    session.stop()
-
-
 def drain(environment: dict[str, str], events: int, settings: dict[str, str]) -> tuple[float, float]:
     """Of a main publisher that counts everything on the topic: events/s, and CPU seconds per million of them."""
     with script(environment, "main_publisher.py", **settings) as publisher:
@@ -183,20 +158,21 @@ def own_broker(settings: dict[str, str]) -> Iterator[Broker]:
 
 def measure_backlog(options: Namespace) -> Figures:
     """A topic full of events, read raw and counted in turn, round after round."""
-    found: dict[str, list[float]] = {"raw": [], "bare": [], "ours": [], "cpu_a_million": []}
-    with own_broker(options.settings) as broker, bare_source(broker) as read_bare:
+    raw, ours, cost = [], [], []
+    with own_broker(options.settings) as broker:
         filled = fill(broker, options.events)
         for number in range(options.rounds):
-            found["raw"].append(read_raw(broker, options.events))
-            found["bare"].append(read_bare())
+            raw.append(read_raw(broker, options.events))
             forget_positions(broker)
-            ours = drain(broker.environment, options.events, options.settings)
-            for name, value in zip(("ours", "cpu_a_million"), ours, strict=True):
-                found[name].append(value)
-            print(f"  round {number}: { {name: round(values[-1], 1) for name, values in found.items()} }", flush=True)
-    pairs = {peer: zip(found["ours"], found[peer], strict=True) for peer in ("raw", "bare")}
-    ratios = {f"to_{peer}": [our / its for our, its in of_peer] for peer, of_peer in pairs.items()}
-    return {"events": options.events, "filled": filled, "settings": options.settings, **found, **ratios}
+            rate, cpu_seconds_a_million = drain(broker.environment, options.events, options.settings)
+            ours.append(rate)
+            cost.append(cpu_seconds_a_million)
+            print(f"  round {number}: raw {raw[-1]:,.0f} events/s, counted {rate:,.0f} events/s", flush=True)
+    return {
+        "events": options.events, "filled": filled, "raw": raw, "ours": ours,
+        "ratio": [our / its for our, its in zip(ours, raw, strict=True)], "cpu_a_million": cost,
+        "settings": options.settings,
+    }  # fmt: skip
 
 
 def sustain(options: Namespace, crowd: Crowd) -> list[Figures]:

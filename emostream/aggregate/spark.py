@@ -31,7 +31,6 @@ WARM_UP_SECONDS = 10.0  # after this no further one begins
 CLASS_ARCHIVE = "jars/spark.jsa"  # relative to DATA_DIR, where the JVM starts
 POLL_RECORDS = 50_000
 FETCH_BYTES = 4 * 1024 * 1024
-MAX_TASK_RECORDS = 100_000
 DEFAULTS_NAME = "spark-defaults.conf"
 # An executor whose host is gone is noticed after 30 s, and not after 2 to 3 minutes; and one whose driver is gone ends
 # then, which frees its cores for the next driver. Threads of our own JVM need no such limit: a clock that is set
@@ -213,9 +212,6 @@ def read_events(session: SparkSession, settings: Settings, next_offsets: Mapping
         .option("subscribe", settings.emoji_topic)
         .option("startingOffsets", json.dumps(starting))
         .option("maxOffsetsPerTrigger", settings.max_events_per_batch)
-        # Otherwise each partition is one task, and of three tasks on two cores the last one runs alone. Without a
-        # backlog, a partition has fewer records in a micro-batch, and is one task still.
-        .option("maxRecordsPerPartition", MAX_TASK_RECORDS)
         .option("kafka.isolation.level", "read_committed")
         # After each poll the source asks for the end of the topic. The answer has to wait for the fetch that is under
         # way, which by default waits 500 ms for new records. So fetches must be short and polls must be few.
