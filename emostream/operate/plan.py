@@ -9,7 +9,8 @@ usage: emostream plan --viewers N --taps-per-second N [--emojis N] [--cores N] [
   --share 0.5             how much of a host, and of what one process can do, may be used
 
 Each figure in this file is one of benchmarks/REPORT.md, where its comment says. They were measured on two cores, with
-one broker and the default settings. A plan is where to begin, not a promise: docs/capacity.md says how near it came.
+one broker and the default settings. A plan is where to begin, not a promise: `benchmarks/run.sh plan` measures how near
+it comes.
 """
 
 from __future__ import annotations
