@@ -144,11 +144,14 @@ def roles(settings: Settings) -> list[Role]:
 
 def named(settings: Settings, only: str) -> list[Role]:
     """Return the processes in a comma-separated list; subscriber_2 is all of cluster 2. Raises SettingError."""
-    table, wanted = roles(settings), [name.strip() for name in only.split(",")]
-    for name in wanted:
-        if not any(f"{role.name}_".startswith(f"{name}_") for role in table):
+    table = roles(settings)
+    wanted = set[str]()
+    for name in (part.strip() for part in only.split(",")):
+        found = {role.name for role in table if f"{role.name}_".startswith(f"{name}_")}
+        if not found:
             raise SettingError(f"--only {name}: expected some of {', '.join(role.name for role in table)}")
-    return [role for role in table if any(f"{role.name}_".startswith(f"{name}_") for name in wanted)]
+        wanted |= found
+    return [role for role in table if role.name in wanted]
 
 
 def _clusters(settings: Settings) -> range:

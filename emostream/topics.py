@@ -171,18 +171,22 @@ def _create(admin: KafkaAdminClient, settings: Settings, topic: NewTopic) -> str
     return None
 
 
-def replace_topics(settings: Settings, replace: bool = True) -> int:
+def replace_topics(settings: Settings) -> int:
     """Replace every topic by an empty one; return the exit status of the command that does so."""
+    return _command(settings, replace=True)
+
+
+def create_missing_topics(settings: Settings) -> int:
+    """Create the topics that are missing and leave the others as they are; return the exit status of the command."""
+    return _command(settings, replace=False)
+
+
+def _command(settings: Settings, replace: bool) -> int:
     log = Log("topics")
     if not create_topics(settings, replace, stop=stop_on_signals(), log=log):
         return 1
     log.info("topics created", topics=",".join(settings.topics), partitions=settings.partitions)
     return 0
-
-
-def create_missing_topics(settings: Settings) -> int:
-    """Create the topics that are missing and leave the others as they are; return the exit status of the command."""
-    return replace_topics(settings, replace=False)
 
 
 class TopicWatch:

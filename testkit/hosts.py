@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from testkit.settings import environment_for
 
 NET = "10.213.77"
 HERE = f"{NET}.1"  # this machine, on the bridge
@@ -55,6 +59,13 @@ def ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()} (root may, on Linux with iproute2)"
     return done.stdout
+
+
+def environment_here(**settings: object) -> dict[str, str]:
+    """An environment in a new directory, whose brokers are on this machine, where all hosts reach them."""
+    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-hosts-")), **settings)
+    port = environment["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2]
+    return environment | {"KAFKA_BOOTSTRAP_SERVERS": f"{HERE}:{port}"}
 
 
 @contextmanager

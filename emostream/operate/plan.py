@@ -122,11 +122,11 @@ def answer(arguments: Sequence[str]) -> str:
     if asked.share > 1:
         parser.error(f"argument --share: expected at most 1, got {asked.share:g}")
     parts = plan(asked.viewers, asked.taps_per_second, asked.emojis, asked.share)
-    per_subscriber = math.ceil(asked.viewers / parts[-1].processes)
+    _, _, spark, _, subscribers = parts
     return (
         f"{table(parts, asked.cores, asked.memory, asked.gbit, asked.share)}\n"
-        f"Settings: PARTITIONS={max(3, math.ceil(parts[2].cores / asked.share))} (each is one task of Spark), "
-        f"MAX_STREAMS={per_subscriber} or more."
+        f"Settings: PARTITIONS={max(3, math.ceil(spark.cores / asked.share))} (each is one task of Spark), "
+        f"MAX_STREAMS={math.ceil(asked.viewers / subscribers.processes)} or more."
     )
 
 

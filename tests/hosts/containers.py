@@ -17,7 +17,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import yaml
 from kafka import KafkaConsumer, TopicPartition
 
 from emostream.operate.java import java
+from testkit.processes import shared_once_mb
 from testkit.settings import PROJECT_DIR
 
 NETWORK = "10.89.0."
@@ -209,7 +209,7 @@ def prove(root: Path, jars: Path, work: Path) -> None:
         health = one.inside("emostream", "health")
         assert health.returncode == 0, health
         uid = Path(f"/proc/{one.pid}/status").read_text().split("Uid:")[1].split()[0]
-        memory = memory_mb(one.pid)
+        memory = shared_once_mb(one.pid)
         row(f"`{name}`", f"ready {took:.1f} s after all were started, uid {uid}, {memory:.0f} MB, HEALTHCHECK 0")
     refused = running["app"].inside("touch", "/opt/emostream/x", "/data/x")
     assert "Read-only" in refused.stderr, refused
@@ -251,25 +251,6 @@ def port_of(name: str) -> int:
     if name.startswith("cluster-publisher"):
         return 7200 + int(name.split("-")[-1])
     return {"app": 5000, "main-publisher": 7200}.get(name, 7001)
-
-
-def memory_mb(pid: int) -> float:
-    """Return the memory of a process and all below it; what several share counts once."""
-    total = 0
-    for one in tree(pid):
-        with suppress(OSError):  # it has just ended
-            total += int(Path(f"/proc/{one}/smaps_rollup").read_text().split("Pss:")[1].split()[0])
-    return total / 1024
-
-
-def tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found = [pid]
-    with suppress(OSError):  # it has just ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += tree(int(child))
-    return found
 
 
 if __name__ == "__main__":

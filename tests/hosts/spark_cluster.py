@@ -11,16 +11,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from pathlib import Path
 
 from testkit.broker import Broker, running_broker
-from testkit.hosts import HERE, Host, hosts
+from testkit.hosts import Host, environment_here, hosts
 from testkit.scripts import Script, running
-from testkit.settings import environment_for
 from testkit.spark_cluster import Master
 from testkit.waiting import wait_until
 
@@ -44,8 +41,7 @@ def counted(broker: Broker) -> Counter[str]:
 def main() -> int:
     """Run it; the exit status is 0 if the ledger is balanced."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no host is left behind
-    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-spark-")), MAX_EMOJIS_PER_BATCH=100_000)
-    environment["KAFKA_BOOTSTRAP_SERVERS"] = f"{HERE}:{environment['KAFKA_BOOTSTRAP_SERVERS'].rpartition(':')[2]}"
+    environment = environment_here(MAX_EMOJIS_PER_BATCH=100_000)
     with ExitStack() as stack:
         found = stack.enter_context(hosts(["master", "worker-1", "worker-2", "publisher"]))
         broker = stack.enter_context(running_broker(environment))

@@ -8,26 +8,19 @@ each worker a cgroup. Needs root.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 from confluent_kafka import Producer
 
 from testkit.broker import running_broker
-from testkit.hosts import HERE, hosts
-from testkit.processes import tree
+from testkit.hosts import HERE, environment_here, hosts
+from testkit.processes import held
 from testkit.scripts import script
-from testkit.settings import environment_for
 from testkit.spark_cluster import Master
 
 EVENTS = 3_000_000
-HALF_A_CORE = 50_000  # microseconds of each 100,000
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def fill(servers: str, partitions: int) -> None:
@@ -41,42 +34,18 @@ def fill(servers: str, partitions: int) -> None:
     assert producer.flush(120) == 0, "the broker did not take every event"
 
 
-@contextmanager
-def half_a_core(name: str) -> Iterator[Path]:
-    """A cgroup of version 1 or 2 that may use half a core; processes join by writing their id to the file."""
-    version_2 = (CGROUPS / "cgroup.controllers").exists()
-    group = (CGROUPS if version_2 else CGROUPS / "cpu") / f"emostream-{os.getpid()}-{name}"
-    if version_2:
-        (CGROUPS / "cgroup.subtree_control").write_text("+cpu")
-    group.mkdir()
-    try:
-        if version_2:
-            (group / "cpu.max").write_text(f"{HALF_A_CORE} 100000")
-        else:
-            (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text(str(HALF_A_CORE))
-        yield group / "cgroup.procs"
-    finally:
-        group.rmdir()
-
-
 def rate_with(executors: int) -> float:
     """Events/s of the second half of the micro-batches of a full topic."""
     with ExitStack() as stack:
-        groups = [stack.enter_context(half_a_core(f"{executors}-{number}")) for number in range(executors)]
-        places = stack.enter_context(hosts(["master", *(f"worker{number}" for number in range(executors))]))
-        environment = environment_for(
-            Path(tempfile.mkdtemp(prefix="emostream-hosts-")), PARTITIONS=4, MAX_EVENTS_PER_BATCH=200_000
-        )
-        environment["KAFKA_BOOTSTRAP_SERVERS"] = f"{HERE}:{environment['KAFKA_BOOTSTRAP_SERVERS'].rpartition(':')[2]}"
+        names = [f"worker{number}" for number in range(executors)]
+        places = stack.enter_context(hosts(["master", *names]))
+        environment = environment_here(PARTITIONS=4, MAX_EVENTS_PER_BATCH=200_000)
         broker = stack.enter_context(running_broker(environment))
         master = Master(environment, places["master"])
         stack.enter_context(master.running())
-        for number, group in enumerate(groups):
-            name = f"worker{number}"
-            worker = stack.enter_context(master.worker(places[name], cores=2, name=name))
-            for pid in tree(worker.process.pid):
-                group.write_text(str(pid))  # its executors will be in there, too
+        workers = [stack.enter_context(master.worker(places[name], cores=2, name=name)) for name in names]
+        # Their executors, which they start later, are held with them.
+        stack.enter_context(held([worker.process.pid for worker in workers], 0.5))
         fill(broker.servers, partitions=4)
         publisher = stack.enter_context(
             script(environment, "main_publisher.py", SPARK_MASTER=master.url, SPARK_DRIVER_HOST=HERE)
