@@ -125,36 +125,43 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
 
     Returns False if a stop was requested before all were created.
     """
-    if not wait_for_topics(settings, {}, stop, log):
-        return False
-    admin = admin_client(settings)
-    try:
-        wanted = set(settings.topics)
-        present = wanted & set(admin.list_topics())
-        if replace and present:
-            deleting = dict.fromkeys(present, "DELETE")
-            if not _wait(lambda: broker_trouble.missing_right(admin, settings, deleting), settings, stop, log):
-                return False
-            admin.delete_topics(sorted(present))
-            if not _wait(lambda: _still_there(admin, wanted), settings, stop, log):
-                return False
-            present = set()
+    wanted = set(settings.topics)
+    made: set[str] = set()
+
+    def delete(admin: KafkaAdminClient) -> str | None:
+        if not (present := wanted & set(admin.list_topics())):
+            return None
+        if refusal := broker_trouble.missing_right(admin, settings, dict.fromkeys(present, "DELETE")):
+            return refusal
+        admin.delete_topics(sorted(present))
+        left = wanted & set(admin.list_topics())
+        return f"the broker is deleting {', '.join(sorted(left))}" if left else None
+
+    def create(admin: KafkaAdminClient) -> str | None:
+        present = made if replace else made | set(admin.list_topics())
         for name in settings.topics:
             # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
             configs = COMPACTED if name == REGISTRY_TOPIC else {}
             topic = NewTopic(name, settings.partitions, replication_factor=-1, topic_configs=configs)
-            if name not in present and not _wait(
-                lambda topic=topic: _create(admin, settings, topic), settings, stop, log  # type: ignore[misc]
-            ):  # fmt: skip
-                return False
-    finally:
-        admin.close()
-    return wait_for_topics(settings, dict.fromkeys(wanted, "DESCRIBE"), stop, log)
+            if name not in present and (trouble := _create(admin, settings, topic)):
+                return trouble
+            made.add(name)
+        return None
 
+    def done(step: Callable[[KafkaAdminClient], str | None]) -> bool:
+        """Try a step, each time with a new connection, because the broker of the last one may have gone."""
 
-def _still_there(admin: KafkaAdminClient, topics: set[str]) -> str | None:
-    left = topics & set(admin.list_topics())
-    return f"the broker is deleting {', '.join(sorted(left))}" if left else None
+        def attempt() -> str | None:
+            with closing(admin_client(settings)) as admin:
+                return step(admin)
+
+        return _wait(attempt, settings, stop, log)
+
+    if not wait_for_topics(settings, {}, stop, log):
+        return False
+    if replace and not done(delete):
+        return False
+    return done(create) and wait_for_topics(settings, dict.fromkeys(wanted, "DESCRIBE"), stop, log)
 
 
 def _create(admin: KafkaAdminClient, settings: Settings, topic: NewTopic) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import InvalidReplicationFactorError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
 from emostream import topics
 from emostream.process import Log, StopFlag
@@ -20,6 +21,7 @@ class Admin:
     def __init__(self, *errors: KafkaError) -> None:
         self.errors = list(errors)
         self.topics: list[str] = []
+        self.deleted: list[str] = []
         self.partitions: set[int] = set()
         self.configs: dict[str, str] = {}
         self.may_describe = True
@@ -32,6 +34,10 @@ class Admin:
             raise self.errors.pop(0)
         self.topics += [topic.name for topic in topics]
         self.partitions |= {topic.num_partitions for topic in topics}
+
+    def delete_topics(self, topics: list[str]) -> None:
+        self.deleted += topics
+        self.topics = [name for name in self.topics if name not in topics]
 
     def describe_configs(self, resources: list[Any], config_filter: str) -> dict[str, Any]:
         usual = {"cleanup.policy": "delete", "max.message.bytes": "1048588"}
@@ -57,6 +63,24 @@ def test_a_topic_that_cannot_be_created_yet_is_tried_again(
     assert topics.create_topics(settings, replace=False, stop=StopFlag(), log=Log("test"))
     assert admin.topics == list(settings.topics)
     assert admin.partitions == {5}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_topics_are_made_though_each_other_connection_meets_a_broker_that_is_gone(
+    replace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, settings, connections = Admin(), settings_with(), itertools.count()
+    admin.topics = ["emoji-topic", "somebody-elses"]
+
+    def connect(*_: object) -> Admin:
+        if next(connections) % 2:
+            raise KafkaTimeoutError("Unable to bootstrap")
+        return admin
+
+    monkeypatch.setattr(topics, "admin_client", connect)
+    assert topics.create_topics(settings, replace=replace, stop=StopFlag(), log=Log("test"))
+    assert sorted(admin.topics) == sorted([*settings.topics, "somebody-elses"])
+    assert admin.deleted == (["emoji-topic"] if replace else [])
 
 
 class Waited(Exception):
