@@ -1,8 +1,9 @@
-"""Measure the main publisher: a backlog of events, beside raw reading of the same topic, and rates that it sustains.
+"""Measure the main publisher: a backlog of events, beside bare reading of the same topic, and rates that it sustains.
 
-backlog    the topic is filled once, by Kafka's producer-perf. In each round first consumer-perf reads all of it, then a
-           main publisher without positions counts all of it, one bounded micro-batch after the other. Its time runs
-           from the first micro-batch's start to the last one's commit, as its log shows them.
+backlog    the topic is filled once, by Kafka's producer-perf. In each round first consumer-perf reads all of it, then
+           Spark's Kafka source with nothing behind it, then a main publisher without positions counts all of it, one
+           bounded micro-batch after the other. Its time runs from the first micro-batch's start to the last one's
+           commit, as its log shows them; the source's is that of its micro-batches.
 sustained  producer-perf writes by the clock, one rate after the other, while a main publisher counts. It keeps up where
            it is never further behind, in the second half, than two micro-batches take.
 rooms      the same for one room and for 1,000, with 20 emojis each, and for 100,000 users whose taps are capped.
@@ -123,6 +124,15 @@ def read_raw(broker: Broker, events: int) -> float:
     return float(dict(zip(head, values, strict=True))["fetch.nMsg.sec"])
 
 
+def read_bare(broker: Broker) -> float:
+    """Events/s of Spark's Kafka source in a JVM that has read the topic once already."""
+    command = [sys.executable, "-m", "benchmarks.bare_source"]
+    ended = subprocess.run(command, env=broker.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if ended.returncode:
+        raise SystemExit(f"Spark's Kafka source failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    return float(ended.stdout)
+
+
 def drain(environment: dict[str, str], events: int, settings: dict[str, str]) -> tuple[float, float]:
     """Of a main publisher that counts everything on the topic: events/s, and CPU seconds per million of them."""
     with script(environment, "main_publisher.py", **settings) as publisher:
@@ -158,21 +168,20 @@ def own_broker(settings: dict[str, str]) -> Iterator[Broker]:
 
 def measure_backlog(options: Namespace) -> Figures:
     """A topic full of events, read raw and counted in turn, round after round."""
-    raw, ours, cost = [], [], []
+    found: dict[str, list[float]] = {"raw": [], "bare": [], "ours": [], "cpu_a_million": []}
     with own_broker(options.settings) as broker:
         filled = fill(broker, options.events)
         for number in range(options.rounds):
-            raw.append(read_raw(broker, options.events))
+            found["raw"].append(read_raw(broker, options.events))
+            found["bare"].append(read_bare(broker))
             forget_positions(broker)
-            rate, cpu_seconds_a_million = drain(broker.environment, options.events, options.settings)
-            ours.append(rate)
-            cost.append(cpu_seconds_a_million)
-            print(f"  round {number}: raw {raw[-1]:,.0f} events/s, counted {rate:,.0f} events/s", flush=True)
-    return {
-        "events": options.events, "filled": filled, "raw": raw, "ours": ours,
-        "ratio": [our / its for our, its in zip(ours, raw, strict=True)], "cpu_a_million": cost,
-        "settings": options.settings,
-    }  # fmt: skip
+            ours = drain(broker.environment, options.events, options.settings)
+            for name, value in zip(("ours", "cpu_a_million"), ours, strict=True):
+                found[name].append(value)
+            print(f"  round {number}: { {name: round(values[-1], 1) for name, values in found.items()} }", flush=True)
+    pairs = {peer: zip(found["ours"], found[peer], strict=True) for peer in ("raw", "bare")}
+    ratios = {f"to_{peer}": [our / its for our, its in of_peer] for peer, of_peer in pairs.items()}
+    return {"events": options.events, "filled": filled, "settings": options.settings, **found, **ratios}
 
 
 def sustain(options: Namespace, crowd: Crowd) -> list[Figures]:

@@ -101,7 +101,8 @@ def ingest_overload(found: Figures) -> Any:
 
 def aggregate_backlog(found: Figures) -> Any:
     """Counting beside raw reading."""
-    rates = [("main publisher", found["ours"]), ("raw reading (consumer-perf)", found["raw"])]
+    peers = {"main publisher": "ours", "Spark's Kafka source alone": "bare", "consumer-perf": "raw"}
+    rates = [(name, found[key]) for name, key in peers.items()]
     return one_panel(1.9, rates, "main", "events/s", f"A backlog of {found['events']:,} events")
 
 

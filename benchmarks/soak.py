@@ -25,7 +25,7 @@ from benchmarks.figures import growth
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
 from emostream.operate.supervisor import Supervisor
-from emostream.roles import subscribers
+from emostream.roles import place, subscriber, subscribers
 from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.http_calls import call
@@ -104,7 +104,10 @@ def soak(environment: dict[str, str], minutes: float, rate: float) -> Figures:
     restarts_before = sum(process.restarts for process in supervisor.processes())
     rest_before = look_at(settings, supervisor)
     samples: list[Sample] = []
-    streams = {topic: StreamWitness(settings, n) for n, topic in enumerate(settings.cluster_topics, 1)}
+    streams = {
+        topic: StreamWitness(place(settings, subscriber(settings, cluster, 1)).stream_url)
+        for cluster, topic in enumerate(settings.cluster_topics, 1)
+    }
     with registered_clients(settings) as clients:
         wait_until("a stream of each cluster", lambda: all(stream.open.is_set() for stream in streams.values()))
         guests = (Clients(settings, CLIENTS, seed=1), Streams(settings, STREAMS, seed=2))
