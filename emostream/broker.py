@@ -5,7 +5,9 @@ The producer that taps go through is not here: ingest/producer.py builds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from confluent_kafka import Consumer
@@ -26,6 +28,7 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # A step of a transaction takes 10 to 50 ms, or as long as three brokers need to notice that one has died.
 TRANSACTION_SECONDS = 6.0
 LONGEST_TIMEOUT_MS = 2**31 - 1
+CONNECT_SECONDS = 1.0
 
 SentRecord: TypeAlias = FutureRecordMetadata  # what KafkaProducer.send returns
 FENCED_ERRORS = (ProducerFencedError, InvalidProducerEpochError)
@@ -48,9 +51,34 @@ def commit_transaction(producer: KafkaProducer, sent: Iterable[SentRecord]) -> N
         record.get(timeout=0)
 
 
-def _client_options(settings: Settings) -> dict[str, object]:
+def reachable(servers: Sequence[str]) -> list[str]:
+    """Return those of several brokers that take a connection. Raises KafkaConnectionError if none does.
+
+    kafka-python begins with any one of them, and waits for that one until its time is over. If its host is gone without
+    a word, no other is tried.
+    """
+    if len(servers) == 1:
+        return list(servers)  # kafka-python finds out by itself
+    with ThreadPoolExecutor(len(servers)) as executor:
+        errors = dict(zip(servers, executor.map(_connection_error, servers), strict=True))
+    if all(errors.values()):
+        raise KafkaConnectionError("; ".join(f"{server}: {error}" for server, error in errors.items()))
+    return [server for server, error in errors.items() if error is None]
+
+
+def _connection_error(server: str) -> OSError | None:
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _client_options(settings: Settings, brokers: Sequence[str] | None = None) -> dict[str, object]:
     return {
         **kafka_python_options(settings),
+        "bootstrap_servers": reachable(brokers or settings.bootstrap_servers),
         # Reconnect within a second after the broker is back. By default the pause grows to 30 s.
         "reconnect_backoff_max_ms": 1_000,
         "metadata_max_age_ms": METADATA_AGE_MS,
@@ -113,8 +141,7 @@ def admin_client(settings: Settings, brokers: list[str] | None = None) -> KafkaA
 
     It connects to `brokers`, or to all bootstrap servers if there are none given.
     """
-    servers = {"bootstrap_servers": brokers} if brokers else {}
-    return KafkaAdminClient(**_client_options(settings) | servers, bootstrap_timeout_ms=1_000)
+    return KafkaAdminClient(**_client_options(settings, brokers), bootstrap_timeout_ms=1_000)
 
 
 def consumer(settings: Settings, group_id: str | None) -> KafkaConsumer:

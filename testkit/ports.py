@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LOWEST, HIGHEST = 15_000, 32_000  # below the range that the system hands out
 _begin = LOWEST + os.getpid() % 150 * 100
@@ -34,3 +36,13 @@ def free_port_block(size: int) -> int:
         _begin = first + size
         return first
     raise AssertionError(f"no {size} free ports in a row")
+
+
+@contextmanager
+def lost_host() -> Iterator[str]:
+    """An address where packets vanish: its queue of connections is full, and nobody takes them."""
+    with socket.socket() as server, socket.socket() as first:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        first.connect(server.getsockname())
+        yield f"127.0.0.1:{server.getsockname()[1]}"

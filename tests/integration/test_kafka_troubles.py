@@ -10,6 +10,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
 from emostream import consumers
+from emostream.broker import admin_client, consumer, registry_producer, transactional_producer
+from emostream.consumers import partitions
 from emostream.deliver.rooms import Rooms
 from emostream.deliver.topic_reader import TopicReader
 from emostream.metrics.catalogue import DELIVER, ROUTE
@@ -31,6 +34,7 @@ from emostream.settings import Settings, load
 from testkit.broker import Broker
 from testkit.clock import SteppedClock
 from testkit.logs import logged
+from testkit.ports import lost_host
 from testkit.scripts import Script, script
 from testkit.waiting import wait_until
 
@@ -348,3 +352,17 @@ def test_new_partitions_are_counted_and_so_is_a_topic_that_is_made_anew_with_few
     main_publisher.broker.replace_topics()
     main_publisher.counts("in one of three again", within_seconds=60)
     main_publisher.until_ready()
+
+
+def test_each_client_begins_though_most_of_the_named_brokers_are_on_lost_hosts(empty_topics: Broker) -> None:
+    with lost_host() as one, lost_host() as two, lost_host() as three:
+        servers = ",".join([one, two, three, empty_topics.servers])
+        settings = load(environ=empty_topics.environment | {"KAFKA_BOOTSTRAP_SERVERS": servers})
+        # By itself, kafka-python would choose a lost one three times out of four, and give up after 30 s.
+        with closing(consumer(settings, None)) as reader:
+            assert len(partitions(reader, "emoji-topic")) == 3
+        for producer in (registry_producer(settings), transactional_producer(settings, "test-lost-host")):
+            assert producer.partitions_for("emoji-topic") == {0, 1, 2}
+            producer.close()
+        with closing(admin_client(settings)) as admin:
+            assert "emoji-topic" in admin.list_topics()

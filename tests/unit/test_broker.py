@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from kafka import KafkaProducer
-from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
+from kafka.errors import InvalidProducerEpochError, KafkaConnectionError, KafkaError, ProducerFencedError
 
-from emostream.broker import commit_transaction, is_fenced
+from emostream.broker import commit_transaction, is_fenced, reachable
+from testkit.http_servers import http_server
+from testkit.ports import free_port_block, lost_host
 
 
 @pytest.fixture
@@ -45,3 +47,13 @@ def test_a_commit_fails_when_a_record_of_the_transaction_has_failed() -> None:
 
     with pytest.raises(KafkaError, match="given up"):
         commit_transaction(Producer(), [Record()])
+
+
+def test_of_several_brokers_only_those_that_take_a_connection_are_asked() -> None:
+    nobody = f"localhost:{free_port_block(1)}"
+    with lost_host() as lost, http_server(lambda _: None) as server:
+        here = f"localhost:{server.port}"
+        assert reachable([nobody, lost, here]) == [here]
+        with pytest.raises(KafkaConnectionError, match=f"{nobody}: .*refused; {lost}: timed out"):
+            reachable([nobody, lost])
+    assert reachable([nobody]) == [nobody]  # kafka-python finds out by itself
