@@ -16,6 +16,8 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from emostream.kafka_security import kafka_python_options
+from emostream.settings import load
 from testkit.settings import PROJECT_DIR
 from testkit.waiting import wait_until
 
@@ -34,6 +36,11 @@ class Broker:
     def servers(self) -> str:
         return self.environment["KAFKA_BOOTSTRAP_SERVERS"]
 
+    @property
+    def access(self) -> dict[str, Any]:
+        """How kafka-python connects, as whoever the environment names."""
+        return kafka_python_options(load(environ=self.environment))
+
     def operate(self, *command: str) -> None:
         """Run a module of ours as a command."""
         subprocess.run(
@@ -47,7 +54,7 @@ class Broker:
 
     def delete(self, topic: str) -> None:
         """Delete a topic, as an operator might by mistake."""
-        admin = KafkaAdminClient(bootstrap_servers=self.servers)
+        admin = KafkaAdminClient(**self.access)
         admin.delete_topics([topic])
         admin.close()
 
@@ -55,7 +62,7 @@ class Broker:
         self, topic: str, values: Sequence[bytes | None], partition: int | None = None, key: bytes | None = None
     ) -> None:
         """Write values and return when the broker has them. A plain producer: nothing of ours."""
-        producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=5)
+        producer = KafkaProducer(**self.access, linger_ms=5)
         futures = [
             # Only a key lets kafka-python write a record without a value.
             producer.send(topic, value=value, key=b"" if value is None else key, partition=partition)
@@ -67,7 +74,7 @@ class Broker:
 
     def produce_at_once(self, topic: str, values: list[bytes], partition: int = 0) -> None:
         """Write values as one transaction on one partition: readers of committed records see all of them or none."""
-        producer = KafkaProducer(bootstrap_servers=self.servers, transactional_id=f"test-{uuid.uuid4()}")
+        producer = KafkaProducer(**self.access, transactional_id=f"test-{uuid.uuid4()}")
         producer.init_transactions()
         producer.begin_transaction()
         for value in values:
@@ -82,7 +89,7 @@ class Broker:
         """Write value(0), value(1), ... at a steady pace until the end of the block, which is given those written."""
         name = {"transactional_id": f"test-{uuid.uuid4()}"} if transactional else {}
         # So that it soon writes to new partitions, too.
-        producer = KafkaProducer(bootstrap_servers=self.servers, metadata_max_age_ms=1_000, **name)
+        producer = KafkaProducer(**self.access, metadata_max_age_ms=1_000, **name)
         written: list[bytes] = []
         stop = threading.Event()
 
@@ -112,7 +119,7 @@ class Broker:
     def read(self, topic: str) -> list[Any]:
         """All committed records of a topic so far. A plain consumer: nothing of ours."""
         reader = KafkaConsumer(
-            bootstrap_servers=self.servers, isolation_level="read_committed", enable_auto_commit=False, group_id=None
+            **self.access, isolation_level="read_committed", enable_auto_commit=False, group_id=None
         )
         try:
             tps = _partitions(reader, topic)
@@ -135,7 +142,7 @@ class Broker:
 
     def written(self, topic: str) -> int:
         """How many records were ever written to a topic, committed or not."""
-        reader = KafkaConsumer(bootstrap_servers=self.servers, enable_auto_commit=False, group_id=None)
+        reader = KafkaConsumer(**self.access, enable_auto_commit=False, group_id=None)
         try:
             tps = _partitions(reader, topic)
             return sum(reader.end_offsets(tps).values())

@@ -6,6 +6,7 @@ on the bridge, too. A cut takes a host off the bridge: packets vanish, as when s
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from testkit.settings import environment_for
 
+CLONE_NEWNET = 0x40000000  # <linux/sched.h>; os.setns knows it from Python 3.12 on
 NET = "10.213.77"
 HERE = f"{NET}.1"  # this machine, on the bridge
 
@@ -35,6 +37,16 @@ class Host:
         """What runs a command on this host, in a process with the id that Popen returns."""
         return ["ip", "netns", "exec", self.namespace, *command]
 
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Let this thread use the network of this host; so do the threads and processes that it starts meanwhile."""
+        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.namespace}") as here:
+            _use_network(here.fileno())
+            try:
+                yield
+            finally:
+                _use_network(before.fileno())
+
     def cut(self) -> None:
         """Let every packet to and from this host vanish."""
         ip("link", "set", self.cable, "nomaster")
@@ -52,6 +64,13 @@ class Host:
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _use_network(descriptor: int) -> None:
+    """setns(2). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def ip(*arguments: str) -> str:

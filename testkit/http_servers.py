@@ -29,9 +29,9 @@ class Answer:
 
 
 class HttpServer:
-    """A server on 127.0.0.1 that keeps connections open, as servers do, until it is closed; and what it was asked."""
+    """A server that keeps connections open, as servers do, until it is closed; and what it was asked."""
 
-    def __init__(self, answer: Callable[[Asked], Answer | None], port: int = 0) -> None:
+    def __init__(self, answer: Callable[[Asked], Answer | None], port: int = 0, host: str = "127.0.0.1") -> None:
         """`answer` may return None: the connection then ends without an answer."""
         self.asked: list[Asked] = []
         self.gone = False  # setting it ends every connection at its next request
@@ -75,13 +75,13 @@ class HttpServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = self._server.server_port
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self.host, self.port = host, self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://{self.host}:{self.port}/"
 
     def close(self) -> None:
         """Listen no more, and answer no more on the connections that there are."""
@@ -103,7 +103,7 @@ def http_server(answer: Callable[[Asked], Answer | None], port: int = 0) -> Iter
 class HttpClient:
     """A client as someone else would write it against the contract: it notes the counts that are POSTed to it."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, host: str = "127.0.0.1") -> None:
         self.status = status
         self.pause_seconds = 0.0  # before each answer
         # For how many seconds it keeps a push waiting before it closes the connection without an answer; 0: it answers.
@@ -111,7 +111,7 @@ class HttpClient:
         self.received: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []  # Unix seconds
-        self._server = HttpServer(self._take)
+        self._server = HttpServer(self._take, host=host)
 
     @property
     def url(self) -> str:
@@ -142,9 +142,9 @@ class HttpClient:
 
 
 @contextmanager
-def http_client(status: int = 200) -> Iterator[HttpClient]:
+def http_client(status: int = 200, host: str = "127.0.0.1") -> Iterator[HttpClient]:
     """An HttpClient that answers everything with `status`, for the length of the block."""
-    client = HttpClient(status)
+    client = HttpClient(status, host)
     try:
         yield client
     finally:

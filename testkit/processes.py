@@ -116,5 +116,6 @@ def held(pids: Sequence[int], share: float) -> Iterator[None]:
     finally:
         for group in made:
             for left in (group / "cgroup.procs").read_text().split():
-                (group.parent / "cgroup.procs").write_text(left)
+                with suppress(ProcessLookupError):  # it has just ended
+                    (group.parent / "cgroup.procs").write_text(left)
             group.rmdir()

@@ -36,24 +36,34 @@ def documented(name: str, prefix: str) -> str:
 
 
 def certificate(directory: Path) -> Path:
-    """A certificate for HOST, signed by itself: `.crt`, `.key`, and both in `.pem`."""
+    """A certificate for HOST at 127.0.0.1, signed by itself: `.crt`, `.key`, and both in `.pem`."""
     crt, key, pem = (directory / f"{HOST}.{suffix}" for suffix in ("crt", "key", "pem"))
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={HOST}",
-         "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", key, "-out", crt],
+         "-addext", f"subjectAltName=DNS:{HOST},IP:127.0.0.1", "-keyout", key, "-out", crt],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     pem.write_text(crt.read_text() + key.read_text())
     return crt
 
 
-@contextmanager
-def proxy(name: str, prefix: str, environment: Mapping[str, str], directory: Path) -> Iterator[tuple[Script, str]]:
-    """A running proxy before the system of `environment`, and the app's address behind it."""
-    port = free_port_block(1)
-    site = documented(name, prefix).replace("127.0.0.1:5000", f"127.0.0.1:{environment['APP_PORT']}")
+def on_this_machine(site: str, environment: Mapping[str, str]) -> str:
+    """A documented configuration, with the ports of the system of `environment`."""
     streams = int(environment["STREAM_BASE_PORT"])
-    site = re.sub(r"127\.0\.0\.1:71(\d\d)\b", lambda found: f"127.0.0.1:{streams + int(found[1])}", site)
+    site = site.replace("127.0.0.1:5000", f"127.0.0.1:{environment['APP_PORT']}")
+    return re.sub(r"127\.0\.0\.1:71(\d\d)\b", lambda found: f"127.0.0.1:{streams + int(found[1])}", site)
+
+
+@contextmanager
+def proxy(
+    name: str, prefix: str, environment: Mapping[str, str], directory: Path, site: str = ""
+) -> Iterator[tuple[Script, str]]:
+    """A running proxy before the system of `environment`, and the app's address behind it.
+
+    `site` is its configuration; by default the documented one, for a system on this machine.
+    """
+    port = free_port_block(1)
+    site = site or on_this_machine(documented(name, prefix), environment)
     certificate(directory)
     site = site.replace("/etc/ssl", str(directory))
     config = directory / f"{name}.conf"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -26,6 +26,7 @@ from emostream.kafka_security import kafka_python_options, librdkafka_options
 from emostream.operate.java import java
 from emostream.settings import load
 from testkit.broker import Broker
+from testkit.hosts import Host
 from testkit.scripts import running
 from testkit.settings import environment_for
 from testkit.waiting import wait_until
@@ -35,23 +36,26 @@ USERS_PASSWORD = 'correct "horse" \\ battery=staple, $HOME; %s #1'  # noqa: S105
 KEY_PASSWORD = "key of a horse"  # noqa: S105 - of every client's private key
 FILES = ("crt", "key", "open.key", "csr", "names")
 SUBJECT_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+CLUSTER_ID = "EmoStreamTestClusterAA"
 
 PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=CLIENTS://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
+listeners=CLIENTS://{address}:{port},CONTROLLER://{address}:{controller}
 advertised.listeners=CLIENTS://{advertised}
 listener.security.protocol.map=CLIENTS:{protocol},CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=CLIENTS
-log.dirs={directory}/data
+log.dirs={directory}/data-{node}
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-share.coordinator.state.topic.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.min.isr=1
+default.replication.factor={brokers}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={brokers}
+transaction.state.log.replication.factor={brokers}
+share.coordinator.state.topic.replication.factor={brokers}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.min.isr={in_sync}
 offsets.topic.num.partitions=3
 transaction.state.log.num.partitions=3
 ssl.keystore.type=PEM
@@ -127,54 +131,74 @@ def authority(directory: Path, name: str) -> None:
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", *files)
 
 
-def certificate(directory: Path, name: str) -> None:
-    """NAME.crt, signed by the authority ca; NAME.key, with a password; and NAME.open.key, without one."""
+def certificate(directory: Path, name: str, addresses: Iterable[str] = ()) -> None:
+    """NAME.crt, signed by the authority ca, for localhost and `addresses`; NAME.key, with a password; NAME.open.key."""
     cert, key, open_key, request, names = (directory / f"{name}.{end}" for end in FILES)
     if cert.exists():
         return
-    names.write_text(SUBJECT_NAMES)
+    names.write_text(SUBJECT_NAMES + "".join(f",IP:{address}" for address in addresses))
     openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", open_key, "-out", request)
     openssl("pkcs8", "-topk8", "-in", open_key, "-passout", f"pass:{KEY_PASSWORD}", "-out", key)
     signer = "-CA", directory / "ca.crt", "-CAkey", directory / "ca.key", "-CAcreateserial"
     openssl("x509", "-req", "-in", request, *signer, "-days", "2", "-extfile", names, "-out", cert)
 
 
-@contextmanager
-def secured_broker(directory: Path, protocol: str, advertised: str = "") -> Iterator[SecuredBroker]:
-    """A broker with a listener of this protocol: SASL_SSL with SCRAM-SHA-512, or SSL with certificates of clients.
-
-    Nobody but the administrator may do anything without a right. `advertised`: a wrong address that it gives itself.
-    """
-    environment = environment_for(directory, BROKERS=0, KAFKA_SECURITY_PROTOCOL=protocol)
+def broker_command(environment: Mapping[str, str], hosts: Sequence[str], node: int, advertised: str) -> list[str]:
+    """The command of one broker of these hosts, after its properties are written and its storage is formatted."""
+    directory, protocol = Path(environment["DATA_DIR"]), environment["KAFKA_SECURITY_PROTOCOL"]
     port = int(environment["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2])
-    authority(directory, "ca")
-    certificate(directory, "broker")
-    (directory / "broker.pem").write_bytes(
-        (directory / "broker.open.key").read_bytes() + (directory / "broker.crt").read_bytes()
-    )
+    properties = directory / f"server-{node}.properties"
     scram = protocol == "SASL_SSL"
-    properties = directory / "server.properties"
     properties.write_text(PROPERTIES.format(
-        port=port, controller=port + 1, protocol=protocol, directory=directory,
-        advertised=advertised or f"localhost:{port}",
+        node=node, address=hosts[node - 1], port=port, controller=port + 1,
+        voters=",".join(f"{number}@{host}:{port + 1}" for number, host in enumerate(hosts, 1)),
+        advertised=advertised or f"{hosts[node - 1]}:{port}", protocol=protocol, directory=directory,
+        brokers=len(hosts), in_sync=min(2, len(hosts)),
     ) + (SCRAM.format(password=ADMIN_PASSWORD) if scram else MUTUAL))  # fmt: skip
     run = [java(), "-Xmx400m", "-XX:-UsePerfData", "-cp", str(directory / "jars" / "broker" / "*")]
-    made = ["--cluster-id", "EmoStreamTestClusterAA", "--config", str(properties)]
+    made = ["--cluster-id", CLUSTER_ID, "--config", str(properties)]
     if scram:
         made += ["--add-scram", f"SCRAM-SHA-512=[name=admin,password={ADMIN_PASSWORD}]"]
     format_storage = [*run, "kafka.tools.StorageTool", "format", *made]
     subprocess.run(format_storage, check=True, capture_output=True, timeout=120)
+    return [*run, "kafka.Kafka", str(properties)]
+
+
+@contextmanager
+def secured_broker(
+    directory: Path, protocol: str, advertised: str = "", hosts: Sequence[Host] = ()
+) -> Iterator[SecuredBroker]:
+    """A broker with a listener of this protocol: SASL_SSL with SCRAM-SHA-512, or SSL with certificates of clients.
+
+    Nobody but the administrator may do anything without a right. `advertised`: a wrong address that it gives itself.
+    `hosts`: one broker on each, with a replica of every partition.
+    """
+    environment = environment_for(directory, BROKERS=0, KAFKA_SECURITY_PROTOCOL=protocol)
+    port = environment["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2]
+    addresses = [host.address for host in hosts] or ["localhost"]
+    environment["KAFKA_BOOTSTRAP_SERVERS"] = ",".join(f"{address}:{port}" for address in addresses)
+    authority(directory, "ca")
+    certificate(directory, "broker", addresses if hosts else ())
+    (directory / "broker.pem").write_bytes(
+        (directory / "broker.open.key").read_bytes() + (directory / "broker.crt").read_bytes()
+    )
     environment["KAFKA_SSL_CA"] = str(directory / "ca.crt")
-    if scram:
+    if protocol == "SASL_SSL":
         environment["KAFKA_SASL_MECHANISM"] = "SCRAM-SHA-512"
     else:
         environment["KAFKA_SSL_KEY_PASSWORD"] = KEY_PASSWORD
     found = SecuredBroker(environment, directory)
-    with running([*run, "kafka.Kafka", str(properties)], environment) as process:
+    with ExitStack() as stack:
+        processes = []
+        for node in range(1, len(addresses) + 1):
+            command = broker_command(environment, addresses, node, advertised)
+            place = hosts[node - 1].command(*command) if hosts else command
+            processes.append(stack.enter_context(running(place, environment)))
         admin = load(environ=found.as_user("admin", ADMIN_PASSWORD))
 
         def answers() -> bool:
-            assert process.process.poll() is None, process.log
+            for process in processes:
+                assert process.process.poll() is None, process.log
             try:
                 # librdkafka, because it does not need the address that the broker gives itself.
                 AdminClient(librdkafka_options(admin) | {"log_level": 0}).list_topics(timeout=1)

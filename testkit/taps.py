@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import random
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -36,12 +37,16 @@ class Taps:
     """
 
     def __init__(
-        self, port: int, rate: float, emojis: Iterator[str], total: float = math.inf, rooms: Sequence[str] = ("",)
-    ) -> None:
-        """`total` is how many there are; without it they go on until stop(). They are in the `rooms` by turns."""
+        self, port: int, rate: float, emojis: Iterator[str], total: float = math.inf, rooms: Sequence[str] = ("",),
+        trust: ssl.SSLContext | None = None, path: str = "/send-emoji",
+    ) -> None:  # fmt: skip
+        """`total` is how many there are; without it they go on until stop(). They are in the `rooms` by turns.
+
+        `trust`: speak TLS, with a proxy on that port, and to whom.
+        """
         self.sent: list[Tap] = []
         self._port, self._rate, self._emojis, self._total = port, rate, emojis, total
-        self._rooms = rooms
+        self._rooms, self._trust, self._path = rooms, trust, path
         self._lock = threading.Lock()
         self._number = 0
         self._began = time.time() + 0.2
@@ -65,7 +70,11 @@ class Taps:
         return {tap.emoji for tap in self.sent if tap.status == 200}
 
     def _send(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
+        place = "127.0.0.1", self._port
+        if self._trust is None:
+            connection = http.client.HTTPConnection(*place, timeout=TIMEOUT_SECONDS)
+        else:
+            connection = http.client.HTTPSConnection(*place, timeout=TIMEOUT_SECONDS, context=self._trust)
         while not self._stopped.is_set():
             with self._lock:
                 if self._number >= self._total:
@@ -79,7 +88,7 @@ class Taps:
             tap = {"user_id": "someone", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}
             body = json.dumps(tap | ({"room": room} if room else {}))
             try:
-                connection.request("POST", "/send-emoji", body, JSON)
+                connection.request("POST", self._path, body, JSON)
                 answer = connection.getresponse()
                 answer.read()
                 self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None, room))

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import requests
 
@@ -139,16 +140,22 @@ class Streams:
 
 
 class StreamWitness:
-    """One stream of a subscriber from its beginning to its end: `events` that its counts stand for."""
+    """One stream of a subscriber from its beginning to its end: the counts that it was sent, and when each came."""
 
-    def __init__(self, settings: Settings, cluster: int) -> None:
-        self.events = 0
-        port = roles.subscriber(settings, cluster, 1).addresses[1].port
-        self._url = f"http://{settings.client_host}:{port}/stream"
+    def __init__(self, url: str, authority: str = "") -> None:
+        """`authority`: the file with the authority that has signed the certificate of an https:// URL."""
+        self.received: list[dict[str, Any]] = []
+        self.times: list[float] = []  # Unix seconds
+        self._url, self._authority = url, authority
         self._last_id = ""
         self._done = threading.Event()
         self.open = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def events(self) -> int:
+        """Events that the counts stand for."""
+        return sum(count["events"] for count in self.received)
 
     def stop(self) -> None:
         """Read no more."""
@@ -162,16 +169,31 @@ class StreamWitness:
 
     def _follow(self) -> None:
         headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
-        with requests.get(self._url, headers=headers, stream=True, timeout=READ_TIMEOUT_SECONDS) as answer:
+        trust = self._authority or True
+        with requests.get(
+            self._url, headers=headers, stream=True, timeout=READ_TIMEOUT_SECONDS, verify=trust
+        ) as answer:
             answer.raise_for_status()
+            event: dict[bytes, bytes] = {}
             for line in answer.iter_lines(chunk_size=1):
                 if self._done.is_set():
                     return
-                if line.startswith(b"id: "):
-                    self._last_id = line[4:].decode()
-                    self.open.set()
-                elif line.startswith(b"data: "):
-                    self.events += sum(count["events"] for count in json.loads(line[6:]).get("counts", []))
+                if line:
+                    name, _, value = line.partition(b": ")
+                    event[name] = value
+                else:  # the event is whole
+                    self._take(event)
+                    event = {}
+
+    def _take(self, event: dict[bytes, bytes]) -> None:
+        if b"id" in event:
+            self._last_id = event[b"id"].decode()
+            self.open.set()
+        message = json.loads(event.get(b"data", b"{}"))
+        for batch in message.get("batches", [message]):
+            if counts := batch.get("counts"):
+                self.received += counts
+                self.times.append(time.time())
 
 
 class TopicWitness:

@@ -20,7 +20,7 @@ from testkit.processes import held
 from testkit.scripts import script
 from testkit.spark_cluster import Master
 
-EVENTS = 3_000_000
+EVENTS = 8_000_000  # eight micro-batches, of which the last four count
 
 
 def fill(servers: str, partitions: int) -> None:
@@ -39,7 +39,7 @@ def rate_with(executors: int) -> float:
     with ExitStack() as stack:
         names = [f"worker{number}" for number in range(executors)]
         places = stack.enter_context(hosts(["master", *names]))
-        environment = environment_here(PARTITIONS=4, MAX_EVENTS_PER_BATCH=200_000)
+        environment = environment_here(PARTITIONS=4)
         broker = stack.enter_context(running_broker(environment))
         master = Master(environment, places["master"])
         stack.enter_context(master.running())
