@@ -1,7 +1,9 @@
 """Measure how near `emostream plan` comes: the cores that it says, beside those that such a system uses.
 
-For each of --sizes (viewers x taps/s), in turn, a system with the processes of its plan, so many streams, spread over
-all subscribers, and so many taps of five emojis by the clock. Needs Go. Linux only.
+First the default system is measured, at rest and at two rates: the report's figures may be of another machine, so the
+plan is made from those of this one. Then for each of --sizes (viewers x taps/s), in turn, a system with the processes
+of its plan, so many streams, spread over all subscribers, and so many taps of five emojis by the clock. Needs Go. Linux
+only.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from pathlib import Path
 from benchmarks.facts import by_stage
 from benchmarks.machine import start_load
 from benchmarks.part import Figures, Part, main
-from benchmarks.pipeline import measure_load
+from benchmarks.pipeline import measure_load, measure_rest
 from emostream import roles
-from emostream.operate.plan import plan
+from emostream.operate.plan import REPORTED, Costs, plan
 from emostream.settings import Settings, load
 from testkit.settings import environment_for
 from testkit.system import running_system
@@ -63,13 +65,33 @@ def held_streams(settings: Settings, number: int) -> Iterator[None]:
         held.result()
 
 
+def costs_here(options: Namespace) -> Costs:
+    """What `emostream plan` knows of processes, measured on this machine as the report's "What it costs" is."""
+    environment = environment_for(Path(tempfile.mkdtemp(prefix="emostream-bench-")), **options.settings)
+    settings = load(environ=environment)
+    with running_system(environment):
+        start_load(settings.app_port, 2_000, options.warm).communicate()
+        rest = by_stage(measure_rest(settings, options.seconds)["cores"])
+        some, busy = (by_stage(measure_load(settings, rate, options.seconds)["cores"]) for rate in (2_000, 10_000))
+    return Costs(
+        worker=tuple((rate, it["ingest"] / 2) for rate, it in ((0, rest), (1_000, some), (5_000, busy)))
+        + REPORTED.worker[3:],
+        spark=tuple((rate, it["aggregate"]) for rate, it in ((0, rest), (2_000, some), (10_000, busy)))
+        + REPORTED.spark[3:],
+        broker=((0, rest["Kafka"]), (10_000, busy["Kafka"])),
+        cluster_publisher=busy["route"] / 3,
+        subscriber=busy["deliver"] / 9,
+    )
+
+
 def measure_plan(options: Namespace) -> Figures:
     """Cores by stage at each size: planned, and used."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    here = costs_here(options)
     sizes: list[Figures] = []
     for viewers, taps in (map(int, size.split("x")) for size in options.sizes.split(",")):
-        app, brokers, spark, publishers, subscribers = plan(viewers, taps, EMOJIS, share=0.5)
+        app, brokers, spark, publishers, subscribers = plan(viewers, taps, EMOJIS, 0.5, here)
         planned = {"Kafka": brokers, "ingest": app, "aggregate": spark, "route": publishers, "deliver": subscribers}
         environment = environment_for(
             Path(tempfile.mkdtemp(prefix="emostream-bench-")), APP_WORKERS=app.processes, BROKERS=brokers.processes,

@@ -8,9 +8,9 @@ usage: emostream plan --viewers N --taps-per-second N [--emojis N] [--cores N] [
   --cores 16 --memory 64 --gbit 10       of a host: cores, GB, Gbit/s
   --share 0.5             how much of a host, and of what one process can do, may be used
 
-Each figure in this file is one of benchmarks/REPORT.md, where its comment says. They were measured on two cores, with
-one broker and the default settings. A plan is where to begin, not a promise: `benchmarks/run.sh plan` measures how near
-it comes.
+The figures in this file are those of benchmarks/REPORT.md, where their comments say. They were measured on two cores,
+with the default settings; for a small crowd another machine took twice as much. A plan is where to begin, not a
+promise: `benchmarks/run.sh plan` measures how near it comes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
-# Cores of one process by its events/s. "What it costs" has each worker at rest, at 1,000/s and at 5,000/s, as two share
-# the work; "Top rate" has "ours, 2 workers".
-WORKER = ((0, 0.010), (1_000, 0.096), (5_000, 0.283), (18_288, 0.463))
-# "What it costs", then the CPU seconds of "Events at a steady rate".
-SPARK = (
-    (0, 0.008), (2_000, 0.096), (10_000, 0.117), (50_000, 0.335), (100_000, 0.440), (150_000, 0.495), (200_000, 0.600),
-    (250_000, 0.725), (300_000, 0.810),
-)  # fmt: skip
-BROKER = ((0, 0.054), (10_000, 0.062))  # "What it costs"
-CLUSTER_PUBLISHER_CORES = 0.022 / 3  # "What it costs"; more taps are no more work for them, only more emojis are
-SUBSCRIBER_CORES = 0.061 / 9  # "What it costs": without streams
 STREAM_US = 12.6  # of a core, for each micro-batch; "as many micro-batches as the server can fan out", 2 on their way
 STREAM_KB = 0.3  # "a micro-batch every 2 s"
 # MB of a process: "What it costs", at 10,000/s.
@@ -42,6 +31,35 @@ WORKER_MB, BROKER_MB, SPARK_MB, CLUSTER_PUBLISHER_MB, SUBSCRIBER_MB = 173 / 2, 5
 EVENT_BYTES, EMOJI_BYTES = 260, 42
 BATCH_SECONDS = 2.0
 CLUSTERS = REPLICAS = 3
+# The report's costs are of one broker. Beside three, at 2,000 and at 10,000 taps/s, a broker took 1.50 and 1.42 times
+# as much, a publisher 1.74 and 1.64, a subscriber 1.60 and 1.53 (on one machine, in the same hour).
+BROKER_FACTOR, READER_FACTOR = 1.45, 1.65
+
+Line: TypeAlias = tuple[tuple[float, float], ...]  # (events/s, cores) of one process
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Cores of one process of each kind, beside one broker."""
+
+    worker: Line
+    spark: Line
+    broker: Line
+    cluster_publisher: float  # more taps are no more work for it, only more emojis are
+    subscriber: float  # without streams
+
+
+# "What it costs" has each process at rest, at 2,000/s and at 10,000/s. Two workers share these.
+REPORTED = Costs(
+    worker=((0, 0.010), (1_000, 0.096), (5_000, 0.283), (18_288, 0.463)),  # the last: "Top rate", "ours, 2 workers"
+    spark=(
+        (0, 0.008), (2_000, 0.096), (10_000, 0.117), (50_000, 0.335), (100_000, 0.440), (150_000, 0.495),
+        (200_000, 0.600), (250_000, 0.725), (300_000, 0.810),  # from 50,000 on: "Events at a steady rate"
+    ),
+    broker=((0, 0.054), (10_000, 0.062)),
+    cluster_publisher=0.022 / 3,
+    subscriber=0.061 / 9,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,27 +81,31 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"emostream plan: {message}; emostream plan --help shows an example\n")
 
 
-def cores_at(points: Sequence[tuple[float, float]], rate: float) -> float:
+def cores_at(points: Line, rate: float) -> float:
     """Return the cores at `rate` events/s, on straight lines between the points; the last line goes on."""
     after = min(max(1, bisect_left(points, (rate, 0.0))), len(points) - 1)
     (low_rate, low), (high_rate, high) = points[after - 1 : after + 1]
     return low + (high - low) * (rate - low_rate) / (high_rate - low_rate)
 
 
-def plan(viewers: float, taps_per_second: float, emojis: float, share: float) -> list[Part]:
+def plan(
+    viewers: float, taps_per_second: float, emojis: float, share: float, costs: Costs = REPORTED
+) -> list[Part]:  # fmt: skip
     """Return the parts of a system of which no process but Spark is used for more than `share` of what it can do."""
-    workers = max(1, math.ceil(taps_per_second / (share * WORKER[-1][0])))
-    spark_cores = cores_at(SPARK, taps_per_second)
+    workers = max(1, math.ceil(taps_per_second / (share * costs.worker[-1][0])))
+    spark_cores = cores_at(costs.spark, taps_per_second)
     stream_cores = viewers * STREAM_US * 1e-6 / BATCH_SECONDS
     # One core is the most that a subscriber can use.
     subscribers = CLUSTERS * max(1, math.ceil(stream_cores / share / CLUSTERS))
     return [
-        Part("app workers", workers, workers * cores_at(WORKER, taps_per_second / workers), workers * WORKER_MB),
-        Part("brokers", REPLICAS, REPLICAS * cores_at(BROKER, taps_per_second), REPLICAS * BROKER_MB),
+        Part("app workers", workers, workers * cores_at(costs.worker, taps_per_second / workers), workers * WORKER_MB),
+        Part("brokers", REPLICAS, BROKER_FACTOR * REPLICAS * cores_at(costs.broker, taps_per_second),
+             REPLICAS * BROKER_MB),
         Part("main publisher", 1, spark_cores, SPARK_MB * max(1.0, spark_cores)),
-        Part("cluster publishers", CLUSTERS, CLUSTERS * CLUSTER_PUBLISHER_CORES, CLUSTERS * CLUSTER_PUBLISHER_MB),
+        Part("cluster publishers", CLUSTERS, READER_FACTOR * CLUSTERS * costs.cluster_publisher,
+             CLUSTERS * CLUSTER_PUBLISHER_MB),
         Part(
-            "subscribers", subscribers, subscribers * SUBSCRIBER_CORES + stream_cores,
+            "subscribers", subscribers, READER_FACTOR * subscribers * costs.subscriber + stream_cores,
             subscribers * SUBSCRIBER_MB + viewers * STREAM_KB / 1024,
             viewers * 8e-9 * (EVENT_BYTES + emojis * EMOJI_BYTES) / BATCH_SECONDS,
         ),

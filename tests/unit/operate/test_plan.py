@@ -34,11 +34,11 @@ def test_the_costs_of_a_stage_are_those_of_the_report() -> None:
     def busy_mb(stage: str) -> float:
         return row("What it costs", stage)[1]
 
-    assert [cores for _, cores in plan.WORKER[:3]] == percent("ingest", 2)
-    assert [cores for _, cores in plan.SPARK[:3]] == percent("aggregate", 1)
-    assert [cores for _, cores in plan.BROKER] == percent("Kafka", 1)[::2]
-    assert pytest.approx(plan.CLUSTER_PUBLISHER_CORES, abs=5e-4) == percent("route", 3)[2]
-    assert pytest.approx(plan.SUBSCRIBER_CORES, abs=5e-4) == percent("deliver", 9)[2]
+    assert [cores for _, cores in plan.REPORTED.worker[:3]] == percent("ingest", 2)
+    assert [cores for _, cores in plan.REPORTED.spark[:3]] == percent("aggregate", 1)
+    assert [cores for _, cores in plan.REPORTED.broker] == percent("Kafka", 1)[::2]
+    assert pytest.approx(plan.REPORTED.cluster_publisher, abs=5e-4) == percent("route", 3)[2]
+    assert pytest.approx(plan.REPORTED.subscriber, abs=5e-4) == percent("deliver", 9)[2]
     assert [busy_mb(stage) for stage in ("ingest", "Kafka", "aggregate", "route", "deliver")] == [
         plan.WORKER_MB * 2,
         plan.BROKER_MB,
@@ -50,8 +50,8 @@ def test_the_costs_of_a_stage_are_those_of_the_report() -> None:
 
 def test_the_top_rates_are_those_of_the_report() -> None:
     rate, _, cpu_us, *_ = row("Top rate", "ours, 2 workers, ACK=buffer")
-    assert plan.WORKER[3] == (rate / 2, round(rate * cpu_us * 1e-6 / 2, 3))
-    for rate, cores in plan.SPARK[3:]:
+    assert plan.REPORTED.worker[3] == (rate / 2, round(rate * cpu_us * 1e-6 / 2, 3))
+    for rate, cores in plan.REPORTED.spark[3:]:
         *_, a_million = row("Events at a steady rate", f"{rate:,}")
         assert cores == round(rate * a_million * 1e-6, 3)
 
