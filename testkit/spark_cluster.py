@@ -60,6 +60,12 @@ class Master:
         """The ids of the workers that are alive, as the master sees it. It may see one for a while that has died."""
         return {one["id"] for one in (self.state() or {"workers": []})["workers"] if one["state"] == "ALIVE"}
 
+    def end_applications(self) -> None:
+        """End every application, as an operator may do on the master's page."""
+        for application in (self.state() or {"activeapps": []})["activeapps"]:
+            form = f"id={application['id']}&terminate=true".encode()
+            urllib.request.urlopen(f"http://{self.address}:{self.port + 1}/app/kill/", form, timeout=10).close()
+
     @contextmanager
     def worker(self, host: Host | None = None, cores: int = 1, name: str = "worker") -> Iterator[Script]:
         """A worker that has joined the master."""

@@ -14,7 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from emostream.aggregate.publisher import GROUP, BatchPublisher
 from emostream.aggregate.query_metrics import QueryMetrics
-from emostream.aggregate.spark import executors, make_session, new_checkpoint, read_events, warm_up
+from emostream.aggregate.spark import ended, executors, make_session, new_checkpoint, read_events, warm_up
 from emostream.aggregate.watch import QueryWatch, SparkGone, Stalled
 from emostream.http.metrics_port import serve_metrics
 from emostream.metrics.page import MetricsPage
@@ -83,7 +83,7 @@ def run(settings: Settings) -> int:
                 heartbeat.not_ready(f"the query failed: {reason}")
                 stop.wait(pause_seconds)
             finally:
-                if query:
+                if query and not ended(session):
                     within(STOP_SECONDS, "stopping the query", query.stop)
                 if publisher:
                     publisher.close()

@@ -109,10 +109,16 @@ def session_configuration(settings: Settings, archive_option: str) -> str:
     return "\n".join(lines)
 
 
+def ended(session: SparkSession) -> bool:
+    """Return whether Spark has ended this application, and its queries with it."""
+    context: Any = session.sparkContext
+    return bool(context._jsc.sc().isStopped())
+
+
 def executors(session: SparkSession) -> int:
     """Return how many executors Spark has now. The threads of SPARK_MASTER=local are one. Raises SparkGone."""
     context: Any = session.sparkContext
-    if context._jsc.sc().isStopped():
+    if ended(session):
         raise SparkGone("Spark has ended this application")
     # The driver is one of them. It counts only where it is the one that works.
     known = context._jsc.sc().getExecutorMemoryStatus().size()

@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from contextlib import suppress
 
-from emostream.process import why_not_ready
+from emostream.process import EXIT_STUCK, why_not_ready
 from emostream.settings import load
 from testkit.broker import Broker
 from testkit.processes import tree
@@ -58,6 +58,8 @@ def test_a_cluster_counts_every_event_once_though_its_only_worker_dies(empty_top
         with master.worker(cores=2):
             write_and_await("after")
             wait_until("the publisher is ready again", lambda: trouble() is None, PATIENCE_SECONDS)
-        assert counted() == written
-        publisher.terminate(PATIENCE_SECONDS)
+            assert counted() == written
+            master.end_applications()
+            assert publisher.process.wait(PATIENCE_SECONDS) == EXIT_STUCK, publisher.log
+        assert "Spark has ended this application; this process ends so that a successor goes on" in publisher.log
         assert "Traceback" not in publisher.log
