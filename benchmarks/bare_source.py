@@ -1,6 +1,7 @@
 """Print how many events/s Spark's Kafka source reads of emoji-topic with nothing behind it, the second time.
 
-The same session, micro-batches and driver as the main publisher's. benchmarks/aggregate.py runs it.
+The same session and micro-batches as the main publisher's, but the source's default options. benchmarks/aggregate.py
+runs it.
 """
 
 from __future__ import annotations
