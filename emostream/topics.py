@@ -127,6 +127,7 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
     """
     wanted = set(settings.topics)
     made: set[str] = set()
+    unanswered: set[str] = set()  # perhaps made: the broker's answer was lost
 
     def delete(admin: KafkaAdminClient) -> str | None:
         if not (present := wanted & set(admin.list_topics())):
@@ -138,12 +139,20 @@ def create_topics(settings: Settings, replace: bool, stop: StopFlag, log: Log) -
         return f"the broker is deleting {', '.join(sorted(left))}" if left else None
 
     def create(admin: KafkaAdminClient) -> str | None:
-        present = made if replace else made | set(admin.list_topics())
+        listed = set(admin.list_topics())
+        present = made | (listed & unanswered if replace else listed)
         for name in settings.topics:
             # -1 stands for the broker's default, which config/kafka.properties sets to the number of brokers.
             configs = COMPACTED if name == REGISTRY_TOPIC else {}
             topic = NewTopic(name, settings.partitions, replication_factor=-1, topic_configs=configs)
-            if name not in present and (trouble := _create(admin, settings, topic)):
+            if name in present:
+                continue
+            try:
+                trouble = _create(admin, settings, topic)
+            except RetriableError:
+                unanswered.add(name)
+                raise
+            if trouble:
                 return trouble
             made.add(name)
         return None

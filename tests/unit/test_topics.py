@@ -25,6 +25,7 @@ class Admin:
         self.partitions: set[int] = set()
         self.configs: dict[str, str] = {}
         self.may_describe = True
+        self.lose_answers = 0
 
     def list_topics(self) -> list[str]:
         return list(self.topics)
@@ -33,6 +34,9 @@ class Admin:
         if self.errors:
             raise self.errors.pop(0)
         self.topics += [topic.name for topic in topics]
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise KafkaTimeoutError("the answer is lost")
         self.partitions |= {topic.num_partitions for topic in topics}
 
     def delete_topics(self, topics: list[str]) -> None:
@@ -81,6 +85,15 @@ def test_topics_are_made_though_each_other_connection_meets_a_broker_that_is_gon
     assert topics.create_topics(settings, replace=replace, stop=StopFlag(), log=Log("test"))
     assert sorted(admin.topics) == sorted([*settings.topics, "somebody-elses"])
     assert admin.deleted == (["emoji-topic"] if replace else [])
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_topic_is_made_once_though_the_answer_is_lost(replace: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin, settings = Admin(), settings_with()
+    admin.lose_answers = 2
+    monkeypatch.setattr(topics, "admin_client", lambda *_: admin)
+    assert topics.create_topics(settings, replace=replace, stop=StopFlag(), log=Log("test"))
+    assert admin.topics == list(settings.topics)
 
 
 class Waited(Exception):
