@@ -27,6 +27,7 @@ class Tap:
     status: int
     retry_after: bool
     room: str = ""
+    user: str = ""  # another one for each tap
 
 
 class Taps:
@@ -42,7 +43,7 @@ class Taps:
     ) -> None:  # fmt: skip
         """`total` is how many there are; without it they go on until stop(). They are in the `rooms` by turns.
 
-        `trust`: speak TLS, with a proxy on that port, and to whom.
+        `trust`: speak TLS, and accept the certificates that it accepts. `path`: where the taps go.
         """
         self.sent: list[Tap] = []
         self._port, self._rate, self._emojis, self._total = port, rate, emojis, total
@@ -85,13 +86,14 @@ class Taps:
             if self._stopped.wait(max(0.0, due - time.time())):
                 return
             room = self._rooms[number % len(self._rooms)]
-            tap = {"user_id": "someone", "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}
+            user = f"user-{number}"
+            tap = {"user_id": user, "emoji_type": emoji, "timestamp": "2026-01-31T20:15:00Z"}
             body = json.dumps(tap | ({"room": room} if room else {}))
             try:
                 connection.request("POST", self._path, body, JSON)
                 answer = connection.getresponse()
                 answer.read()
-                self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None, room))
+                self.sent.append(Tap(emoji, due, answer.status, answer.headers["Retry-After"] is not None, room, user))
             except (OSError, http.client.HTTPException):
                 connection.close()
-                self.sent.append(Tap(emoji, due, 0, False, room))
+                self.sent.append(Tap(emoji, due, 0, False, room, user))

@@ -189,11 +189,9 @@ class StreamWitness:
         if b"id" in event:
             self._last_id = event[b"id"].decode()
             self.open.set()
-        message = json.loads(event.get(b"data", b"{}"))
-        for batch in message.get("batches", [message]):
-            if counts := batch.get("counts"):
-                self.received += counts
-                self.times.append(time.time())
+        if counts := json.loads(event.get(b"data", b"{}")).get("counts"):
+            self.received += counts
+            self.times.append(time.time())
 
 
 class TopicWitness:
